@@ -1,0 +1,202 @@
+"""The contract of a method, the layer it adapts, and the few lines that all methods share.
+
+A method is a dataclass: its fields are its settings (`conf/method/NAME.yaml`), its `apply` changes a model in place.
+After `apply`, `requires_grad` is the one truth of what is trained.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from torch import Tensor, nn
+
+from training.errors import UserError
+
+QUERY_AND_VALUE = r"(query|value)(_proj)?$"
+ALL_LINEAR = r"."
+
+
+@dataclass
+class Method:
+    """Base of every method.
+
+    Attributes:
+        name: what records and tables call it.
+        learning_rate: the rate that suits the method on RoBERTa-base; `trainer.learning_rate` overrides it.
+        head_learning_rate: likewise for the classification head; null: as `learning_rate`.
+    """
+
+    name: str
+    learning_rate: float
+    head_learning_rate: float | None = None
+
+    def apply(self, model: nn.Module) -> None:
+        """Injects the method's parameters into `model` and freezes what it does not train."""
+        raise NotImplementedError
+
+    def param_groups(self, model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+        """Optimizer groups (`params`, `lr`) of what trains below the head; the trainer adds the head's own."""
+        head = set(head_parameters(model))
+        return [{"params": [p for p in model.parameters() if p.requires_grad and p not in head], "lr": learning_rate}]
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Called after each optimizer step, counted from 1."""
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Makes a method's dataclass the schema `/schema/method/NAME`, which `conf/method/*.yaml` build on."""
+    ConfigStore.instance().store(group="schema/method", name=method.name, node=method, package="method")
+    return method
+
+
+class AdaptedLinear(nn.Module):
+    """Wraps the linear layer that it adapts; what it computes is `x @ effective_weight().T + bias`.
+
+    Subclasses keep their own tensors as direct parameters (trained) or persistent buffers (frozen, saved with the run).
+    """
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    def effective_weight(self) -> Tensor:
+        """The (out, in) matrix that the adapted layer amounts to in evaluation mode."""
+        raise NotImplementedError
+
+    def folded(self) -> nn.Linear:
+        """A plain linear layer that computes the same."""
+        return as_linear(self.effective_weight(), self.base.bias)
+
+
+def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """An `nn.Linear` that holds copies of `weight` (out, in) and `bias` (out)."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear.requires_grad_(False)
+
+
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Names of what lies above the encoder. BERT's pooler counts as head: RoBERTa's head holds the same layer."""
+    encoder = model.base_model_prefix
+    above = [name for name, _ in model.named_children() if name != encoder]
+    return tuple(f"{name}." for name in (*above, f"{encoder}.pooler"))
+
+
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The classification head's parameters: trained by every method, counted by none."""
+    prefixes = head_prefixes(model)
+    return [p for name, p in model.named_parameters() if name.startswith(prefixes)]
+
+
+def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """The encoder's linear layers by name; the head's are never adapted."""
+    prefixes = head_prefixes(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not f"{name}.".startswith(prefixes):
+            yield name, module
+
+
+def freeze_encoder(model: nn.Module) -> None:
+    """Leaves the head alone trainable."""
+    model.requires_grad_(False)
+    for parameter in head_parameters(model):
+        parameter.requires_grad_(True)
+
+
+def check_low_rank(rank: int, dropout: float, target_modules: str) -> None:
+    """Raises a UserError for settings that no layer could have."""
+    if rank < 1:
+        raise UserError(f"method.rank is {rank}; it must be at least 1")
+    if not 0 <= dropout < 1:
+        raise UserError(f"method.dropout is {dropout}; it must be at least 0 and below 1")
+    try:
+        re.compile(target_modules)
+    except re.error as error:
+        raise UserError(f"method.target_modules is no regular expression: '{target_modules}' ({error})") from error
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts `module` where `name` points."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def matching_layers(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
+    """The encoder's linear layers whose names match `pattern` (`re.search`).
+
+    Raises:
+        UserError: there are none; the message lists the names that there are.
+    """
+    layers = dict(linear_layers(model))
+    matched = {name: layer for name, layer in layers.items() if re.search(pattern, name)}
+    if not matched:
+        kinds = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in layers)
+        raise UserError(f"method.target_modules: no linear layer matches '{pattern}'; there are: {', '.join(kinds)}")
+    return matched
+
+
+def adapt(model: nn.Module, pattern: str, wrap: Callable[[nn.Linear], nn.Module]) -> None:
+    """Replaces each matching linear layer of the encoder by `wrap(layer)`."""
+    for name, layer in matching_layers(model, pattern).items():
+        replace(model, name, wrap(layer).train(layer.training))
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Writes every adapted layer back as the plain linear layer that it amounts to, in place; for inference."""
+    for name, child in model.named_children():
+        if hasattr(child, "folded"):
+            setattr(model, name, child.folded())
+        else:
+            fold(child)
+    return model
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What a run has to keep: all that trains, and the frozen tensors that adapted layers made for themselves."""
+    adapted = {name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
+    state = model.state_dict(keep_vars=True)
+    return {
+        name: tensor.detach()
+        for name, tensor in state.items()
+        if tensor.requires_grad or name.rpartition(".")[0] in adapted
+    }
+
+
+def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copies a saved `trained_state` into a model that the same method was applied to.
+
+    Raises:
+        UserError: names or shapes differ from the model's.
+    """
+    own = trained_state(model)
+    if own.keys() != state.keys():
+        odd = sorted(own.keys() ^ state.keys())
+        raise UserError(f"the saved state is not this method's on this backbone: {odd[0]} is on one side only")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise UserError(f"the saved {name} has shape {tuple(state[name].shape)}, the model's {tuple(tensor.shape)}")
+        tensor.copy_(state[name])
+
+
+def parameter_counts(model: nn.Module, backbone: dict[str, int]) -> dict[str, int]:
+    """Parameters in total, trained, and trained without the head.
+
+    Args:
+        model: after `apply`.
+        backbone: numel of each parameter by name, before `apply`; 4-bit layers no longer show theirs afterwards.
+    """
+    head = set(head_parameters(model))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    added = sum(tensor.numel() for name, tensor in trained_state(model).items() if name not in backbone)
+    return {
+        "total": sum(backbone.values()) + added,
+        "trained": sum(p.numel() for p in trained),
+        "trained_without_head": sum(p.numel() for p in trained if p not in head),
+    }

@@ -1,0 +1,99 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): W' = W + s·B·A, section 4.1.
+
+            x  (batch, seq, in)
+          ┌─┴─┐
+          │   │ A  (rank, in)    Kaiming-uniform
+        W │   │
+  frozen  │   │ B  (out, rank)   zero, so that training starts at W
+          └─+─┘
+            h = W·x + s·B·A·x,  s = alpha / rank, or alpha / √rank (rank-stabilised, arXiv 2312.03732)
+
+Deviations: the paper draws A from a Gaussian; the authors' code and PEFT draw it Kaiming-uniform with a = √5, which is
+the default here (`init_A=gaussian`: standard deviation 1 / rank, as PEFT has it).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import QUERY_AND_VALUE, AdaptedLinear, Method, adapt, check_low_rank, freeze_encoder, register
+from training.errors import UserError
+
+INITS = ("kaiming", "gaussian")
+
+
+def init_A(A: Tensor, init: str) -> Tensor:
+    """Fills A (rank, in) in place from torch's generator."""
+    if init == "gaussian":
+        return nn.init.normal_(A, std=1 / A.shape[0])
+    return nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+
+
+class LoRALinear(AdaptedLinear):
+    """h = W·x + b + s·B·A·drop(x)."""
+
+    def __init__(self, base: nn.Module, config: "LoRA"):
+        super().__init__(base)
+        if config.rank > (limit := min(base.in_features, base.out_features)):
+            raise UserError(
+                f"method.rank is {config.rank}; an adapted layer has {limit} dimensions: choose at most that"
+            )
+        like = {"device": base.weight.device, "dtype": torch.float32}
+        self.A = nn.Parameter(init_A(torch.empty(config.rank, base.in_features, **like), config.init_A))
+        self.B = nn.Parameter(torch.zeros(base.out_features, config.rank, **like))
+        self.dropout = nn.Dropout(config.dropout)
+        self.scale = config.scale
+
+    def low_rank(self, x: Tensor) -> Tensor:
+        """s·B·A·drop(x)."""
+        return self.scale * F.linear(F.linear(self.dropout(x), self.A), self.B)  # (..., in) -> (..., r) -> (..., out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.low_rank(x)
+
+    def effective_weight(self) -> Tensor:
+        return self.base.weight + self.scale * self.B @ self.A
+
+
+@register
+@dataclass
+class LoRA(Method):
+    """Settings of the paper's RoBERTa-base runs (table 9): r = alpha = 8 on query and value.
+
+    Attributes:
+        rank: r.
+        alpha: numerator of the scale.
+        dropout: probability for each element of the low-rank path's input.
+        target_modules: pattern (`re.search`) over the names of the encoder's linear layers; `.` takes all of them.
+        rank_stabilized: s = alpha / √rank in place of alpha / rank.
+        init_A: kaiming or gaussian.
+    """
+
+    layer: ClassVar[type[AdaptedLinear]] = LoRALinear
+
+    name: str = "lora"
+    learning_rate: float = 4e-4
+    rank: int = 8
+    alpha: float = 8.0
+    dropout: float = 0.0
+    target_modules: str = QUERY_AND_VALUE
+    rank_stabilized: bool = False
+    init_A: str = "kaiming"
+
+    def __post_init__(self) -> None:
+        check_low_rank(self.rank, self.dropout, self.target_modules)
+        if self.init_A not in INITS:
+            raise UserError(f"method.init_A is '{self.init_A}'; choose one of: {', '.join(INITS)}")
+
+    @property
+    def scale(self) -> float:
+        """s."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+    def apply(self, model: nn.Module) -> None:
+        freeze_encoder(model)
+        adapt(model, self.target_modules, lambda base: self.layer(base, self))

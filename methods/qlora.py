@@ -1,0 +1,111 @@
+"""QLoRA (Dettmers et al. 2023, arXiv 2305.14314): h = dequant(W₄)·x + b + s·B·A·drop(x), eq. 5.
+
+W₄ holds 4 bits a weight in blocks of 64 with one scale each (NF4, or FP4), the scales quantized once more to 8 bits
+(double quantization, section 3). Every linear layer of the encoder is quantized; the head stays in floating point. The
+quantization and the product with its backward pass are bitsandbytes' own; W is dequantized anew in each pass, never kept.
+
+Deviations: the paper trains with a paged AdamW; paging changes where the moments lie, not their values, and is left out.
+Adapted layers fold into the dequantized float weight, since rounding W₄ + s·B·A to 4 bits again would lose the update.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import ALL_LINEAR, as_linear, linear_layers, register, replace
+from methods.lora import LoRA
+from training.errors import UserError
+
+QUANT_TYPES = ("nf4", "fp4")
+
+
+def _bitsandbytes():
+    """The library, or a sentence that says how to get it."""
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it warns of kernels for inference that training never calls
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UserError(f"method=qlora needs bitsandbytes ({error}): pip install -r requirements.txt") from error
+    return bitsandbytes
+
+
+class Linear4bit(nn.Module):
+    """A frozen linear layer whose weight is kept in 4 bits.
+
+    bitsandbytes' own layer repacks its weight on the first evaluation on some CPUs, after which training and a resumed
+    run would see another rounding; here the packed weight never changes.
+    """
+
+    def __init__(self, base: nn.Linear, config: "QLoRA"):
+        super().__init__()
+        self.in_features, self.out_features, self.bias = base.in_features, base.out_features, base.bias
+        packed, self.quant_state = _bitsandbytes().functional.quantize_4bit(
+            base.weight.detach(), quant_type=config.quant_type, compress_statistics=config.double_quant
+        )
+        self.register_buffer("packed", packed, persistent=False)  # uint8, two weights a byte
+        for name, (owner, attribute) in self._scales().items():
+            self.register_buffer(name, getattr(owner, attribute), persistent=False)
+
+    def _scales(self) -> dict[str, tuple[object, str]]:
+        """Where the quantization state keeps its tensors: the scales, and with double quantization the scales' scales."""
+        state = self.quant_state
+        scales = {"absmax": (state, "absmax"), "code": (state, "code")}
+        if state.nested:
+            nested = {"offset": (state, "offset"), "absmax2": (state.state2, "absmax"), "code2": (state.state2, "code")}
+            scales |= nested
+        return scales
+
+    @property
+    def weight(self) -> Tensor:
+        """The dequantized weight (out, in)."""
+        return _bitsandbytes().functional.dequantize_4bit(self.packed, self.quant_state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):  # which does not reach into a custom autograd function
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return _bitsandbytes().matmul_4bit(x, self.packed, self.quant_state, bias=bias)
+
+    def folded(self) -> nn.Linear:
+        """The float layer that it amounts to."""
+        return as_linear(self.weight, self.bias)
+
+    def _apply(self, fn, recurse=True):
+        """Moves the scales along; a change of floating-point type would break them and leaves them as they are."""
+        before = {name: getattr(self, name) for name in self._scales()}
+        super()._apply(fn, recurse)
+        for name, (owner, attribute) in self._scales().items():
+            moved = before[name].to(self.packed.device)
+            setattr(self, name, moved)
+            setattr(owner, attribute, moved)
+        return self
+
+
+@register
+@dataclass
+class QLoRA(LoRA):
+    """LoRA's rank and rate, on every linear layer, over a 4-bit encoder.
+
+    Attributes:
+        quant_type: nf4 or fp4.
+        double_quant: quantize the scales too.
+    """
+
+    name: str = "qlora"
+    target_modules: str = ALL_LINEAR
+    quant_type: str = "nf4"
+    double_quant: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quant_type not in QUANT_TYPES:
+            raise UserError(f"method.quant_type is '{self.quant_type}'; choose one of: {', '.join(QUANT_TYPES)}")
+
+    def apply(self, model: nn.Module) -> None:
+        super().apply(model)  # float layers first: what wraps them stays, what they are is replaced
+        for name, layer in list(linear_layers(model)):
+            replace(model, name, Linear4bit(layer, self))

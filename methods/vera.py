@@ -1,0 +1,98 @@
+"""VeRA (Kopiczko et al. 2023, arXiv 2310.11454): W' = W + Λ_b·B·Λ_d·A, eq. 2.
+
+  A (r, in), B (out, r)  random, frozen, one pair for all layers; a narrower layer takes A's first columns and B's first rows
+  d (r)                  trained, starts at 0.1
+  b (out)                trained, starts at 0, so that training starts at W
+
+A and B are drawn from `projection_seed` with a generator of their own, on the CPU: a run need not save them.
+
+Deviations: the paper draws a pair for each shape of layer; as in PEFT, one pair of the largest shape is cut to size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import (
+    QUERY_AND_VALUE,
+    AdaptedLinear,
+    Method,
+    adapt,
+    check_low_rank,
+    freeze_encoder,
+    matching_layers,
+    register,
+)
+
+
+class Projections(nn.Module):
+    """The shared A and B, Kaiming-uniform; the same bits for the same seed."""
+
+    def __init__(self, rank: int, in_features: int, out_features: int, seed: int):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        for name, shape in (("A", (rank, in_features)), ("B", (out_features, rank))):
+            matrix = nn.init.kaiming_uniform_(torch.empty(shape), generator=generator)
+            self.register_buffer(name, matrix, persistent=False)
+
+
+class VeRALinear(AdaptedLinear):
+    """h = W·x + bias + Λ_b·B·Λ_d·A·drop(x)."""
+
+    def __init__(self, base: nn.Module, config: "VeRA", shared: Projections):
+        super().__init__(base)
+        self.shared = shared
+        device = base.weight.device
+        self.d = nn.Parameter(torch.full((config.rank,), config.d_initial, device=device))
+        self.b = nn.Parameter(torch.zeros(base.out_features, device=device))
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def A(self) -> Tensor:
+        return self.shared.A[:, : self.in_features]  # (r, in)
+
+    @property
+    def B(self) -> Tensor:
+        return self.shared.B[: self.out_features]  # (out, r)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.d * F.linear(self.dropout(x), self.A)  # (..., in) -> (..., r)
+        return self.base(x) + self.b * F.linear(h, self.B)  # (..., r) -> (..., out)
+
+    def effective_weight(self) -> Tensor:
+        return self.base.weight + self.b.unsqueeze(1) * (self.B @ (self.d.unsqueeze(1) * self.A))
+
+
+@register
+@dataclass
+class VeRA(Method):
+    """Settings of the paper's RoBERTa-base runs (table 8): r = 1024 on query and value, head and vectors at their own rates.
+
+    Attributes:
+        rank: r; it may exceed the layer's width.
+        d_initial: where d starts.
+        dropout: probability for each element of the low-rank path's input.
+        target_modules: pattern (`re.search`) over the names of the encoder's linear layers; `.` takes all of them.
+        projection_seed: the seed of A and B; `conf/method/vera.yaml` ties it to the run's.
+    """
+
+    name: str = "vera"
+    learning_rate: float = 1e-2
+    head_learning_rate: float | None = 4e-3
+    rank: int = 1024
+    d_initial: float = 0.1
+    dropout: float = 0.0
+    target_modules: str = QUERY_AND_VALUE
+    projection_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_low_rank(self.rank, self.dropout, self.target_modules)
+
+    def apply(self, model: nn.Module) -> None:
+        freeze_encoder(model)
+        layers = list(matching_layers(model, self.target_modules).values())
+        widest_in, widest_out = max(x.in_features for x in layers), max(x.out_features for x in layers)
+        shared = Projections(self.rank, widest_in, widest_out, self.projection_seed).to(layers[0].weight.device)
+        adapt(model, self.target_modules, lambda base: VeRALinear(base, self, shared))

@@ -1,0 +1,1 @@
+"""GLUE: a table of tasks, their examples from three sources, their metrics."""

@@ -1,0 +1,60 @@
+"""GLUE (Wang et al. 2018, arXiv 1804.07461) as a table: a row is a task.
+
+Columns, label names and their order are the hub's (`nyu-mll/glue`); metrics are those that GLUE reports, the first one
+being what tables show. MNLI's accuracy is over the matched and mismatched sets together, as in LoRA's tables.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row.
+
+    Attributes:
+        name: the hub's configuration name.
+        columns: one sentence, or a pair.
+        labels: class names by id; empty: a score from 0 to 5 to regress (STS-B).
+        metrics: by their names in `evaluate`'s glue metric; the first one chooses the best evaluation.
+        validation: the splits to evaluate on.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    validation: tuple[str, ...] = ("validation",)
+
+    @property
+    def is_regression(self) -> bool:
+        return not self.labels
+
+    @property
+    def outputs(self) -> int:
+        """Of the classification head."""
+        return len(self.labels) or 1
+
+
+PAIR = ("sentence1", "sentence2")
+ENTAILMENT = ("entailment", "not_entailment")
+
+GLUE = {
+    task.name: task
+    for task in (
+        Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation", "accuracy")),
+        Task("sst2", ("sentence",), ("negative", "positive"), ("accuracy",)),
+        Task("mrpc", PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+        Task("stsb", PAIR, (), ("pearson", "spearmanr")),
+        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+        Task(
+            "mnli",
+            ("premise", "hypothesis"),
+            ("entailment", "neutral", "contradiction"),
+            ("accuracy", "accuracy_matched", "accuracy_mismatched"),
+            ("validation_matched", "validation_mismatched"),
+        ),
+        Task("qnli", ("question", "sentence"), ENTAILMENT, ("accuracy",)),
+        Task("rte", PAIR, ENTAILMENT, ("accuracy",)),
+        Task("wnli", PAIR, ("not_entailment", "entailment"), ("accuracy",)),
+    )
+}

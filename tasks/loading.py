@@ -1,0 +1,121 @@
+"""From a task's name to its examples: one path for the hub, a local mirror and generated data.
+
+Each source gives a table per split in GLUE's columns; what follows, checks included, never asks where it came from.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.generated import generate
+from tasks.glue import Task
+from training.errors import UserError
+from training.hub import snapshot
+
+if TYPE_CHECKING:
+    from training.config import DataConfig
+
+GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one split, as text: `texts[i]` holds one sentence or two."""
+
+    name: str
+    texts: list[tuple[str, ...]]
+    labels: list[int] | list[float]
+    idx: list[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_splits(task: Task, config: "DataConfig") -> dict[str, Split]:
+    """`train` and the task's validation splits.
+
+    Raises:
+        UserError: the source lacks the task or a split, or its columns or labels are not GLUE's.
+    """
+    names = ("train", *task.validation)
+    if config.name == "generated":
+        sizes = dict.fromkeys(names, config.eval_size or GENERATED_EVAL) | {
+            "train": config.train_size or GENERATED_TRAIN
+        }
+        return {
+            name: _split(task, name, datasets.Dataset(pa.table(generate(task.name, name, sizes[name], config.seed))))
+            for name in names
+        }
+    if config.name == "hub":
+        files = [f"{task.name}/{name}-*.parquet" for name in names]
+        folder = snapshot(config.repository, config.revision, "dataset", files, files)
+    else:
+        folder = Path(config.path).expanduser()
+    limits = dict.fromkeys(names, config.eval_size) | {"train": config.train_size}
+    return {name: _split(task, name, _draw(_read(folder, task, name), limits[name], config.seed)) for name in names}
+
+
+def fingerprint(splits: dict[str, Split]) -> str:
+    """A hash of every text and label, in order."""
+    digest = hashlib.sha256()
+    for split in splits.values():
+        digest.update(json.dumps([split.name, split.texts, split.labels]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
+    """One split of a folder in the hub's layout."""
+    if not folder.is_dir():
+        raise UserError(f"data.path: there is no folder {folder}")
+    files = sorted((folder / task.name).glob(f"{split}-*.parquet"))
+    if not files:
+        there = sorted(path.name for path in folder.iterdir() if any(path.glob("train-*.parquet")))
+        raise UserError(
+            f"data.path: {folder} has no {task.name}/{split}-*.parquet; the tasks there are: {', '.join(there) or 'none'}"
+        )
+    try:
+        return datasets.Dataset(pa.concat_tables([pq.read_table(file) for file in files]))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+
+
+def _draw(dataset: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
+    """`size` rows at random; all of them where size is None."""
+    if size is None or size >= len(dataset):
+        return dataset
+    return dataset.shuffle(seed=seed, keep_in_memory=True).select(range(size))
+
+
+def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
+    """Checks a table's columns and labels, row by row."""
+    where = f"{task.name}/{name}"
+    if absent := [column for column in (*task.columns, "label") if column not in dataset.column_names]:
+        raise UserError(f"{where} has no column {absent[0]}; its columns are: {', '.join(dataset.column_names)}")
+    if len(dataset) == 0:
+        raise UserError(f"{where} has no rows")
+    named = getattr(dataset.features["label"], "names", None)
+    if named is not None and tuple(named) != task.labels:
+        raise UserError(f"{where} names its labels {', '.join(named)}; GLUE has {', '.join(task.labels)}")
+    texts = list(zip(*(dataset[column] for column in task.columns), strict=True))
+    labels = list(dataset["label"])
+    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        if not all(isinstance(part, str) for part in text):
+            raise UserError(f"{where}, row {row}: {' or '.join(task.columns)} is not a text")
+        if not _is_label(task, label):
+            expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
+            raise UserError(f"{where}, row {row}: the label is {label}; it must be {expected}")
+    idx = list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
+    return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)
+
+
+def _is_label(task: Task, label: object) -> bool:
+    if task.is_regression:
+        return isinstance(label, int | float) and math.isfinite(label) and 0 <= label <= 5
+    return isinstance(label, int) and 0 <= label < task.outputs

@@ -1,0 +1,273 @@
+"""Behaviours that every method has to have, each tested over every method."""
+
+import copy
+
+import pytest
+import torch
+from conftest import METHODS, ROOT, adapted_layers, shake, tiny_inputs, tiny_model, train_steps
+from omegaconf import OmegaConf
+
+from methods.base import (
+    fold,
+    head_parameters,
+    load_trained_state,
+    parameter_counts,
+    trained_state,
+)
+from methods.dora import DoRA
+from methods.lora import LoRA
+from methods.lora_fa import LoRAFA, LoRAFACorrected
+from methods.qlora import Linear4bit, QLoRA
+from methods.vera import VeRA
+from training.errors import UserError
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**tiny_inputs()).logits
+
+
+def quantized_reference(model: torch.nn.Module, method: QLoRA) -> torch.nn.Module:
+    """The model with dequantized weights in its linear layers."""
+    reference = copy.deepcopy(model)
+    method.apply(reference)
+    return fold(reference)
+
+
+def test_every_method_of_the_package_is_tested_here():
+    files = {path.stem for path in (ROOT / "conf/method").glob("*.yaml")}
+    assert files == {method.name for method in METHODS.values()}
+
+
+def test_training_starts_at_the_pretrained_model(method, architecture):
+    model = tiny_model(architecture)
+    expected = logits(quantized_reference(model, method) if isinstance(method, QLoRA) else model)
+    method.apply(model)
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_training_changes_the_output_and_all_that_trains(method, architecture):
+    model = tiny_model(architecture)
+    method.apply(model)
+    before, start = logits(model), {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    train_steps(model, method)
+    assert not torch.allclose(logits(model), before, atol=1e-3)
+    unused = ("position_embeddings", "token_type_embeddings", "word_embeddings", "key.bias")  # no gradient in places
+    stuck = [n for n, p in model.named_parameters() if p.requires_grad and torch.equal(p, start[n])]
+    assert not [name for name in stuck if not any(part in name for part in unused)]
+
+
+def test_training_leaves_the_frozen_weights_bit_identical(method, architecture):
+    model = tiny_model(architecture)
+    method.apply(model)
+    trained = trained_state(model).keys() - {n for n, _ in model.named_buffers()}
+    frozen = {n: t.clone() for n, t in [*model.named_parameters(), *model.named_buffers()] if n not in trained}
+    train_steps(model, method)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in frozen:
+            assert torch.equal(tensor, frozen[name]), name
+
+
+def test_folded_equals_unfolded(method, architecture):
+    model = tiny_model(architecture)
+    method.apply(model)
+    shake(model)
+    expected = logits(model)
+    folded = fold(model)
+    assert not adapted_layers(folded)
+    assert not [m for m in folded.modules() if isinstance(m, Linear4bit)]
+    torch.testing.assert_close(logits(folded), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_saved_state_gives_the_same_model(method):
+    model = tiny_model()
+    torch.manual_seed(5)
+    method.apply(model)
+    train_steps(model, method)
+    other = tiny_model()
+    torch.manual_seed(6)
+    method.apply(other)
+    load_trained_state(other, copy.deepcopy(trained_state(model)))
+    assert torch.equal(logits(other), logits(model))
+
+
+def test_a_foreign_state_is_refused(method):
+    model = tiny_model()
+    method.apply(model)
+    state = dict(trained_state(model))
+    name = next(iter(state))
+    with pytest.raises(UserError, match="shape"):
+        load_trained_state(model, state | {name: torch.zeros(1, 1, 1)})
+    with pytest.raises(UserError, match="one side only"):
+        load_trained_state(model, {key: value for key, value in state.items() if key != name})
+
+
+def test_the_head_trains_whatever_the_method(method, architecture):
+    model = tiny_model(architecture)
+    method.apply(model)
+    head = head_parameters(model)
+    assert len(head) == 4  # a dense layer and a projection, in RoBERTa's head as in BERT's pooler and classifier
+    assert all(p.requires_grad for p in head)
+
+
+def test_the_optimizer_gets_all_that_trains_once(method):
+    from training.config import TrainerConfig
+    from training.optimizers import build_optimizer
+
+    model = tiny_model()
+    method.apply(model)
+    groups = build_optimizer(model, method, TrainerConfig(learning_rate=1.0, head_learning_rate=2.0)).param_groups
+    given = [id(p) for group in groups for p in group["params"]]
+    assert sorted(given) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    head = {id(p) for p in head_parameters(model)}
+    for group in groups:
+        for p in group["params"]:
+            assert group["lr"] == (2.0 if id(p) in head else 1.0)
+            assert group["weight_decay"] == (0.1 if p.ndim > 1 else 0.0)
+
+
+COUNTS = {
+    "full": lambda base, h, r: base,
+    "lora": lambda base, h, r: 2 * 2 * 2 * h * 4,
+    "lora_gaussian_all": lambda base, h, r: 2 * (4 * 2 * h + 2 * (h + 48)) * 4,
+    "dora": lambda base, h, r: 2 * 2 * (2 * h * 4 + h),
+    "dora_all": lambda base, h, r: 2 * ((4 * 2 * h + 2 * (h + 48)) * 4 + 5 * h + 48),
+    "lora_fa": lambda base, h, r: 2 * 2 * h * 4,
+    "lora_fa_corrected": lambda base, h, r: 2 * 2 * h * 4,
+    "vera": lambda base, h, r: 2 * 2 * (h + 48),
+    "vera_all": lambda base, h, r: 2 * (5 * h + 48 + 6 * 48),
+    "qlora": lambda base, h, r: 2 * (4 * 2 * h + 2 * (h + 48)) * 4,
+    "qlora_fp4": lambda base, h, r: 2 * 2 * 2 * h * 4,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parameter_counts_have_their_closed_form(name):
+    model = tiny_model()
+    backbone = {n: p.numel() for n, p in model.named_parameters()}
+    head = sum(p.numel() for p in head_parameters(model))
+    METHODS[name].apply(model)
+    counts = parameter_counts(model, backbone)
+    expected = COUNTS[name](sum(backbone.values()) - head, 32, 4)
+    assert counts["trained_without_head"] == expected
+    assert counts["trained"] == expected + head
+    frozen_A = 2 * 2 * 32 * 4 if name.startswith("lora_fa") else 0
+    assert counts["total"] == sum(backbone.values()) + (0 if name == "full" else expected + frozen_A)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "method", "expected"),
+    [
+        ("roberta-base", LoRA(rank=8), 294_912),
+        ("roberta-base", VeRA(rank=1024), 43_008),
+        ("roberta-large", LoRA(rank=8), 786_432),
+        ("roberta-large", VeRA(rank=256), 61_440),
+    ],
+)
+def test_counts_at_the_papers_shapes(backbone, method, expected):
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    shape = OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/backbone/{backbone}.yaml").architecture)
+    config = AutoConfig.for_model(**shape | {"vocab_size": 10}, num_labels=2)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    method.apply(model)
+    assert parameter_counts(model, {})["trained_without_head"] == expected
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+def test_a_pattern_that_matches_nothing_lists_what_there_is(name):
+    config = copy.copy(METHODS[name])
+    config.target_modules = "qurey$"
+    with pytest.raises(UserError, match=r"'qurey\$'; there are: attention.self.query, attention.self.key"):
+        config.apply(tiny_model())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+def test_the_head_is_never_adapted(name, architecture):
+    config = copy.copy(METHODS[name])
+    config.target_modules = "dense"
+    model = tiny_model(architecture)
+    config.apply(model)
+    assert len(adapted_layers(model)) == 2 * 3
+
+
+@pytest.mark.parametrize("method_class", [LoRA, DoRA, LoRAFA, QLoRA])
+def test_a_rank_above_the_layer_is_refused(method_class):
+    with pytest.raises(UserError, match="rank is 33; an adapted layer has 32"):
+        method_class(rank=33).apply(tiny_model())
+
+
+@pytest.mark.parametrize("method_class", [LoRA, DoRA, LoRAFA, QLoRA, VeRA])
+def test_bad_settings_are_refused(method_class):
+    for bad in ({"rank": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"target_modules": "("}):
+        with pytest.raises(UserError, match=f"method.{next(iter(bad))}"):
+            method_class(**bad)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+def test_dropout_is_per_element_and_off_in_evaluation(name):
+    config = copy.copy(METHODS[name])
+    config.dropout = 0.5
+    model = tiny_model()
+    config.apply(model)
+    shake(model)
+    layer = adapted_layers(model)[0]
+    x = torch.ones(3, 5, layer.in_features)
+    with torch.no_grad():
+        assert torch.equal(layer(x), layer(x))
+        layer.train()
+        rows = layer(x).flatten(0, 1)
+    assert len(torch.unique(rows, dim=0)) == len(rows)  # the same input everywhere, another mask everywhere
+
+
+def test_vera_draws_its_projections_from_its_seed_alone():
+    def projections(seed: int, noise: int) -> torch.Tensor:
+        torch.manual_seed(noise)
+        model = tiny_model(seed=noise)
+        VeRA(rank=48, projection_seed=seed).apply(model)
+        return adapted_layers(model)[0].A
+
+    assert torch.equal(projections(1, noise=0), projections(1, noise=9))
+    assert not torch.equal(projections(1, noise=0), projections(2, noise=0))
+
+
+def test_vera_shares_one_pair_of_projections():
+    model = tiny_model()
+    VeRA(rank=48).apply(model)
+    model = model.to(torch.float64).to(torch.float32)  # a move must not part them
+    assert len({layer.A.data_ptr() for layer in adapted_layers(model)}) == 1
+
+
+def test_lora_fa_correction_is_the_least_squares_fit_to_the_full_gradient():
+    """min over G of ‖s·G·A - g‖: the corrected gradient of B against a generic solver, g from autograd on W itself."""
+    torch.manual_seed(0)
+    base = torch.nn.Linear(20, 12)
+    layer = LoRAFACorrected.layer(base, LoRAFACorrected(rank=4, alpha=6))
+    x = torch.randn(30, 20)
+    ((layer(x)) ** 3).sum().backward()
+    g = base.weight.grad
+    best = torch.linalg.lstsq((layer.scale * layer.A).T, g.T).solution.T
+    torch.testing.assert_close(layer.B.grad, best, rtol=1e-3, atol=1e-2)
+    plain = LoRAFA.layer(base, LoRAFA(rank=4, alpha=6))
+    plain.A.copy_(layer.A)
+    ((plain(x)) ** 3).sum().backward()
+    assert not torch.allclose(plain.B.grad, layer.B.grad, rtol=0.1)
+
+
+def test_doras_norm_is_that_of_the_matrix_it_never_builds():
+    model = tiny_model()
+    DoRA(rank=4, alpha=16).apply(model)
+    shake(model)
+    for layer in adapted_layers(model):
+        V = layer.base.weight + layer.scale * layer.B @ layer.A
+        torch.testing.assert_close(layer.norm(), V.norm(dim=1))
+
+
+def test_dora_survives_a_row_of_zeros():
+    base = torch.nn.Linear(8, 4)
+    with torch.no_grad():
+        base.weight[1] = 0
+    layer = DoRA.layer(base, DoRA(rank=2))
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(layer(x), base(x))

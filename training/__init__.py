@@ -1,0 +1,1 @@
+"""What every method shares: configuration, backbone, batches, loop, meters, checkpoints, records."""

@@ -1,0 +1,153 @@
+"""The pretrained encoder and its tokenizer: from the hub, a folder, a Python package, or at random from its shape alone."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+from methods.base import head_prefixes
+from tasks.glue import Task
+from training.config import BackboneConfig
+from training.errors import UserError
+from training.hub import missing, snapshot
+from training.seeding import seeded
+
+transformers.utils.logging.set_verbosity_error()  # its report of a fresh head is checked below, not printed
+transformers.utils.logging.disable_progress_bar()
+
+FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+REQUIRED = ["config.json", "*.safetensors", "tokenizer*"]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A classifier on an encoder, its tokenizer, and where its weights come from."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerFast
+    provenance: dict[str, str | None]
+
+    @property
+    def max_length(self) -> int:
+        """Of an input, in tokens. RoBERTa's positions start behind its padding id, so it has two fewer than rows."""
+        positions = getattr(self.model.base_model.embeddings, "position_embeddings", None)
+        offset = 0 if positions is None or positions.padding_idx is None else positions.padding_idx + 1
+        return self.model.config.max_position_embeddings - offset
+
+
+def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable[tuple[str, ...]]) -> Backbone:
+    """The encoder with a fresh head, drawn from the seed's own stream.
+
+    Args:
+        texts: the training set's; a backbone at random trains its tokenizer on them.
+
+    Raises:
+        UserError: the files are not there, not a classifier's encoder, or not those that the checksum names.
+    """
+    if config.random_init:
+        architecture = AutoConfig.for_model(**config.architecture, num_labels=task.outputs)
+        with seeded(seed, "backbone"):
+            model = AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
+        tokenizer = train_tokenizer(texts, architecture.vocab_size, architecture.pad_token_id)
+        return Backbone(model, tokenizer, {"source": "random", "revision": None, "sha256": None})
+    folder = find(config)
+    checksum = _checksum(folder)
+    if config.sha256 and checksum != config.sha256:
+        raise UserError(
+            f"{folder / 'model.safetensors'} has sha256 {checksum}, not {config.sha256}: it is damaged or another model"
+        )
+    revision = folder.name if folder.parent.name == "snapshots" else None
+    return Backbone(
+        _pretrained(folder, task, seed),
+        AutoTokenizer.from_pretrained(folder),
+        {"source": config.source, "revision": revision, "sha256": checksum},
+    )
+
+
+def find(config: BackboneConfig) -> Path:
+    """The folder with the checkpoint, downloaded if need be."""
+    source = config.source
+    if source.startswith("package:"):
+        return _package_folder(source.removeprefix("package:"))
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if lacking := missing(folder, REQUIRED):
+            raise UserError(f"backbone.source: {folder} has no file like {lacking[0]}")
+        return folder
+    if source.startswith((".", "/", "~")):
+        raise UserError(f"backbone.source: there is no folder {folder}")
+    return snapshot(source, config.revision, "model", FILES, REQUIRED)
+
+
+def _package_folder(package: str) -> Path:
+    """Where an installed package keeps its checkpoint, found without importing it."""
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"the backbone needs the package {package}: pip install -r requirements-demo.txt") from error
+    configs = [file for file in distribution.files or [] if file.match("model/config.json")]
+    return Path(distribution.locate_file(configs[0])).parent
+
+
+def _checksum(folder: Path) -> str | None:
+    """sha256 of `model.safetensors`; None where the weights lie in several files."""
+    file = folder / "model.safetensors"
+    if not file.exists():
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _pretrained(folder: Path, task: Task, seed: int) -> nn.Module:
+    """Loads the encoder, draws the head, and makes sure that nothing but the head was drawn."""
+    try:
+        with seeded(seed, "head"):
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=task.outputs,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a checkpoint with another task's head: its head is drawn anew
+            )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"backbone.source: {folder} does not load: {str(error).splitlines()[0]}") from error
+    drawn = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    if lost := [key for key in drawn if not key.startswith(head_prefixes(model))]:
+        raise UserError(f"backbone.source: {folder} lacks {len(lost)} of the encoder's weights, {lost[0]} among them")
+    return model
+
+
+def train_tokenizer(texts: Iterable[tuple[str, ...]], vocabulary: int, pad_id: int) -> PreTrainedTokenizerFast:
+    """RoBERTa's kind of tokenizer, byte-level BPE, fitted to `texts`: lengths near a real one's, with no download."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<unk>", "<mask>"]
+    special.insert(pad_id, "<pad>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((part for text in texts for part in text), trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", special.index("</s>")), ("<s>", special.index("<s>"))
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
+    )

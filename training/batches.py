@@ -1,0 +1,101 @@
+"""Encoded examples and the batches they are trained in: a function of seed and epoch alone, the same for every method."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from tasks.loading import Split
+from training.seeding import named_seed
+
+BATCHES_PER_SORT = 50
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split as token ids.
+
+    Attributes:
+        inputs: for each of the model's inputs (`input_ids`, for BERT `token_type_ids` too), a list of ids per example.
+        pad: the padding id of each input.
+        label_type: float for a regression.
+    """
+
+    split: Split
+    inputs: dict[str, list[list[int]]]
+    pad: dict[str, int]
+    label_type: torch.dtype
+
+    @property
+    def lengths(self) -> list[int]:
+        """In tokens, special ones included."""
+        return [len(ids) for ids in self.inputs["input_ids"]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of one forward pass, and how many of their tokens are real."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    tokens: int
+
+    @property
+    def padded_tokens(self) -> int:
+        return self.inputs["input_ids"].numel()
+
+    def to(self, device: torch.device) -> "Batch":
+        move = {"device": device, "non_blocking": True}
+        return Batch({name: ids.to(**move) for name, ids in self.inputs.items()}, self.labels.to(**move), self.tokens)
+
+
+def encode(split: Split, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encoded:
+    """Tokenizes a split once; longer examples are cut to `max_length`."""
+    columns = [list(column) for column in zip(*split.texts, strict=True)]
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
+    pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
+    label_type = torch.float32 if isinstance(split.labels[0], float) else torch.int64
+    return Encoded(split, dict(encoded), {name: pad[name] for name in encoded}, label_type)
+
+
+def collate(data: Encoded, indices: list[int]) -> Batch:
+    """Pads the examples at `indices` to their longest."""
+    lengths = [len(data.inputs["input_ids"][i]) for i in indices]
+    longest = max(lengths)
+    inputs = {
+        name: torch.tensor([ids[i] + [data.pad[name]] * (longest - len(ids[i])) for i in indices])
+        for name, ids in data.inputs.items()
+    }
+    inputs["attention_mask"] = (torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)).long()
+    labels = torch.tensor([data.split.labels[i] for i in indices], dtype=data.label_type)
+    return Batch(inputs, labels, sum(lengths))
+
+
+def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, similar_length: bool) -> list[list[int]]:
+    """Every example once, in random batches of `batch_size`, the last one what is left.
+
+    With `similar_length`, examples are shuffled, then sorted by length within stretches of 50 batches, and the batches
+    shuffled again: little padding, and yet other batches each epoch.
+    """
+    generator = random.Random(named_seed(seed, f"order/{epoch}"))
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    if similar_length:
+        stretch = batch_size * BATCHES_PER_SORT
+        order = [
+            i
+            for start in range(0, len(order), stretch)
+            for i in sorted(order[start : start + stretch], key=lengths.__getitem__)
+        ]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if similar_length:
+        generator.shuffle(batches)
+    return batches
+
+
+def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Every example once, the longest first: the least padding, for evaluation."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -1,0 +1,46 @@
+"""The errors that a run can end with, and how a user's mistake becomes one sentence."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: its message is one sentence that names the thing and the way out."""
+
+
+class Diverged(Exception):
+    """The loss or the logits are no longer finite, or far above where they began."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked the run to stop; its checkpoint is written. It ends a whole sweep, as Ctrl-C does."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """`unknown task 'colla'; there are: cola, mnli, ...; did you mean cola?`"""
+    known = sorted(known)
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
+    return f"unknown {kind} '{name}'; there are: {', '.join(known) or 'none'}" + (
+        f"; did you mean {close[0]}?" if close else ""
+    )
+
+
+def sentence(error: Exception) -> str:
+    """One line for an error of ours, of Hydra's or of OmegaConf's; the last two spread theirs over many."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        kind, _, name = error.missing_cfg_file.partition("/")
+        return unknown(kind, name, error.options or [])
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    lines = [line.strip() for line in str(cause).splitlines() if not re.match(r"\s*(full_key|\w+_type)\W", line)]
+    text = "; ".join(line for line in lines if line)
+    if missing := re.match(r"Key '(.+?)' (is )?not in", text):
+        return unknown("setting", key or missing[1], [str(name) for name in cause.parent_node or []])
+    return f"{key}: {text}" if key and "Could not override" not in text else text
+
+
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)

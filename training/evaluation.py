@@ -1,0 +1,73 @@
+"""Predictions over the validation splits, and GLUE's metrics of them."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from tasks.glue import Task
+from training.batches import Encoded, collate, sorted_batches
+from training.errors import Diverged
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the history keeps of an evaluation; `collapsed`: every example got the same answer."""
+
+    metrics: dict[str, float]
+    collapsed: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A summary, and the predictions as JSON lines (split, idx, label, prediction, logits)."""
+
+    summary: Summary
+    predictions: str
+
+
+def evaluate(
+    model: nn.Module, splits: dict[str, Encoded], task: Task, accelerator: Accelerator, batch_size: int
+) -> Evaluation:
+    """Every process takes its share of the batches; all of them get the whole.
+
+    Raises:
+        Diverged: the logits are not finite.
+    """
+    from tasks.metrics import score  # seconds to import: a user's mistake should not wait for it
+
+    logits = {name: predict(model, split, accelerator, batch_size) for name, split in splits.items()}
+    if not all(np.isfinite(values).all() for values in logits.values()):
+        raise Diverged("the logits are not finite: try a lower learning rate")
+    predictions = {name: values[:, 0] if task.is_regression else values.argmax(1) for name, values in logits.items()}
+    metrics = score(task, {name: (predictions[name], np.array(split.split.labels)) for name, split in splits.items()})
+    collapsed = bool(np.ptp(np.concatenate(list(predictions.values()))) < 1e-6)
+    lines = [
+        json.dumps({"split": name, "idx": idx, "label": label, "prediction": prediction, "logits": row})
+        for name, split in splits.items()
+        for idx, label, prediction, row in zip(
+            split.split.idx, split.split.labels, predictions[name].tolist(), logits[name].tolist(), strict=True
+        )
+    ]
+    return Evaluation(Summary(metrics, collapsed), "\n".join(lines) + "\n")
+
+
+@torch.no_grad()
+def predict(model: nn.Module, data: Encoded, accelerator: Accelerator, batch_size: int) -> np.ndarray:
+    """Logits of every example, (examples, outputs), in the split's order."""
+    model.eval()
+    mine = sorted_batches(data.lengths, batch_size)[accelerator.process_index :: accelerator.num_processes]
+    outputs = []
+    for indices in mine:
+        batch = collate(data, indices).to(accelerator.device)
+        with accelerator.autocast():
+            outputs.append(model(**batch.inputs).logits.float())
+    pairs = [(indices, logits.cpu().numpy()) for indices, logits in zip(mine, outputs, strict=True)]
+    logits = np.empty((len(data.lengths), model.config.num_labels), dtype=np.float32)
+    for indices, values in gather_object(pairs):
+        logits[indices] = values
+    return logits

@@ -1,0 +1,79 @@
+"""Files of the Hugging Face hub at a pinned revision: from the cache where they are, from the network where not."""
+
+import os
+from pathlib import Path
+
+from training.errors import UserError
+
+WAY_OUT = (
+    "run scripts/download.py where there is a network, or use profile=offline (no download at all), "
+    "or local folders (data=local data.path=DIR, backbone=custom backbone.source=DIR)"
+)
+
+
+def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str], required: list[str]) -> Path:
+    """A folder with a repository's files.
+
+    Args:
+        kind: `model` or `dataset`.
+        wanted: patterns of the files to have.
+        required: patterns of which each must be met; a cache that meets them is used without asking the hub.
+
+    Raises:
+        UserError: the hub is out of reach, or has no such repository, revision or file.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    def fetch(local_files_only: bool) -> Path:
+        return Path(
+            snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=wanted,
+                local_files_only=local_files_only,
+            )
+        )
+
+    try:
+        folder = fetch(local_files_only=True)
+        if not missing(folder, required):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    except HFValidationError as error:
+        raise UserError(f"'{repository}' is neither a folder nor the name of a {kind} on the hub") from error
+    _assert_in_reach(repository)
+    try:
+        folder = fetch(local_files_only=False)
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        raise UserError(
+            f"the hub has no {kind} '{repository}' at revision {revision} for you ({status}): check the name"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{kind} '{repository}' could not be downloaded ({error}): {WAY_OUT}") from error
+    if lacking := missing(folder, required):
+        raise UserError(f"{kind} '{repository}' at revision {revision} has no file like {lacking[0]}")
+    return folder
+
+
+def missing(folder: Path, required: list[str]) -> list[str]:
+    """The patterns that no file of the folder meets."""
+    return [pattern for pattern in required if not any(folder.glob(pattern))]
+
+
+def _assert_in_reach(repository: str) -> None:
+    """One short question, since the library itself asks six times over half a minute before it gives up."""
+    import httpx
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"'{repository}' is not in the cache, and HF_HUB_OFFLINE forbids asking the hub: {WAY_OUT}")
+    try:
+        httpx.head(constants.ENDPOINT, timeout=float(os.environ.get("HF_HUB_ETAG_TIMEOUT", 5)))
+    except httpx.HTTPError as error:
+        raise UserError(
+            f"'{repository}' is not in the cache, and {constants.ENDPOINT} is out of reach: {WAY_OUT}"
+        ) from error

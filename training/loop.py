@@ -1,0 +1,371 @@
+"""The training loop that every method shares; it names none of them.
+
+A step takes a global batch, the same for every method and for any number of processes: each process takes its share, in
+pieces of `micro_batch_size`, and weights its loss so that the gradient is that of the mean over the whole batch.
+"""
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from methods.base import trained_state
+from training import checkpoint
+from training.batches import Batch, Encoded, collate, epoch_batches
+from training.config import RunConfig
+from training.errors import Diverged, Interrupted, UserError
+from training.evaluation import Evaluation, evaluate
+from training.files import write_tensors, write_text
+from training.meters import (
+    MemoryMeter,
+    SpeedMeter,
+    activation_bytes,
+    gradient_bytes,
+    optimizer_bytes,
+    weight_bytes,
+)
+from training.optimizers import build_optimizer, set_learning_rate
+from training.seeding import named_seed
+from training.tracker import Tracker
+
+BEST, LAST, PREDICTIONS = "best.safetensors", "last.safetensors", "predictions.jsonl"
+DIVERGED_AT = 10  # times the first loss
+
+
+@dataclass
+class Progress:
+    """How far a run is, apart from tensors; what a checkpoint keeps as JSON.
+
+    Attributes:
+        step: optimizer steps done.
+        history: every evaluation.
+        window_loss, window_steps: since the last log line.
+        loss, steps: since the last evaluation, up to the last log line.
+        first_loss: mean of the first window, against which divergence is judged.
+        speed, peak_bytes, reserved_bytes, activations: what the meters hold.
+    """
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    window_loss: float = 0.0
+    window_steps: int = 0
+    loss: float = 0.0
+    steps: int = 0
+    first_loss: float | None = None
+    speed: list[int] = field(default_factory=lambda: [0, 0, 0])
+    peak_bytes: int = 0
+    reserved_bytes: int | None = None
+    activations: int | None = None
+
+
+class Loop:
+    """Trains one adapted model to its end, or to where somebody stops it."""
+
+    def __init__(
+        self,
+        run: RunConfig,
+        model: nn.Module,
+        data: dict[str, Encoded],
+        accelerator: Accelerator,
+        tracker: Tracker,
+        folder: Path,
+        identity: dict[str, str],
+    ):
+        """
+        Args:
+            data: `train` first, then the validation splits.
+            identity: what a checkpoint must agree with to be gone on from (settings, data).
+        """
+        self.run, self.config, self.method = run, run.trainer, run.method
+        self.model, self.accelerator, self.tracker, self.folder = model, accelerator, tracker, folder
+        self.train, self.validation = data["train"], {name: split for name, split in data.items() if name != "train"}
+        self.identity = identity
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.parallel = accelerator.prepare_model(model)
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(model, self.method, self.config)
+        self.epoch_steps = math.ceil(len(self.train.lengths) / self.config.batch_size)
+        self.total_steps = min(self.config.epochs * self.epoch_steps, self.config.max_steps or math.inf)
+        self.window = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        self.progress = Progress()
+        self.speed, self.memory = SpeedMeter(accelerator.device), MemoryMeter(accelerator.device)
+        self.stop_requested = False
+
+    def fit(self) -> None:
+        """Trains and evaluates until the last step.
+
+        Raises:
+            Diverged: the loss or the logits left all bounds.
+            Interrupted: a signal came; the checkpoint is written.
+        """
+        if self.resume():
+            self.say(f"goes on from step {self.progress.step} of {self.total_steps}")
+        else:
+            torch.manual_seed(named_seed(self.run.seed, f"dropout/{self.rank}"))
+            self.progress.activations = self.measure_activations()
+        with self.stop_on_signal(), self.progress_bar() as bar:
+            self.start_meters()
+            for indices in self.remaining_batches():
+                self.train_step(indices)
+                if self.progress.step % self.config.log_every == 0 or self.is_evaluation_due():
+                    self.log(bar)
+                bar.update()
+                if self.is_evaluation_due():
+                    self.stop_meters()
+                    self.evaluate(bar)
+                    self.save()
+                    self.start_meters()
+                if self.is_stop_requested():
+                    self.stop_meters()
+                    self.save()
+                    raise Interrupted(f"stopped at step {self.progress.step} of {self.total_steps}")
+            self.stop_meters()
+        self.finish()
+
+    def remaining_batches(self) -> Iterator[list[int]]:
+        """Indices of each global batch from the present step to the last."""
+        epoch = -1
+        for step in range(self.progress.step, self.total_steps):
+            if step // self.epoch_steps != epoch:
+                epoch = step // self.epoch_steps
+                batches = self.epoch_batches(epoch)
+            yield batches[step % self.epoch_steps]
+
+    def epoch_batches(self, epoch: int) -> list[list[int]]:
+        config = self.config
+        return epoch_batches(self.train.lengths, config.batch_size, self.run.seed, epoch, config.similar_length)
+
+    def train_step(self, indices: list[int]) -> None:
+        """One optimizer step over a global batch."""
+        set_learning_rate(self.optimizer, self.progress.step, self.total_steps, self.config)
+        self.model.train()
+        batches, pieces = [], self.pieces(indices)
+        weight = self.world / len(indices) if self.rank < len(indices) else 0.0
+        for piece in pieces:
+            batch = collate(self.train, piece).to(self.accelerator.device)
+            synchronised = nullcontext() if piece is pieces[-1] else self.accelerator.no_sync(self.parallel)
+            with synchronised:
+                loss = self.loss(self.parallel, batch) * weight
+                self.accelerator.backward(loss)
+            self.window += loss.detach()
+            batches.append(batch)
+        if self.config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.trained, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.window_steps += 1
+        self.method.after_step(self.model, self.progress.step)
+        self.speed.step(batches, self.world)
+
+    def pieces(self, indices: list[int]) -> list[list[int]]:
+        """This process's share of a global batch, cut to micro-batches."""
+        share = indices[self.rank :: self.world] or indices[:1]  # an idle process joins in with weight 0
+        size = self.config.micro_batch_size or len(indices)
+        return [share[start : start + size] for start in range(0, len(share), size)]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Summed over the batch: cross-entropy, or squared error for a regression."""
+        logits = model(**batch.inputs).logits.float()
+        if batch.labels.is_floating_point():
+            return F.mse_loss(logits.squeeze(-1), batch.labels, reduction="sum")
+        return F.cross_entropy(logits, batch.labels, reduction="sum")
+
+    def measure_activations(self) -> int:
+        """Bytes held for backward on the batch of the first epoch with the most padded tokens; leaves no trace."""
+        device = self.accelerator.device
+        largest = max(self.epoch_batches(0), key=lambda batch: len(batch) * max(self.train.lengths[i] for i in batch))
+        batch = collate(self.train, self.pieces(largest)[0]).to(device)
+        self.model.train()
+        with torch.random.fork_rng(), self.accelerator.autocast():
+            return activation_bytes(self.model, lambda: self.loss(self.model, batch))
+
+    def log(self, bar: tqdm) -> None:
+        """Reads the loss of the window, which on a GPU waits for it, and judges it."""
+        progress = self.progress
+        window = self.accelerator.reduce(self.window, "mean").item()
+        mean = window / progress.window_steps
+        if progress.first_loss is None:
+            progress.first_loss = mean
+        if not math.isfinite(mean):
+            raise Diverged(f"the loss is {mean} at step {progress.step}: try a lower learning rate")
+        if mean > DIVERGED_AT * max(1.0, progress.first_loss):
+            raise Diverged(
+                f"the loss rose from {progress.first_loss:.3g} to {mean:.3g} by step {progress.step}: lower the rate"
+            )
+        progress.loss += window
+        progress.steps += progress.window_steps
+        progress.window_steps = 0
+        self.window.zero_()
+        bar.set_postfix_str(self.postfix(mean))
+        values = {
+            "train/loss": mean,
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train/epoch": progress.step / self.epoch_steps,
+            "speed/samples_per_second": self.speed.samples_per_second,
+            "speed/tokens_per_second": self.speed.tokens_per_second,
+            "memory/bytes": self.memory.current_bytes(),
+            "memory/gpu_utilization": self.memory.utilization(),
+        }
+        self.tracker.log(values, progress.step)
+
+    def postfix(self, loss: float) -> str:
+        """The end of the progress bar."""
+        name = self.run.task.row.metrics[0]
+        metric = f", {name} {self.progress.history[-1][name]:.3f}" if self.progress.history else ""
+        speed = self.speed.samples_per_second
+        return f"loss {loss:.3f}{metric}" + (f", {speed:.0f} samples/s" if speed else "")
+
+    def is_evaluation_due(self) -> bool:
+        step = self.progress.step
+        return step == self.total_steps or step % (self.config.eval_every or self.epoch_steps) == 0
+
+    def evaluate(self, bar: tqdm) -> None:
+        """Adds an evaluation to the history; keeps state and predictions if it is the best so far."""
+        progress, task = self.progress, self.run.task.row
+        evaluation = evaluate(self.model, self.validation, task, self.accelerator, self.config.eval_batch_size)
+        entry = {
+            "step": progress.step,
+            "epoch": progress.step / self.epoch_steps,
+            "train_loss": progress.loss / progress.steps,
+            **asdict(evaluation.summary),
+        }
+        metrics = entry.pop("metrics")
+        progress.history.append(entry | metrics)
+        progress.loss, progress.steps = 0.0, 0
+        if self.best is progress.history[-1]:
+            self.keep_best(evaluation)
+        self.tracker.log({f"eval/{name}": value for name, value in metrics.items()}, progress.step)
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        flag = "  (collapsed: one answer to everything)" if evaluation.summary.collapsed else ""
+        self.say(
+            f"epoch {entry['epoch']:.2f}, step {progress.step}: loss {entry['train_loss']:.4f}, {scores}{flag}", bar
+        )
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The first evaluation with the highest main metric."""
+        return max(self.progress.history, key=lambda entry: entry[self.run.task.row.metrics[0]], default=None)
+
+    def keep_best(self, evaluation: Evaluation) -> None:
+        if self.accelerator.is_main_process:
+            write_tensors(self.folder / BEST, trained_state(self.model), self.identity)
+            write_text(self.folder / PREDICTIONS, evaluation.predictions)
+
+    def finish(self) -> None:
+        """Leaves the last state beside the best one; the checkpoint goes when the record stands."""
+        if self.accelerator.is_main_process:
+            write_tensors(self.folder / LAST, trained_state(self.model), self.identity)
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Writes the checkpoint; every process gives its generators."""
+        generators = gather_object([checkpoint.generator_state()])
+        window = self.accelerator.reduce(self.window, "mean").item()
+        if self.world > 1:  # what the others hold is in the first one's sum from here on
+            self.window.fill_(window * self.world if self.rank == 0 else 0.0)
+        if not self.accelerator.is_main_process:
+            return
+        step_seconds, sizes = self.speed.state()
+        progress = self.progress
+        progress.window_loss, progress.speed = window, sizes
+        progress.peak_bytes, progress.reserved_bytes = self.memory.peak_bytes, self.memory.reserved_bytes
+        checkpoint.save_checkpoint(
+            self.folder,
+            self.model,
+            self.optimizer,
+            generators,
+            {"step_seconds": step_seconds},
+            asdict(progress) | {"identity": self.identity},
+        )
+
+    def resume(self) -> bool:
+        """Goes back to the checkpoint, if there is one."""
+        file = self.folder / checkpoint.NAME
+        if not file.exists():
+            return False
+        tensors, progress = checkpoint.load_checkpoint(self.folder, self.model, self.optimizer, self.rank)
+        if progress.pop("identity") != self.identity:
+            raise UserError(f"{file} belongs to other settings or data: use force=true to start anew")
+        self.progress = Progress(**progress)
+        self.window.fill_(self.progress.window_loss * self.world if self.rank == 0 else 0.0)
+        self.speed.load(tensors["step_seconds"], self.progress.speed)
+        self.memory.peak_bytes, self.memory.reserved_bytes = self.progress.peak_bytes, self.progress.reserved_bytes
+        return True
+
+    # Signals, meters, words
+
+    @contextmanager
+    def stop_on_signal(self) -> Iterator[None]:
+        """Ctrl-C, or a scheduler's SIGTERM, ends the run after the step under way; a second Ctrl-C at once."""
+
+        def request(number: int, _frame: Any) -> None:
+            self.stop_requested = True
+            signal.signal(number, before[number])
+
+        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def is_stop_requested(self) -> bool:
+        """On any process; they have to agree on the step."""
+        if self.world == 1:
+            return self.stop_requested
+        flag = torch.tensor(float(self.stop_requested), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item())
+
+    def start_meters(self) -> None:
+        self.memory.start()
+        self.speed.start()
+
+    def stop_meters(self) -> None:
+        self.speed.stop()
+        self.memory.stop()
+
+    def progress_bar(self) -> tqdm:
+        """On a terminal; in a log file the line of each evaluation says it all."""
+        return tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            desc=f"{self.method.name} on {self.run.task.name}",
+            unit="step",
+            disable=None if self.accelerator.is_main_process else True,
+            dynamic_ncols=True,
+        )
+
+    def say(self, text: str, bar: tqdm | None = None) -> None:
+        if self.accelerator.is_main_process:
+            (bar or tqdm).write(text)
+
+    def summary(self) -> dict[str, Any]:
+        """The part of the record that training made."""
+        history = self.progress.history
+        return {
+            "best": self.best,
+            "last": history[-1] if history else None,
+            "history": history,
+            "speed": self.speed.summary(),
+            "memory": {
+                "peak_bytes": self.memory.peak_bytes,
+                "peak_kind": self.memory.peak_kind,
+                "reserved_bytes": self.memory.reserved_bytes,
+                "weights": weight_bytes(self.model),
+                "gradients": gradient_bytes(self.model),
+                "optimizer": optimizer_bytes(self.optimizer),
+                "activations": self.progress.activations,
+            },
+        }

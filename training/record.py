@@ -1,0 +1,122 @@
+"""`result.json`: what a run was and what came of it. Tables, figures and notebooks read nothing else."""
+
+import json
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.config import RunConfig, to_dict
+from training.files import write_json
+
+SCHEMA = 1
+NAME = "result.json"
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+)
+
+
+def describe(run: RunConfig, backbone: dict[str, Any], data_fingerprint: str) -> dict[str, Any]:
+    """The part of a record that is known before training.
+
+    Args:
+        backbone: where its weights come from.
+        data_fingerprint: a hash of every text and label.
+    """
+    return {
+        "schema": SCHEMA,
+        "status": None,
+        "reason": None,
+        "method": run.method.name,
+        "task": run.task.name,
+        "backbone": run.backbone.name,
+        "data": run.data.name,
+        "seed": run.seed,
+        "experiment": run.experiment,
+        "metric": run.task.row.metrics[0],
+        "config": to_dict(run),
+        "config_hash": run.hash,
+        "provenance": {
+            "git": git_state(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "data_fingerprint": data_fingerprint,
+            "backbone": backbone,
+        },
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The folder's record, if it has a readable one."""
+    try:
+        return json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> Path:
+    """Writes the record, last of all files; returns its path."""
+    write_json(folder / NAME, record)
+    return folder / NAME
+
+
+def git_state() -> dict[str, Any]:
+    """The commit of this code, and whether it was changed since; None outside a checkout."""
+
+    def git(*words: str) -> str:
+        root = Path(__file__).parent.parent
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that shape a result."""
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "absent"
+
+    return {"python": platform.python_version()} | {package: installed(package) for package in PACKAGES}
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, in the words of its own system."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "cuda": torch.version.cuda,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
