@@ -13,6 +13,7 @@ import hydra
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 
 from methods.base import parameter_counts
@@ -101,6 +102,7 @@ def make_accelerator(run: RunConfig) -> Accelerator:
     if config.device == "cuda" and not has_gpu:
         raise UserError("trainer.device is cuda, and torch sees no GPU here: use trainer.device=cpu")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_gpu and torch.cuda.is_bf16_supported())
+    AcceleratorState._reset_state()  # a sweep's earlier run may have set another precision in this process
     return Accelerator(cpu=not has_gpu, mixed_precision="bf16" if bf16 else "no")
 
 

@@ -46,7 +46,7 @@ def tiny_model(architecture: str = "roberta", labels: int = 3, seed: int = 0, dr
     """Two layers, with biases that are not zero, so that a mistake with them shows."""
     config = AutoConfig.for_model(
         **SHAPES[architecture],
-        vocab_size=120,
+        vocab_size=300,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -113,3 +113,13 @@ def method(request) -> Method:
 @pytest.fixture(params=SHAPES)
 def architecture(request) -> str:
     return request.param
+
+
+def compose(*overrides: str):
+    """The typed settings of a command line."""
+    import hydra
+
+    from training.config import from_hydra
+
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return from_hydra(hydra.compose("config", list(overrides)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
@@ -52,23 +53,34 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         UserError: the files are not there, not a classifier's encoder, or not those that the checksum names.
     """
     if config.random_init:
+        model = _random(config, task, seed)
+        tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
+        provenance = {"source": "random", "revision": None, "sha256": None}
+    else:
+        folder = find(config)
+        checksum = _checksum(folder)
+        if config.sha256 and checksum != config.sha256:
+            file = folder / "model.safetensors"
+            raise UserError(f"{file} has sha256 {checksum}, not {config.sha256}: it is damaged or another model")
+        model = _pretrained(folder, task, seed)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        revision = folder.name if folder.parent.name == "snapshots" else None
+        provenance = {"source": config.source, "revision": revision, "sha256": checksum}
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(
+            f"backbone {config.name}: its tokenizer knows {len(tokenizer)} tokens, its embedding {model.config.vocab_size}"
+        )
+    return Backbone(model, tokenizer, provenance)
+
+
+def _random(config: BackboneConfig, task: Task, seed: int) -> nn.Module:
+    """The architecture with weights from the seed's own stream."""
+    try:
         architecture = AutoConfig.for_model(**config.architecture, num_labels=task.outputs)
         with seeded(seed, "backbone"):
-            model = AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
-        tokenizer = train_tokenizer(texts, architecture.vocab_size, architecture.pad_token_id)
-        return Backbone(model, tokenizer, {"source": "random", "revision": None, "sha256": None})
-    folder = find(config)
-    checksum = _checksum(folder)
-    if config.sha256 and checksum != config.sha256:
-        raise UserError(
-            f"{folder / 'model.safetensors'} has sha256 {checksum}, not {config.sha256}: it is damaged or another model"
-        )
-    revision = folder.name if folder.parent.name == "snapshots" else None
-    return Backbone(
-        _pretrained(folder, task, seed),
-        AutoTokenizer.from_pretrained(folder),
-        {"source": config.source, "revision": revision, "sha256": checksum},
-    )
+            return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"backbone.architecture builds no classifier: {str(error).splitlines()[0]}") from error
 
 
 def find(config: BackboneConfig) -> Path:
@@ -117,7 +129,7 @@ def _pretrained(folder: Path, task: Task, seed: int) -> nn.Module:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a checkpoint with another task's head: its head is drawn anew
             )
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(f"backbone.source: {folder} does not load: {str(error).splitlines()[0]}") from error
     drawn = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
     if lost := [key for key in drawn if not key.startswith(head_prefixes(model))]:

@@ -6,6 +6,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,15 +28,15 @@ def choose(key: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def at_least(key: str, value: float | None, least: float) -> None:
-    """Raises a UserError for a number below `least`; None passes."""
-    if value is not None and not value >= least:
-        raise UserError(f"{key} is {value}; it must be at least {least}")
+    """Raises a UserError for a number below `least`, or not finite; None passes."""
+    if value is not None and not least <= value < math.inf:
+        raise UserError(f"{key} is {value}; it must be at least {least} and finite")
 
 
 def above_zero(key: str, value: float | None) -> None:
-    """Raises a UserError for a number that is not positive; None passes."""
-    if value is not None and not value > 0:
-        raise UserError(f"{key} is {value}; it must be above 0")
+    """Raises a UserError for a number that is not positive, or not finite; None passes."""
+    if value is not None and not 0 < value < math.inf:
+        raise UserError(f"{key} is {value}; it must be above 0 and finite")
 
 
 def fraction(key: str, value: float) -> None:

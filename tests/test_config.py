@@ -1,0 +1,204 @@
+"""Every YAML composes; every mistake is one sentence, before any work."""
+
+import pytest
+import transformers
+from conftest import ROOT, compose
+from hydra.core.global_hydra import GlobalHydra
+
+import train
+from tasks.glue import GLUE
+from training.config import file_name, to_dict
+from training.optimizers import schedule
+
+GROUPS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in (ROOT / "conf").iterdir()
+    if folder.is_dir()
+}
+CHOICES = [(group, choice) for group, choices in GROUPS.items() for choice in choices]
+MUST = {("backbone", "custom"): ("backbone.source=somewhere/else",), ("data", "local"): ("data.path=somewhere",)}
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_yaml_composes(group, choice):
+    config = compose(f"{group}={choice}", *MUST.get((group, choice), ()))
+    if group in ("method", "task", "backbone", "data", "logger"):
+        expected = "else" if choice == "custom" else choice
+        assert getattr(config, group).name == expected
+
+
+def test_every_task_of_the_table_has_its_yaml():
+    assert GROUPS["task"] == sorted(GLUE)
+
+
+def test_the_issues_overrides_are_there():
+    config = compose(
+        "trainer.epochs=2", "trainer.max_steps=5", "trainer.batch_size=4", "trainer.learning_rate=0.5", "seed=7"
+    )
+    assert (config.trainer.epochs, config.trainer.max_steps, config.trainer.batch_size) == (2, 5, 4)
+    assert (config.trainer.learning_rate, config.trainer.head_learning_rate, config.seed) == (0.5, 0.5, 7)
+
+
+def test_the_command_line_wins_over_the_profile():
+    config = compose("profile=offline", "backbone=tiny", "data=hub", "trainer.epochs=9")
+    assert (config.backbone.name, config.data.name, config.logger.name, config.trainer.epochs) == (
+        "tiny",
+        "hub",
+        "offline",
+        9,
+    )
+
+
+def test_a_method_brings_its_learning_rates():
+    vera = compose("method=vera")
+    assert (vera.trainer.learning_rate, vera.trainer.head_learning_rate) == (1e-2, 4e-3)
+    assert compose("method=vera", "trainer.head_learning_rate=1").trainer.head_learning_rate == 1
+    large = compose("method=full", "backbone=roberta-large")
+    assert large.trainer.learning_rate == 1e-5
+
+
+def test_veras_projections_follow_the_seed():
+    assert compose("method=vera", "seed=5").method.projection_seed == 5
+
+
+def test_the_hash_is_of_what_shapes_the_result():
+    base = compose()
+    for same in ("output_dir=elsewhere", "logger=none", "force=true", "data.path=x"):
+        assert compose(same).hash == base.hash, same
+    for other in (
+        "seed=1",
+        "method.rank=4",
+        "trainer.epochs=1",
+        "task=rte",
+        "backbone=roberta-large",
+        "data.train_size=9",
+    ):
+        assert compose(other).hash != base.hash, other
+
+
+def test_a_runs_folder_cannot_leave_its_place():
+    config = compose("method.name=../../etc", "backbone=custom", "backbone.source=a/b", "backbone.name=../x")
+    assert len(config.folder.parts) == 3
+    for name in ("..", ".", "a/b", "", "\0", "ü"):
+        assert "/" not in file_name(name)
+        assert not file_name(name).startswith(".")
+
+
+def test_the_record_of_a_config_is_plain_data():
+    import json
+
+    assert json.loads(json.dumps(to_dict(compose()))) == to_dict(compose())
+
+
+OFFLINE = ("profile=offline", "backbone=tiny", "logger=none", "trainer.max_steps=2")
+MISTAKES = {
+    "method=dorra": "unknown method 'dorra'; there are: dora, full, lora, .*did you mean dora",
+    "task=colla": "unknown task 'colla'; there are: cola, mnli, .*did you mean cola",
+    "backbone=roberta": "unknown backbone 'roberta'; there are: custom, deberta",
+    "profile=online": "unknown profile 'online'; there are: offline",
+    "experiment=nope": "unknown experiment 'nope'",
+    "task.name=foo": "unknown task 'foo'",
+    "method.rank=0": "method.rank is 0",
+    "method.rank=99": "method.rank is 99; an adapted layer has 32",
+    "method.dropout=1": "method.dropout is 1.0",
+    "method.init_A=zeros": "method.init_A is 'zeros'; choose one of: kaiming, gaussian",
+    "method.target_modules=qurey": "no linear layer matches 'qurey'; there are: attention.self.query",
+    "method=qlora method.quant_type=int3": "method.quant_type is 'int3'",
+    "method.learning_rate=0": "method.learning_rate is 0",
+    "trainer.epoch=3": "unknown setting 'trainer.epoch'; there are: .*did you mean epochs",
+    "method.rnk=3": "unknown setting 'method.rnk'; .*did you mean rank",
+    "sed=3": "unknown setting 'sed'; .*did you mean seed",
+    "+foo=3": "unknown setting 'foo'",
+    "+trainer.epoch=3": "unknown setting 'trainer.epoch'",
+    "trainer.batch_size=abc": "trainer.batch_size: Value 'abc'",
+    "trainer.batch_size=0": "trainer.batch_size is 0",
+    "trainer.learning_rate=-1": "trainer.learning_rate is -1",
+    "trainer.learning_rate=nan": "trainer.learning_rate is nan",
+    "trainer.learning_rate=inf": "trainer.learning_rate is inf",
+    "trainer.schedule=lin": "trainer.schedule is 'lin'; choose one of: linear, cosine, constant",
+    "trainer.optimizer=adam": "trainer.optimizer is 'adam'",
+    "trainer.warmup_ratio=2": "trainer.warmup_ratio is 2",
+    "trainer.device=cuda": "torch sees no GPU",
+    "task.max_length=4000": "task.max_length is 4000; tiny takes at most 128",
+    "seed=-1": "seed is -1",
+    "data=local": "data=local needs data.path",
+    "data=local data.path=/nonexistent": "there is no folder /nonexistent",
+    "data=hub": "'nyu-mll/glue' is not in the cache.*profile=offline.*data=local",
+    "backbone=roberta-base": "'FacebookAI/roberta-base' is not in the cache.*profile=offline",
+    "backbone=custom": "backbone.source is empty",
+    "backbone=custom backbone.source=/nonexistent": "there is no folder /nonexistent",
+    "backbone=custom backbone.source=no/such/model/x": "neither a folder nor the name of a model",
+    "backbone.architecture=null": "backbone.architecture",
+    "backbone.architecture.hidden_size=31": "backbone",
+    "backbone.architecture.model_type=rowberta": "backbone",
+    "output_dir=/proc/nothing": "cannot be written",
+    "output_dir=/dev/null": "is not a folder",
+    "experiment=../up": "unknown experiment",
+    "method": "Error parsing override 'method'",
+}
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs the command line in this process; gives exit status, and what it printed to the two streams."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["train.py", *words])
+        GlobalHydra.instance().clear()
+        status = train.cli()
+        return status, *capsys.readouterr()
+
+    yield call
+    GlobalHydra.instance().clear()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(mistake, cli, tmp_path, monkeypatch):
+    if mistake == "trainer.device=cuda":
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    import re
+
+    status, out, err = cli(*OFFLINE, f"output_dir={tmp_path / 'runs'}", *mistake.split())
+    assert status == 2
+    assert re.fullmatch(rf"error: .*{MISTAKES[mistake]}.*\n", err), err
+    assert out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_last_line_names_the_record(cli, tmp_path):
+    status, out, _ = cli(*OFFLINE, f"output_dir={tmp_path}")
+    assert status == 0
+    *_, last = out.splitlines()
+    assert last.startswith("result: ")
+    assert (ROOT / last.removeprefix("result: ")).is_file()
+
+
+def test_a_sweep_goes_on_after_a_mistake_and_says_so_at_the_end(cli, tmp_path):
+    status, out, err = cli(
+        "-m", *OFFLINE, f"output_dir={tmp_path}", "method=lora", "method.rank=2,0,3", "trainer.precision=fp32,bf16"
+    )
+    assert status == 2
+    assert err.count("method.rank is 0") == 2
+    assert out.count("result: ") == 4
+    assert len(list(tmp_path.rglob("result.json"))) == 4
+
+
+def test_bitsandbytes_missing_is_said(cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    status, _, err = cli(*OFFLINE, f"output_dir={tmp_path}", "method=qlora")
+    assert status == 2
+    assert "method=qlora needs bitsandbytes" in err
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("linear", "linear"), ("cosine", "cosine"), ("constant", "constant_with_warmup")]
+)
+def test_schedules_are_those_of_transformers(ours, theirs):
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = transformers.get_scheduler(theirs, optimizer, num_warmup_steps=6, num_training_steps=100)
+    for step in range(100):
+        assert schedule(ours, step, 100, 0.06) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()

@@ -1,0 +1,236 @@
+"""Whole runs of `train.py`, in this process, with a tiny random RoBERTa on generated data."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, compose
+from safetensors.torch import load_file
+
+import train
+from tasks.glue import GLUE
+from training.errors import Diverged, Interrupted, UserError
+from training.loop import Loop
+from training.record import read_record
+
+NAMES = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
+SMALL = {"full": [], "vera": ["method.rank=16"]}
+
+
+def settings(output: Path, method: str = "lora", task: str = "cola", *more: str) -> list[str]:
+    rank = SMALL.get(method, ["method.rank=4"])
+    return [
+        f"method={method}",
+        f"task={task}",
+        "profile=offline",
+        "backbone=tiny",
+        "logger=none",
+        f"output_dir={output}",
+        "data.train_size=70",
+        "data.eval_size=40",
+        "trainer.epochs=2",
+        "trainer.batch_size=8",
+        "trainer.log_every=3",
+        "trainer.learning_rate=1e-3",
+        *rank,
+        *more,
+    ]
+
+
+def run(*arguments) -> tuple[Path, dict]:
+    config = compose(*settings(*arguments))
+    train.train(config)
+    return config.folder, read_record(config.folder)
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    monkeypatch.setattr(Loop, "is_stop_requested", lambda loop: loop.progress.step == step)
+
+
+def outcome(folder: Path) -> dict:
+    """All of a run that two equal runs must share to the bit."""
+    record = read_record(folder)
+    tensors = {name: load_file(folder / name) for name in ("best.safetensors", "last.safetensors")}
+    return {
+        "history": record["history"],
+        "best": record["best"],
+        "predictions": (folder / "predictions.jsonl").read_text(),
+        "tensors": {f"{file}/{name}": t.tolist() for file, state in tensors.items() for name, t in state.items()},
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path, monkeypatch):
+    more = [] if name == "full" else ["method.dropout=0.1"]
+    whole, _ = run(tmp_path / "whole", name, "cola", *more)
+    for step in (4, 13):  # within the first epoch's log window, and within the second epoch
+        stop_at(monkeypatch, step)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "parts", name, "cola", *more)
+        monkeypatch.undo()
+        folder = next((tmp_path / "parts/default").iterdir())
+        assert read_record(folder)["status"] == "interrupted"
+        assert (folder / "checkpoint.safetensors").exists()
+    parts, record = run(tmp_path / "parts", name, "cola", *more)
+    assert record["status"] == "complete"
+    assert not (parts / "checkpoint.safetensors").exists()
+    assert outcome(parts) == outcome(whole)
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_every_task_leaves_a_whole_record(task, tmp_path):
+    folder, record = run(tmp_path, "dora", task, "task.max_length=32")
+    assert set(record) == {
+        *("schema", "status", "reason", "method", "task", "backbone", "data", "seed", "experiment", "config"),
+        *("config_hash", "metric", "best", "last", "history", "parameters", "speed", "memory", "provenance"),
+    }
+    assert (record["status"], record["method"], record["task"], record["data"]) == (
+        "complete",
+        "dora",
+        task,
+        "generated",
+    )
+    assert record["metric"] == GLUE[task].metrics[0]
+    assert [entry["step"] for entry in record["history"]] == [9, 18]
+    for entry in (record["best"], record["last"]):
+        assert {"step", "epoch", "train_loss", "collapsed", *GLUE[task].metrics} == set(entry)
+    assert record["best"][record["metric"]] == max(entry[record["metric"]] for entry in record["history"])
+    assert set(record["parameters"]) == {"total", "trained", "trained_without_head"}
+    assert record["speed"]["steps"] == 15
+    assert record["speed"]["padded_tokens_per_second"] >= record["speed"]["tokens_per_second"] > 0
+    assert record["memory"]["optimizer"] >= 2 * record["memory"]["gradients"] > 0
+    assert record["memory"]["peak_bytes"] > record["memory"]["activations"] > 0
+    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 40 * len(GLUE[task].validation)
+    if not GLUE[task].is_regression:
+        right = sum(row["prediction"] == row["label"] for row in predictions) / len(predictions)
+        assert right == pytest.approx(record["best"].get("accuracy", right))
+    assert (folder / "config.yaml").exists()
+
+
+def test_the_same_command_twice_gives_the_same_bits_and_another_seed_others(tmp_path):
+    first, again, other = (
+        run(tmp_path / x, "dora", "mrpc", f"seed={seed}")[0] for x, seed in zip("abc", (1, 1, 2), strict=True)
+    )
+    assert outcome(first) == outcome(again)
+    assert outcome(first) != outcome(other)
+
+
+def test_methods_with_one_seed_see_the_same_batches_and_start_at_the_same_head(tmp_path, monkeypatch):
+    seen, heads = {}, {}
+    step = Loop.train_step
+
+    def spy(loop, indices):
+        seen.setdefault(loop.method.name, []).append(indices)
+        heads.setdefault(loop.method.name, loop.model.classifier.out_proj.weight.detach().clone())
+        step(loop, indices)
+
+    monkeypatch.setattr(Loop, "train_step", spy)
+    for name in ("full", "dora", "vera"):
+        run(tmp_path, name)
+    assert seen["full"] == seen["dora"] == seen["vera"]
+    assert torch.equal(heads["full"], heads["dora"])
+    assert torch.equal(heads["full"], heads["vera"])
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
+    folder, record = run(tmp_path)
+    monkeypatch.setattr(Loop, "fit", lambda loop: pytest.fail("trained again"))
+    run(tmp_path)
+    assert "finished before" in capsys.readouterr().out
+    monkeypatch.undo()
+    stamp = (folder / "result.json").stat().st_mtime_ns
+    _, forced = run(tmp_path, "lora", "cola", "force=true")
+    assert (folder / "result.json").stat().st_mtime_ns > stamp
+    assert forced["history"] == record["history"]
+
+
+def test_a_diverging_loss_fails_with_its_reason(tmp_path):
+    arguments = (
+        tmp_path,
+        "full",
+        "stsb",
+        "trainer.learning_rate=1e3",
+        "trainer.optimizer=sgd",
+        "trainer.max_grad_norm=null",
+    )
+    with pytest.raises(Diverged, match="lower"):
+        run(*arguments)
+    record = read_record(compose(*settings(*arguments)).folder)
+    assert record["status"] == "failed"
+    assert "loss" in record["reason"] or "logits" in record["reason"]
+    with pytest.raises(Diverged, match="failed before"):
+        run(*arguments)
+
+
+def test_a_nan_fails_the_run(tmp_path, monkeypatch):
+    loss = Loop.loss
+    monkeypatch.setattr(Loop, "loss", lambda *a: loss(*a) * (float("nan") if a[0].progress.step == 4 else 1))
+    with pytest.raises(Diverged, match="the loss is nan"):
+        run(tmp_path)
+
+
+def test_an_unexpected_error_leaves_a_record_and_the_checkpoint(tmp_path, monkeypatch):
+    step = Loop.train_step
+
+    def broken(loop, indices):
+        if loop.progress.step == 12:
+            raise MemoryError("no more")
+        step(loop, indices)
+
+    monkeypatch.setattr(Loop, "train_step", broken)
+    with pytest.raises(MemoryError):
+        run(tmp_path / "a")
+    monkeypatch.undo()
+    folder = next((tmp_path / "a/default").iterdir())
+    assert read_record(folder)["status"] == "interrupted"
+    assert "MemoryError: no more" in read_record(folder)["reason"]
+    run(tmp_path / "a")
+    assert outcome(folder) == outcome(run(tmp_path / "b")[0])
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path):
+    quiet = ("+backbone.architecture.hidden_dropout_prob=0", "+backbone.architecture.attention_probs_dropout_prob=0")
+    _, whole = run(tmp_path, "lora", "stsb", *quiet)
+    _, pieces = run(tmp_path, "lora", "stsb", "trainer.micro_batch_size=3", *quiet)
+    for one, other in zip(whole["history"], pieces["history"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+    assert pieces["memory"]["activations"] < whole["memory"]["activations"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("trainer.optimizer=sgd", "trainer.schedule=cosine"),
+        ("trainer.schedule=constant", "trainer.max_grad_norm=null", "trainer.similar_length=false"),
+        ("trainer.eval_every=5", "trainer.max_steps=12"),
+        ("trainer.precision=bf16",),
+    ],
+)
+def test_the_trainers_settings_run(more, tmp_path):
+    _, record = run(tmp_path, "lora", "cola", *more)
+    assert record["status"] == "complete"
+    if "trainer.max_steps=12" in more:
+        assert [entry["step"] for entry in record["history"]] == [5, 10, 12]
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch):
+    stop_at(monkeypatch, 4)
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "fingerprint", lambda splits: "other")
+    with pytest.raises(UserError, match="other settings or data"):
+        run(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+    stop_at(monkeypatch, 4)
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    monkeypatch.undo()
+    file = next(tmp_path.rglob("checkpoint.safetensors"))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged"):
+        run(tmp_path)
