@@ -53,13 +53,15 @@ def load_splits(task: Task, config: "DataConfig") -> dict[str, Split]:
             name: _split(task, name, datasets.Dataset(pa.table(generate(task.name, name, sizes[name], config.seed))))
             for name in names
         }
-    if config.name == "hub":
-        files = [f"{task.name}/{name}-*.parquet" for name in names]
-        folder = snapshot(config.repository, config.revision, "dataset", files, files)
-    else:
-        folder = Path(config.path).expanduser()
+    folder = hub_folder(task, config) if config.name == "hub" else Path(config.path).expanduser()
     limits = dict.fromkeys(names, config.eval_size) | {"train": config.train_size}
     return {name: _split(task, name, _draw(_read(folder, task, name), limits[name], config.seed)) for name in names}
+
+
+def hub_folder(task: Task, config: "DataConfig") -> Path:
+    """The hub's data set in the cache, with at least this task in it."""
+    files = [f"{task.name}/{split}-*.parquet" for split in ("train", *task.validation)]
+    return snapshot(config.repository, config.revision, "dataset", files, files)
 
 
 def fingerprint(splits: dict[str, Split]) -> str:

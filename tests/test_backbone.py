@@ -141,13 +141,12 @@ def test_a_hub_out_of_reach_is_asked_once(cache, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("httpx.head", refuse)
-    with pytest.raises(UserError, match="is out of reach: .*profile=offline.*data=local"):
+    with pytest.raises(UserError, match=r"is out of reach: .*profile=offline.*data=local"):
         snapshot("some/model", None, "model", ["*"], ["config.json"])
     assert len(asked) == 1
 
 
 def test_minilm_is_found_in_its_package_and_is_the_official_file():
-    pytest.importorskip("importlib.metadata").version
     try:
         config = compose("backbone=minilm").backbone
         folder = find(config)
@@ -211,8 +210,8 @@ def test_deberta_adapts_its_query_and_value(architecture):
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
     save_encoder(tmp_path)
-    train_tokenizer([("many other words that were not there before",)], vocabulary=310, pad_id=1).save_pretrained(
+    train_tokenizer([("many other words in many other orders " * 3,)], vocabulary=310, pad_id=1).save_pretrained(
         tmp_path
     )
-    with pytest.raises(UserError, match="its tokenizer knows 3.. tokens, its embedding 300"):
+    with pytest.raises(UserError, match=r"its tokenizer knows 3\d\d tokens, its embedding 300"):
         load(tmp_path)

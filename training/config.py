@@ -248,7 +248,7 @@ class RunConfig:
         config = to_dict(self)
         for key in ("experiment", "output_dir", "force", "logger"):
             del config[key]
-        del config["data"]["path"]
+        del config["data"]["path"], config["backbone"]["learning_rates"]  # the rate in force is the trainer's
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -1,0 +1,54 @@
+"""Fetches backbones and GLUE tasks at their pinned revisions, for machines that will have no network.
+
+    python scripts/download.py                                  roberta-base and all nine tasks
+    python scripts/download.py --backbones roberta-large --tasks cola mrpc
+
+Both land in the Hugging Face cache (HF_HOME moves it), from which `train.py` then runs without asking anybody.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from omegaconf import OmegaConf  # noqa: E402
+
+from tasks.glue import GLUE  # noqa: E402
+from tasks.loading import hub_folder  # noqa: E402
+from training.backbone import find  # noqa: E402
+from training.config import BackboneConfig, DataConfig  # noqa: E402
+from training.errors import USER_ERRORS, UserError, sentence, unknown  # noqa: E402
+
+BACKBONES = sorted(path.stem for path in (ROOT / "conf/backbone").glob("*.yaml"))
+
+
+def backbone(name: str) -> BackboneConfig:
+    """The settings of `conf/backbone/NAME.yaml`."""
+    if name not in BACKBONES:
+        raise UserError(unknown("backbone", name, BACKBONES))
+    yaml = OmegaConf.load(ROOT / f"conf/backbone/{name}.yaml")
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BackboneConfig), yaml))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbones", nargs="*", default=["roberta-base"], metavar="NAME", help=", ".join(BACKBONES))
+    parser.add_argument("--tasks", nargs="*", default=list(GLUE), metavar="NAME", help=", ".join(GLUE))
+    wanted = parser.parse_args()
+    try:
+        if strange := [name for name in wanted.tasks if name not in GLUE]:
+            raise UserError(unknown("task", strange[0], GLUE))
+        for config in [backbone(name) for name in wanted.backbones]:
+            print(f"{config.name}: {find(config)}", flush=True)
+        for name in wanted.tasks:
+            print(f"{name}: {hub_folder(GLUE[name], DataConfig(name='hub'))}", flush=True)
+    except USER_ERRORS as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

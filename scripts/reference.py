@@ -1,0 +1,224 @@
+"""The outside check of our trainer: the same run by `transformers.Trainer`, its adapters from `peft`.
+
+`python scripts/reference.py method=lora task=cola backbone=minilm data=local data.path=DIR trainer.learning_rate=1e-3`
+takes train.py's overrides, for the methods full, lora, dora and vera on one device. Data, tokenizer, pretrained weights
+and the head's first values are those of the same command with train.py; batches, adapters, optimizer, schedule, loss and
+evaluation are the libraries'. What only shapes how train.py works has no effect: `trainer.micro_batch_size`,
+`trainer.log_every`, `logger`, `experiment` and `force`; every call trains anew.
+
+Prints an evaluation a line and, last, `result: PATH`, OUTPUT_DIR/reference/RUN/result.json.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
+
+from methods.base import Method, head_prefixes, matching_layers
+from tasks.glue import Task
+from tasks.loading import Split, load_splits
+from tasks.metrics import score
+from train import make_accelerator
+from training.backbone import load_backbone
+from training.config import RunConfig, TrainerConfig, choose, from_hydra, to_dict
+from training.errors import USER_ERRORS, Diverged, UserError, sentence
+from training.files import require_writable
+from training.record import versions, write_record
+from training.seeding import seeded
+
+try:
+    import peft
+except ImportError:
+    peft = None
+
+METHODS = ("full", "lora", "dora", "vera")
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent.parent / "conf"), config_name="config")
+def main(cfg: DictConfig) -> None:
+    with mistakes_in_a_sentence():  # here too: Hydra adds words of its own to what leaves a job
+        reference(from_hydra(cfg))
+
+
+@contextmanager
+def mistakes_in_a_sentence() -> Iterator[None]:
+    """Ends the process as train.py does: status 1 for a run that diverged, 2 for a mistake of the user's."""
+    try:
+        yield
+    except (Diverged, OSError, *USER_ERRORS) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, Diverged) else 2)
+
+
+def reference(run: RunConfig) -> None:
+    """One run, from its settings to its record."""
+    task = run.task.row
+    choose("method", run.method.name, METHODS)
+    choose("trainer.optimizer", run.trainer.optimizer, ("adamw",))
+    if peft is None:
+        raise UserError("scripts/reference.py needs peft: pip install -r requirements-dev.txt")
+    folder = Path(run.output_dir) / "reference" / run.folder.name
+    require_writable(folder)
+
+    splits = load_splits(task, run.data)
+    backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
+    head = head_modules(backbone.model)
+    with seeded(run.seed, "adapter"):
+        model = adapt(backbone.model, run.method, head)
+    data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
+    trainer = ReferenceTrainer(
+        task,
+        model=model,
+        args=arguments(run, len(data["train"]), folder),
+        data_collator=DataCollatorWithPadding(backbone.tokenizer),
+        train_dataset=data.pop("train"),
+        eval_dataset=data,
+        optimizers=(two_rates(model, head, run.trainer), None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    speed = trainer.train().metrics
+    share = (speed["train_runtime"] - trainer.evaluation_seconds) / speed["train_runtime"]
+
+    metric = task.metrics[0]
+    record = {
+        "method": run.method.name,
+        "task": run.task.name,
+        "backbone": run.backbone.name,
+        "seed": run.seed,
+        "metric": metric,
+        "best": max(trainer.history, key=lambda entry: entry[metric]),
+        "last": trainer.history[-1],
+        "history": trainer.history,
+        "samples_per_second": speed["train_samples_per_second"] / share,
+        "config": to_dict(run),
+        "versions": versions() | {"peft": peft.__version__},
+    }
+    print(f"result: {write_record(folder, record)}", flush=True)
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of what trains above the encoder; a dropout layer there does not, and not every encoder has a pooler."""
+    names = [name for name, _ in model.named_parameters()]
+    return [head.removesuffix(".") for head in head_prefixes(model) if any(name.startswith(head) for name in names)]
+
+
+def adapt(model: nn.Module, method: Method, head: list[str]) -> nn.Module:
+    """The model as it is for full fine-tuning, else in peft's wrapper; `head` trains in either."""
+    if method.name == "full":
+        return model
+    layers = list(matching_layers(model, method.target_modules))
+    common = {"r": method.rank, "target_modules": layers, "modules_to_save": head}
+    if method.name == "vera":
+        vera = {"d_initial": method.d_initial, "vera_dropout": method.dropout}
+        vera["projection_prng_key"] = method.projection_seed
+        return peft.get_peft_model(model, peft.VeraConfig(**common, **vera))
+    lora = {"lora_alpha": method.alpha, "lora_dropout": method.dropout, "use_rslora": method.rank_stabilized}
+    lora["init_lora_weights"] = "gaussian" if method.init_A == "gaussian" else True  # True: Kaiming-uniform
+    return peft.get_peft_model(model, peft.LoraConfig(**common, **lora, use_dora=method.name == "dora"))
+
+
+def encode(split: Split, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[dict[str, Any]]:
+    """An example a dict."""
+    columns = [list(column) for column in zip(*split.texts, strict=True)]
+    inputs = dict(tokenizer(*columns, truncation=True, max_length=max_length)) | {"labels": split.labels}
+    return [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
+
+
+def arguments(run: RunConfig, examples: int, folder: Path) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    config, accelerator = run.trainer, make_accelerator(run)
+    total = min(config.epochs * math.ceil(examples / config.batch_size), config.max_steps or math.inf)
+    args = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=config.epochs,
+        max_steps=total if config.max_steps else -1,  # with a number of steps it takes the last batch for a full one
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.eval_batch_size,
+        train_sampling_strategy="group_by_length" if config.similar_length else "random",
+        optim="adamw_torch",
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        adam_epsilon=config.epsilon,
+        lr_scheduler_type=SCHEDULES[config.schedule],
+        warmup_steps=math.ceil(total * config.warmup_ratio),
+        max_grad_norm=config.max_grad_norm or 0.0,
+        eval_strategy="steps" if config.eval_every else "epoch",
+        eval_steps=config.eval_every,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        seed=run.seed,
+        use_cpu=accelerator.device.type == "cpu",
+        bf16=accelerator.mixed_precision == "bf16",
+        dataloader_pin_memory=accelerator.device.type != "cpu",
+        label_names=["labels"],
+    )
+    if args.n_gpu > 1:
+        raise UserError(f"the Trainer would split batches over {args.n_gpu} GPUs: set CUDA_VISIBLE_DEVICES to one")
+    return args
+
+
+def two_rates(model: nn.Module, head: list[str], config: TrainerConfig) -> torch.optim.Optimizer | None:
+    """An optimizer for a head with a rate of its own; None, where it has none, leaves the choice to the Trainer."""
+    if config.head_learning_rate == config.learning_rate:
+        return None
+    rates = {True: config.head_learning_rate, False: config.learning_rate}
+    groups = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_head = any(f".{module}." in f".{name}" for module in head)  # peft puts a prefix of its own in front
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.append({"params": [parameter], "lr": rates[in_head], "weight_decay": decay})
+    return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.epsilon)
+
+
+class ReferenceTrainer(Trainer):
+    """A Trainer that scores MNLI's two splits together, and decays what `trainer.weight_decay` says."""
+
+    def __init__(self, task: Task, **settings: Any):
+        super().__init__(**settings)
+        self.task, self.history, self.evaluation_seconds = task, [], 0.0
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices. The Trainer goes by names, and so would decay DoRA's m and VeRA's vectors as well."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """An entry of the history, and its line."""
+        start = time.perf_counter()
+        outputs = {name: self.answers(examples) for name, examples in self.eval_dataset.items()}
+        metrics = score(self.task, outputs)
+        self.evaluation_seconds += time.perf_counter() - start
+        self.history.append({"step": self.state.global_step, "epoch": self.state.epoch, **metrics})
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        print(f"epoch {self.state.epoch:.2f}, step {self.state.global_step}: {scores}", flush=True)
+        return {f"eval_{name}": value for name, value in metrics.items()}
+
+    def answers(self, examples: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions and references, both in the order that the Trainer reads the examples in."""
+        output = self.predict(examples)
+        if not np.isfinite(output.predictions).all():
+            raise Diverged("the logits are not finite: try a lower learning rate")
+        return output.predictions[:, 0] if self.task.is_regression else output.predictions.argmax(1), output.label_ids
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors on; one sentence is made of them here
+    with mistakes_in_a_sentence():
+        main()
