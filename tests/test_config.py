@@ -16,7 +16,11 @@ GROUPS = {
     if folder.is_dir()
 }
 CHOICES = [(group, choice) for group, choices in GROUPS.items() for choice in choices]
-MUST = {("backbone", "custom"): ("backbone.source=somewhere/else",), ("data", "local"): ("data.path=somewhere",)}
+MUST = {
+    ("backbone", "custom"): ("backbone.source=somewhere/else",),
+    ("data", "local"): ("data.path=somewhere",),
+    ("experiment", "minilm_glue"): ("data.path=somewhere",),
+}
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
@@ -202,3 +206,9 @@ def test_schedules_are_those_of_transformers(ours, theirs):
         assert schedule(ours, step, 100, 0.06) == pytest.approx(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
+
+
+def test_an_experiment_names_its_folder_and_yields_to_the_command_line():
+    config = compose("experiment=minilm_glue", "data.path=x", "trainer.epochs=1")
+    assert (config.experiment, config.backbone.name, config.trainer.epochs) == ("minilm_glue", "minilm", 1)
+    assert config.folder.parent.name == "minilm_glue"
