@@ -13,7 +13,7 @@ import hydra
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from omegaconf import DictConfig
 
 from methods.base import parameter_counts
@@ -25,7 +25,7 @@ from training.config import RunConfig, from_hydra, to_dict
 from training.errors import USER_ERRORS, Diverged, Interrupted, UserError, sentence
 from training.files import require_writable, write_text
 from training.loop import Loop
-from training.record import describe, read_record, write_record
+from training.record import NAME, describe, read_record, write_record
 from training.seeding import seeded
 from training.tracker import make_tracker
 
@@ -51,10 +51,10 @@ def train(run: RunConfig) -> None:
 
     splits = load_splits(task, run.data)
     data = fingerprint(splits)
+    accelerator = make_accelerator(run)
     if not run.force and is_settled(folder, data):
         return
 
-    accelerator = make_accelerator(run)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
     if run.task.max_length > backbone.max_length:
         raise UserError(
@@ -120,8 +120,10 @@ def is_settled(folder: Path, data: str) -> bool:
         raise UserError(f"{folder} holds a run on other data: use another output_dir, or force=true to replace it")
     if record["status"] == "failed":
         raise Diverged(f"{folder} failed before: {record['reason']} (force=true to train it again)")
-    print(f"finished before: {record['metric']} {record['best'][record['metric']]:.4f} (force=true to train it again)")
-    print(f"result: {folder / 'result.json'}", flush=True)
+    if PartialState().is_main_process:
+        score = record["best"][record["metric"]]
+        print(f"finished before: {record['metric']} {score:.4f} (force=true to train it again)")
+        print(f"result: {folder / NAME}", flush=True)
     return True
 
 
@@ -150,7 +152,7 @@ def cli() -> int:
 def complain(text: str) -> None:
     """On the first process only; under `accelerate launch` all of them meet the same mistake."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ class DoRALinear(LoRALinear):
         self.m = nn.Parameter(self.norm())
 
     @torch.no_grad()
-    @torch.autocast("cuda", enabled=False)
     def norm(self) -> Tensor:
-        """‖V‖_c, shape (out)."""
-        W, A, B, s = self.base.weight.float(), self.A, self.B, self.scale
-        P, Q = W @ A.T, A @ A.T
-        squared = self.W_squared + 2 * s * (B * P).sum(1) + s**2 * (B @ Q * B).sum(1)
-        return squared.clamp_min(torch.finfo(torch.float32).tiny).sqrt()  # a row of zeros stays one
+        """‖V‖_c, shape (out); in float32, since ‖V‖² is a sum of terms that cancel."""
+        with torch.autocast(self.A.device.type, enabled=False):
+            W, A, B, s = self.base.weight.float(), self.A, self.B, self.scale
+            P, Q = W @ A.T, A @ A.T
+            squared = self.W_squared + 2 * s * (B * P).sum(1) + s**2 * (B @ Q * B).sum(1)
+            return squared.clamp_min(torch.finfo(torch.float32).tiny).sqrt()  # a row of zeros stays one
 
     def forward(self, x: Tensor) -> Tensor:
         h = (self.m / self.norm()) * (F.linear(x, self.base.weight) + self.low_rank(x))

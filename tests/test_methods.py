@@ -271,3 +271,10 @@ def test_dora_survives_a_row_of_zeros():
     layer = DoRA.layer(base, DoRA(rank=2))
     x = torch.randn(3, 8)
     torch.testing.assert_close(layer(x), base(x))
+
+
+def test_doras_norm_is_exact_under_autocast():
+    layer = DoRA.layer(torch.nn.Linear(64, 64), DoRA(rank=4))
+    expected = layer.norm()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer.norm(), expected)

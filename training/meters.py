@@ -1,5 +1,6 @@
 """Speed and memory of training, measured alike for every method: evaluation, checkpoints and warm-up are outside."""
 
+import contextlib
 import os
 import resource
 import time
@@ -127,8 +128,13 @@ class MemoryMeter:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else _rss("VmRSS")
 
     def utilization(self) -> int | None:
-        """Percent of the last second in which the GPU worked."""
-        return torch.cuda.utilization(self.device) if self.device.type == "cuda" else None
+        """Percent of the last second in which the GPU worked; None where its driver does not tell."""
+        if self.device.type == "cuda":
+            with contextlib.suppress(
+                Exception
+            ):  # containers often hide the driver's library; a curve is not worth a run
+                return torch.cuda.utilization(self.device)
+        return None
 
     @property
     def peak_kind(self) -> str:

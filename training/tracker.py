@@ -25,7 +25,8 @@ class WandbTracker(Tracker):
     def __init__(self, run: RunConfig, folder: Path):
         import wandb
 
-        online = run.logger.name == "wandb" and _has_key()
+        allowed = run.logger.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
+        online = allowed and _has_key()
         folder.mkdir(parents=True, exist_ok=True)
         options = {
             "project": run.logger.project,
