@@ -66,7 +66,7 @@ def train(run: RunConfig) -> None:
         run.method.apply(model)
 
     encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
-    record = describe(run, backbone.provenance, data)
+    record = describe(run, backbone.provenance, data, accelerator.num_processes)
     record["parameters"] = parameter_counts(model, backbone_parameters)
 
     if accelerator.is_main_process:

@@ -1,12 +1,11 @@
 """The outside check of our trainer: the same run by `transformers.Trainer`, its adapters from `peft`.
 
 `python scripts/reference.py method=lora task=cola backbone=minilm data=local data.path=DIR trainer.learning_rate=1e-3`
-takes train.py's overrides, for the methods full, lora, dora and vera on one device. Data, tokenizer, pretrained weights
-and the head's first values are those of the same command with train.py; batches, adapters, optimizer, schedule, loss and
-evaluation are the libraries'. What only shapes how train.py works has no effect: `trainer.micro_batch_size`,
-`trainer.log_every`, `logger`, `experiment` and `force`; every call trains anew.
+takes train.py's overrides, for full, lora, dora and vera, on one device. Data, tokenizer, weights, the head's first values
+and metrics are those of train.py, as are the optimizer's groups where the head has a rate of its own; all else is the
+libraries'. `trainer.micro_batch_size`, `trainer.log_every`, `logger`, `experiment` and `force` change nothing here.
 
-Prints an evaluation a line and, last, `result: PATH`, OUTPUT_DIR/reference/RUN/result.json.
+Prints an evaluation a line and, last, `result: PATH` of the record.
 """
 
 import math
@@ -22,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hydra
 import numpy as np
-import torch
 from omegaconf import DictConfig
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
@@ -33,9 +31,10 @@ from tasks.loading import Split, load_splits
 from tasks.metrics import score
 from train import make_accelerator
 from training.backbone import load_backbone
-from training.config import RunConfig, TrainerConfig, choose, from_hydra, to_dict
+from training.config import RunConfig, choose, from_hydra, to_dict
 from training.errors import USER_ERRORS, Diverged, UserError, sentence
 from training.files import require_writable
+from training.optimizers import build_optimizer
 from training.record import versions, write_record
 from training.seeding import seeded
 
@@ -76,9 +75,11 @@ def reference(run: RunConfig) -> None:
 
     splits = load_splits(task, run.data)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
-    head = head_modules(backbone.model)
     with seeded(run.seed, "adapter"):
-        model = adapt(backbone.model, run.method, head)
+        model = adapt(backbone.model, run.method)
+    optimizer = None  # the Trainer's own, which knows one rate only
+    if run.trainer.head_learning_rate != run.trainer.learning_rate:
+        optimizer = build_optimizer(backbone.model, run.method, run.trainer)  # of the model that peft changed in place
     data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
     trainer = ReferenceTrainer(
         task,
@@ -87,22 +88,22 @@ def reference(run: RunConfig) -> None:
         data_collator=DataCollatorWithPadding(backbone.tokenizer),
         train_dataset=data.pop("train"),
         eval_dataset=data,
-        optimizers=(two_rates(model, head, run.trainer), None),
+        optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)
     speed = trainer.train().metrics
     share = (speed["train_runtime"] - trainer.evaluation_seconds) / speed["train_runtime"]
 
-    metric = task.metrics[0]
+    metric, history = task.metrics[0], trainer.history
     record = {
         "method": run.method.name,
         "task": run.task.name,
         "backbone": run.backbone.name,
         "seed": run.seed,
         "metric": metric,
-        "best": max(trainer.history, key=lambda entry: entry[metric]),
-        "last": trainer.history[-1],
-        "history": trainer.history,
+        "best": max(history, key=lambda entry: entry[metric]),
+        "last": history[-1],
+        "history": history,
         "samples_per_second": speed["train_samples_per_second"] / share,
         "config": to_dict(run),
         "versions": versions() | {"peft": peft.__version__},
@@ -116,12 +117,12 @@ def head_modules(model: nn.Module) -> list[str]:
     return [head.removesuffix(".") for head in head_prefixes(model) if any(name.startswith(head) for name in names)]
 
 
-def adapt(model: nn.Module, method: Method, head: list[str]) -> nn.Module:
-    """The model as it is for full fine-tuning, else in peft's wrapper; `head` trains in either."""
+def adapt(model: nn.Module, method: Method) -> nn.Module:
+    """The model as it is for full fine-tuning, else in peft's wrapper; the head trains in either."""
     if method.name == "full":
         return model
     layers = list(matching_layers(model, method.target_modules))
-    common = {"r": method.rank, "target_modules": layers, "modules_to_save": head}
+    common = {"r": method.rank, "target_modules": layers, "modules_to_save": head_modules(model)}
     if method.name == "vera":
         vera = {"d_initial": method.d_initial, "vera_dropout": method.dropout}
         vera["projection_prng_key"] = method.projection_seed
@@ -166,26 +167,10 @@ def arguments(run: RunConfig, examples: int, folder: Path) -> TrainingArguments:
         seed=run.seed,
         use_cpu=accelerator.device.type == "cpu",
         bf16=accelerator.mixed_precision == "bf16",
-        dataloader_pin_memory=accelerator.device.type != "cpu",
-        label_names=["labels"],
     )
     if args.n_gpu > 1:
         raise UserError(f"the Trainer would split batches over {args.n_gpu} GPUs: set CUDA_VISIBLE_DEVICES to one")
     return args
-
-
-def two_rates(model: nn.Module, head: list[str], config: TrainerConfig) -> torch.optim.Optimizer | None:
-    """An optimizer for a head with a rate of its own; None, where it has none, leaves the choice to the Trainer."""
-    if config.head_learning_rate == config.learning_rate:
-        return None
-    rates = {True: config.head_learning_rate, False: config.learning_rate}
-    groups = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            in_head = any(f".{module}." in f".{name}" for module in head)  # peft puts a prefix of its own in front
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.append({"params": [parameter], "lr": rates[in_head], "weight_decay": decay})
-    return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.epsilon)
 
 
 class ReferenceTrainer(Trainer):
@@ -200,22 +185,20 @@ class ReferenceTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """An entry of the history, and its line."""
-        start = time.perf_counter()
-        outputs = {name: self.answers(examples) for name, examples in self.eval_dataset.items()}
+        """Adds an entry to the history, and prints it."""
+        start, outputs = time.perf_counter(), {}
+        for name, examples in self.eval_dataset.items():
+            logits, references, _ = self.predict(examples)  # both in the sampler's order, which need not be the split's
+            if not np.isfinite(logits).all():
+                raise Diverged("the logits are not finite: try a lower learning rate")
+            outputs[name] = (logits[:, 0] if self.task.is_regression else logits.argmax(1), references)
         metrics = score(self.task, outputs)
         self.evaluation_seconds += time.perf_counter() - start
         self.history.append({"step": self.state.global_step, "epoch": self.state.epoch, **metrics})
         scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"epoch {self.state.epoch:.2f}, step {self.state.global_step}: {scores}", flush=True)
-        return {f"eval_{name}": value for name, value in metrics.items()}
-
-    def answers(self, examples: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions and references, both in the order that the Trainer reads the examples in."""
-        output = self.predict(examples)
-        if not np.isfinite(output.predictions).all():
-            raise Diverged("the logits are not finite: try a lower learning rate")
-        return output.predictions[:, 0] if self.task.is_regression else output.predictions.argmax(1), output.label_ids
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # it is done
+        return metrics
 
 
 if __name__ == "__main__":

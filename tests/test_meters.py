@@ -52,7 +52,10 @@ def test_activations_of_a_linear_layer_are_its_input():
     x = torch.randn(7, 10)
     assert activation_bytes(layer, lambda: layer(x).sum()) == 7 * 10 * 4
     assert activation_bytes(layer, lambda: (layer(x) + layer(x)).sum()) == 7 * 10 * 4  # once per storage
+    x.requires_grad_(True)
+    assert activation_bytes(layer, lambda: layer(x).sum()) == 7 * 10 * 4  # the weight is held too, and is no activation
     layer.requires_grad_(False)
+    x.requires_grad_(False)
     assert activation_bytes(layer, lambda: layer(x).sum()) == 0
 
 

@@ -68,30 +68,16 @@ def test_two_processes_train_as_one_does(tmp_path):
         (tmp_path / name).mkdir()
     status, _, err = finish(start(tmp_path / "one", *words))
     assert status == 0, err
-    launcher = (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
+    # accelerate starts several processes of a CPU through its multi-GPU launcher alone; they find no GPU and meet over gloo
+    flags = (
+        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
     )
-    launcher += (
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--num_cpu_threads_per_process",
-        "1",
-        "--main_process_port",
-        "0",
-    )
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", *flags.split())
     status, out, err = finish(start(tmp_path / "two", *words, launch=launcher))
     assert status == 0, err
     assert out.count("result: ") == 1
     one, two = record(tmp_path / "one"), record(tmp_path / "two")
+    assert [run["provenance"]["hardware"]["processes"] for run in (one, two)] == [1, 2]
     assert len(one["history"]) == len(two["history"]) == 3
     for a, b in zip(one["history"], two["history"], strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)

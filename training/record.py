@@ -29,12 +29,13 @@ PACKAGES = (
 )
 
 
-def describe(run: RunConfig, backbone: dict[str, Any], data_fingerprint: str) -> dict[str, Any]:
+def describe(run: RunConfig, backbone: dict[str, Any], data_fingerprint: str, processes: int) -> dict[str, Any]:
     """The part of a record that is known before training.
 
     Args:
         backbone: where its weights come from.
         data_fingerprint: a hash of every text and label.
+        processes: that train together.
     """
     return {
         "schema": SCHEMA,
@@ -52,7 +53,7 @@ def describe(run: RunConfig, backbone: dict[str, Any], data_fingerprint: str) ->
         "provenance": {
             "git": git_state(),
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": hardware() | {"processes": processes},
             "data_fingerprint": data_fingerprint,
             "backbone": backbone,
         },
