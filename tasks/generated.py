@@ -22,6 +22,8 @@ and only their order or their match across the two sentences differs.
 import random
 import zlib
 
+from tasks.glue import GLUE
+
 
 def synonyms(text: str) -> list[tuple[str, ...]]:
     """One tuple per word of `text`: the names, joined there by slashes, of one thing."""
@@ -62,55 +64,10 @@ GROUNDS = clusters("""
     garden/yard park
     forest/woods lake field/meadow""")
 PLACES = [place for ground in GROUNDS for place in ground]
-CITIES = [
-    "Paris",
-    "London",
-    "Rome",
-    "Berlin",
-    "Madrid",
-    "Vienna",
-    "Lisbon",
-    "Dublin",
-    "Oslo",
-    "Athens",
-    "Cairo",
-    "Tokyo",
-    "Boston",
-    "Chicago",
-]
-DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-WOMEN = [
-    "Anna",
-    "Mary",
-    "Susan",
-    "Laura",
-    "Emma",
-    "Julia",
-    "Linda",
-    "Sarah",
-    "Karen",
-    "Helen",
-    "Alice",
-    "Diana",
-    "Nancy",
-    "Sophie",
-]
-MEN = [
-    "John",
-    "Peter",
-    "David",
-    "Mark",
-    "Tom",
-    "Paul",
-    "Robert",
-    "James",
-    "Henry",
-    "Frank",
-    "George",
-    "Kevin",
-    "Brian",
-    "Martin",
-]
+CITIES = "Paris London Rome Berlin Madrid Vienna Lisbon Dublin Oslo Athens Cairo Tokyo Boston Chicago".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+WOMEN = "Anna Mary Susan Laura Emma Julia Linda Sarah Karen Helen Alice Diana Nancy Sophie".split()
+MEN = "John Peter David Mark Tom Paul Robert James Henry Frank George Kevin Brian Martin".split()
 
 # base, past, participle, -ing: past and participle differ, so that the wrong one is an error.
 FORMS = rows("""
@@ -162,68 +119,18 @@ RELATIVES = {
 NEAR = ["near", "beside", "behind"]
 ADVERBS = ["today", "again", "there", "quietly", "secretly"]
 
-GOOD = [
-    "wonderful",
-    "brilliant",
-    "superb",
-    "delightful",
-    "charming",
-    "moving",
-    "funny",
-    "clever",
-    "gripping",
-    "beautiful",
-    "fresh",
-    "touching",
-    "excellent",
-    "great",
-    "lovely",
-    "inspired",
-    "graceful",
-    "witty",
-    "thrilling",
-    "impressive",
-]
-BAD = [
-    "dull",
-    "awful",
-    "terrible",
-    "boring",
-    "clumsy",
-    "tedious",
-    "lifeless",
-    "stale",
-    "weak",
-    "bland",
-    "messy",
-    "shallow",
-    "dreadful",
-    "poor",
-    "ugly",
-    "pointless",
-    "annoying",
-    "silly",
-    "tiresome",
-    "forgettable",
-]
-ASPECTS = [
-    "acting",
-    "plot",
-    "script",
-    "music",
-    "ending",
-    "dialogue",
-    "pacing",
-    "editing",
-    "story",
-    "cast",
-    "humor",
-    "direction",
-    "camerawork",
-    "soundtrack",
-    "opening",
-    "romance",
-]
+GOOD = """
+    wonderful brilliant superb delightful charming moving funny clever gripping beautiful fresh touching excellent
+    great lovely inspired graceful witty thrilling impressive
+""".split()
+BAD = """
+    dull awful terrible boring clumsy tedious lifeless stale weak bland messy shallow dreadful poor ugly pointless
+    annoying silly tiresome forgettable
+""".split()
+ASPECTS = """
+    acting plot script music ending dialogue pacing editing story cast humor direction camerawork soundtrack
+    opening romance
+""".split()
 # What turns an adjective round, what leaves it standing; the same for whole clauses.
 TURNS = ["anything but", "far from", "hardly", "not", "never", "not at all", "by no means"]
 KEEPS = ["truly", "rather", "more than", "never less than", "nothing if not", "always", "quite"]
@@ -641,7 +548,7 @@ SENSE = [
     ("the {0} punished the {1}", "strict cruel stern", "lazy guilty disobedient"),
     ("the {0} could not see past the {1}", "too_short too_small too_low", "too_tall too_big too_wide"),
 ]
-CHANCE = ["tired", "late", "hungry", "cold", "wet", "dirty", "lost", "nervous"]
+CHANCE = "tired late hungry cold wet dirty lost nervous".split()
 MEETINGS = ["met", "followed", "watched", "visited", "avoided", "noticed"]
 
 
@@ -686,21 +593,17 @@ def by_sense(rng):
     return text, [f"the {person} {reason}" for person in people], referent
 
 
-TASKS = {
-    "cola": (cola, ["sentence"]),
-    "sst2": (sst2, ["sentence"]),
-    "mrpc": (mrpc, ["sentence1", "sentence2"]),
-    "stsb": (stsb, ["sentence1", "sentence2"]),
-    "qqp": (qqp, ["question1", "question2"]),
-    "mnli": (mnli, ["premise", "hypothesis"]),
-    "qnli": (qnli, ["question", "sentence"]),
-    "rte": (rte, ["sentence1", "sentence2"]),
-    "wnli": (wnli, ["sentence1", "sentence2"]),
+GRAMMARS = {
+    "cola": cola,
+    "sst2": sst2,
+    "mrpc": mrpc,
+    "stsb": stsb,
+    "qqp": qqp,
+    "mnli": mnli,
+    "qnli": qnli,
+    "rte": rte,
+    "wnli": wnli,
 }
-
-
-def splits(task: str) -> list[str]:
-    return ["train", *(["validation_matched", "validation_mismatched"] if task == "mnli" else ["validation"])]
 
 
 def held_out(texts: list[str]) -> bool:
@@ -710,11 +613,12 @@ def held_out(texts: list[str]) -> bool:
 
 def generate(task: str, split: str, size: int, seed: int) -> dict[str, list]:
     """Columns of `size` examples of one GLUE-shaped task: the task's sentence columns, `label`, `idx`."""
-    if task not in TASKS:
-        raise ValueError(f"Unknown task {task!r}: choose one of {', '.join(TASKS)}.")
-    if split not in splits(task):
-        raise ValueError(f"Unknown split {split!r} of {task}: choose one of {', '.join(splits(task))}.")
-    make, columns = TASKS[task]
+    if task not in GRAMMARS:
+        raise ValueError(f"Unknown task {task!r}: choose one of {', '.join(GRAMMARS)}.")
+    row, make = GLUE[task], GRAMMARS[task]
+    splits = ("train", *row.validation)
+    if split not in splits:
+        raise ValueError(f"Unknown split {split!r} of {task}: choose one of {', '.join(splits)}.")
     world = [LEGEND] if split == "validation_mismatched" else []
     rng = random.Random(f"{task}/{split}/{seed}")
     examples = {}
@@ -722,5 +626,5 @@ def generate(task: str, split: str, size: int, seed: int) -> dict[str, list]:
         *texts, label = make(rng, *world)
         if held_out(texts) == (split != "train"):
             examples.setdefault(tuple(texts), label)
-    sentences = {column: [texts[i] for texts in examples] for i, column in enumerate(columns)}
+    sentences = {column: [texts[i] for texts in examples] for i, column in enumerate(row.columns)}
     return sentences | {"label": list(examples.values()), "idx": list(range(size))}
