@@ -7,7 +7,9 @@ unfinished run and does not repeat a finished one (`force=true` does).
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -25,6 +27,7 @@ from training.config import RunConfig, from_hydra, to_dict
 from training.errors import USER_ERRORS, Diverged, Interrupted, UserError, sentence
 from training.files import require_writable, write_text
 from training.loop import Loop
+from training.meters import release_memory
 from training.record import NAME, describe, read_record, write_record
 from training.seeding import seeded
 from training.tracker import make_tracker
@@ -32,52 +35,54 @@ from training.tracker import make_tracker
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
-    """A job of Hydra's. What ends it with a sentence is noted, so that the other jobs of a sweep go on."""
+    """A job of Hydra's. What ends it is said and noted, so that the other jobs of a sweep go on."""
     try:
         train(from_hydra(cfg))
     except (Diverged, OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
-        failures.append(error)
+        failures.append(2 if not isinstance(error, Diverged) else 1)
+    except Exception:
+        traceback.print_exc()
+        failures.append(1)
 
 
-failures: list[Exception] = []
+failures: list[int] = []  # exit statuses
 
 
 def train(run: RunConfig) -> None:
     """One run, from its settings to its record."""
-    folder = run.folder
+    release_memory()
+    folder, task = run.folder, run.task.row
     require_writable(folder)
-    task = run.task.row
 
-    splits = load_splits(task, run.data)
-    data = fingerprint(splits)
     accelerator = make_accelerator(run)
-    if not run.force and is_settled(folder, data):
-        return
-
+    splits = load_splits(task, run.data)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
+    record = describe(run, backbone.provenance, fingerprint(splits), machine(accelerator))
+    if not run.force and is_settled(folder, record):
+        return
     if run.task.max_length > backbone.max_length:
         raise UserError(
             f"task.max_length is {run.task.max_length}; {run.backbone.name} takes at most {backbone.max_length}"
         )
+
     model = backbone.model.to(accelerator.device)
     backbone_parameters = {name: p.numel() for name, p in model.named_parameters()}
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
-
-    encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
-    record = describe(run, backbone.provenance, data, accelerator.num_processes)
     record["parameters"] = parameter_counts(model, backbone_parameters)
+    encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
 
     if accelerator.is_main_process:
         prepare_folder(run)
     accelerator.wait_for_everyone()
+    loop = Loop(run, model, encoded, accelerator, folder, identity(record))
+    loop.resume()
     tracker = make_tracker(run, folder, accelerator.is_main_process)
-    loop = Loop(run, model, encoded, accelerator, tracker, folder, {"config_hash": run.hash, "data": data})
     error: BaseException | None = None
     status, reason = "complete", None
     try:
-        loop.fit()
+        loop.fit(tracker)
     except Diverged as diverged:
         error, status, reason = diverged, "failed", str(diverged)
     except (Exception, KeyboardInterrupt) as stopped:  # the checkpoint stands; the same command goes on from it
@@ -86,18 +91,20 @@ def train(run: RunConfig) -> None:
         record |= {"status": status, "reason": reason} | loop.summary()
         path = write_record(folder, record)
         tracker.finish(record)
-        if error is None:
+        if status != "interrupted":
             (folder / checkpoint.NAME).unlink(missing_ok=True)
         print(f"result: {path}", flush=True)
     if error is not None:
         raise error
 
 
+THREADS = torch.get_num_threads()
+
+
 def make_accelerator(run: RunConfig) -> Accelerator:
     """Device, processes and precision."""
     config = run.trainer
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or THREADS)
     has_gpu = torch.cuda.is_available() and config.device != "cpu"
     if config.device == "cuda" and not has_gpu:
         raise UserError("trainer.device is cuda, and torch sees no GPU here: use trainer.device=cpu")
@@ -106,31 +113,54 @@ def make_accelerator(run: RunConfig) -> Accelerator:
     return Accelerator(cpu=not has_gpu, mixed_precision="bf16" if bf16 else "no")
 
 
-def is_settled(folder: Path, data: str) -> bool:
-    """Whether the run is finished already, of the same data; says so.
+def machine(accelerator: Accelerator) -> dict[str, Any]:
+    """What the run trains on, once `auto` is settled."""
+    return {
+        "device": accelerator.device.type,
+        "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        "processes": accelerator.num_processes,
+    }
+
+
+def identity(record: dict[str, Any]) -> dict[str, Any]:
+    """What has to be the same for an unfinished run to go on, or a finished one to stand."""
+    provenance = record["provenance"]
+    hardware = {key: provenance["hardware"][key] for key in ("device", "precision", "processes")}
+    return {
+        "settings": record["config_hash"],
+        "data": provenance["data_fingerprint"],
+        "backbone": provenance["backbone"],
+    } | hardware
+
+
+def is_settled(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether the run that `record` describes is finished already; says so.
 
     Raises:
-        UserError: it was finished on other data.
+        UserError: it was finished on other data, or from other weights.
         Diverged: it failed before, and would again.
     """
-    record = read_record(folder)
-    if record is None or record["status"] == "interrupted":
+    earlier = read_record(folder)
+    if earlier is None or earlier["status"] == "interrupted":
         return False
-    if record["provenance"]["data_fingerprint"] != data:
-        raise UserError(f"{folder} holds a run on other data: use another output_dir, or force=true to replace it")
-    if record["status"] == "failed":
-        raise Diverged(f"{folder} failed before: {record['reason']} (force=true to train it again)")
+    for key in ("data", "backbone"):
+        if identity(earlier)[key] != identity(record)[key]:
+            raise UserError(
+                f"{folder} holds a run with another {key}: use another output_dir, or force=true to replace it"
+            )
+    if earlier["status"] == "failed":
+        raise Diverged(f"{folder} failed before: {earlier['reason']} (force=true to train it again)")
     if PartialState().is_main_process:
-        score = record["best"][record["metric"]]
-        print(f"finished before: {record['metric']} {score:.4f} (force=true to train it again)")
+        score = earlier["best"][earlier["metric"]]
+        print(f"finished before: {earlier['metric']} {score:.4f} (force=true to train it again)")
         print(f"result: {folder / NAME}", flush=True)
     return True
 
 
 def prepare_folder(run: RunConfig) -> None:
     """The run's folder with its resolved settings in it; emptied by `force`."""
-    if run.force:
-        shutil.rmtree(run.folder, ignore_errors=True)
+    if run.force and run.folder.exists():
+        shutil.rmtree(run.folder)
     write_text(run.folder / "config.yaml", yaml.safe_dump(to_dict(run), sort_keys=False))
 
 
@@ -140,13 +170,16 @@ def cli() -> int:
     failures.clear()
     try:
         main()
-    except USER_ERRORS as error:
+    except (OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
         return 2
     except Interrupted as error:
-        complain(f"interrupted: {error}; the same command goes on from there")
+        complain(f"interrupted: {error}; the same command (without force) goes on from there")
         return 130
-    return max((1 if isinstance(error, Diverged) else 2 for error in failures), default=0)
+    except KeyboardInterrupt:
+        complain("interrupted before training began, or while its state was being written")
+        return 130
+    return max(failures, default=0)
 
 
 def complain(text: str) -> None:

@@ -7,7 +7,7 @@ After `apply`, `requires_grad` is the one truth of what is trained.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from hydra.core.config_store import ConfigStore
@@ -25,13 +25,15 @@ class Method:
 
     Attributes:
         name: what records and tables call it.
-        learning_rate: the rate that suits the method on RoBERTa-base; `trainer.learning_rate` overrides it.
-        head_learning_rate: likewise for the classification head; null: as `learning_rate`.
+        learning_rate: the rate that suits the method on RoBERTa-base, in force unless the backbone's YAML names a better
+            one or `trainer.learning_rate` is given.
+        head_learning_rate: likewise for the classification head; None: that of the method.
     """
 
+    learning_rate: ClassVar[float]
+    head_learning_rate: ClassVar[float | None] = None
+
     name: str
-    learning_rate: float
-    head_learning_rate: float | None = None
 
     def apply(self, model: nn.Module) -> None:
         """Injects the method's parameters into `model` and freezes what it does not train."""
@@ -112,6 +114,8 @@ def freeze_encoder(model: nn.Module) -> None:
 
 def check_low_rank(rank: int, dropout: float, target_modules: str) -> None:
     """Raises a UserError for settings that no layer could have."""
+    if not target_modules:
+        raise UserError("method.target_modules is empty; use '.' for every linear layer")
     if rank < 1:
         raise UserError(f"method.rank is {rank}; it must be at least 1")
     if not 0 <= dropout < 1:
@@ -187,6 +191,9 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 def parameter_counts(model: nn.Module, backbone: dict[str, int]) -> dict[str, int]:
     """Parameters in total, trained, and trained without the head.
+
+    The total is what a checkpoint of the whole model would hold: LoRA-FA's frozen A is in it, VeRA's projections, which a
+    seed stands for, are not.
 
     Args:
         model: after `apply`.

@@ -41,8 +41,9 @@ class DoRALinear(LoRALinear):
             return squared.clamp_min(torch.finfo(torch.float32).tiny).sqrt()  # a row of zeros stays one
 
     def forward(self, x: Tensor) -> Tensor:
-        h = (self.m / self.norm()) * (F.linear(x, self.base.weight) + self.low_rank(x))
-        return h if self.base.bias is None else h + self.base.bias
+        V_x = F.linear(x, self.base.weight) + self.low_rank(x)
+        h = ((self.m / self.norm()) * V_x).to(V_x.dtype)  # under autocast m, in float32, would lift all that follows
+        return h if self.base.bias is None else h + self.base.bias.to(h.dtype)
 
     def effective_weight(self) -> Tensor:
         return (self.m / self.norm()).unsqueeze(1) * super().effective_weight()
@@ -54,6 +55,6 @@ class DoRA(LoRA):
     """LoRA's settings, at a slightly lower learning rate as the authors advise (their README)."""
 
     layer: ClassVar[type[LoRALinear]] = DoRALinear
+    learning_rate: ClassVar[float] = 3e-4
 
     name: str = "dora"
-    learning_rate: float = 3e-4

@@ -74,9 +74,9 @@ class LoRA(Method):
     """
 
     layer: ClassVar[type[AdaptedLinear]] = LoRALinear
+    learning_rate: ClassVar[float] = 4e-4
 
     name: str = "lora"
-    learning_rate: float = 4e-4
     rank: int = 8
     alpha: float = 8.0
     dropout: float = 0.0
@@ -85,6 +85,8 @@ class LoRA(Method):
     init_A: str = "kaiming"
 
     def __post_init__(self) -> None:
+        if not 0 < self.alpha < math.inf:
+            raise UserError(f"method.alpha is {self.alpha}; it must be above 0 and finite")
         check_low_rank(self.rank, self.dropout, self.target_modules)
         if self.init_A not in INITS:
             raise UserError(f"method.init_A is '{self.init_A}'; choose one of: {', '.join(INITS)}")

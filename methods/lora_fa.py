@@ -48,9 +48,9 @@ class LoRAFA(LoRA):
     """Version 1. The paper's RoBERTa-base settings are not known to us: LoRA's, at twice its rate since half is frozen."""
 
     layer: ClassVar[type[LoRALinear]] = LoRAFALinear
+    learning_rate: ClassVar[float] = 8e-4
 
     name: str = "lora_fa"
-    learning_rate: float = 8e-4
 
 
 @register

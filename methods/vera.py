@@ -9,7 +9,9 @@ A and B are drawn from `projection_seed` with a generator of their own, on the C
 Deviations: the paper draws a pair for each shape of layer; as in PEFT, one pair of the largest shape is cut to size.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +27,7 @@ from methods.base import (
     matching_layers,
     register,
 )
+from training.errors import UserError
 
 
 class Projections(nn.Module):
@@ -59,7 +62,9 @@ class VeRALinear(AdaptedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.d * F.linear(self.dropout(x), self.A)  # (..., in) -> (..., r)
-        return self.base(x) + self.b * F.linear(h, self.B)  # (..., r) -> (..., out)
+        h = self.b * F.linear(h, self.B)  # (..., r) -> (..., out)
+        W_x = self.base(x)
+        return W_x + h.to(W_x.dtype)  # under autocast b, in float32, would lift all that follows
 
     def effective_weight(self) -> Tensor:
         return self.base.weight + self.b.unsqueeze(1) * (self.B @ (self.d.unsqueeze(1) * self.A))
@@ -78,9 +83,10 @@ class VeRA(Method):
         projection_seed: the seed of A and B; `conf/method/vera.yaml` ties it to the run's.
     """
 
+    learning_rate: ClassVar[float] = 1e-2
+    head_learning_rate: ClassVar[float | None] = 4e-3
+
     name: str = "vera"
-    learning_rate: float = 1e-2
-    head_learning_rate: float | None = 4e-3
     rank: int = 1024
     d_initial: float = 0.1
     dropout: float = 0.0
@@ -88,6 +94,10 @@ class VeRA(Method):
     projection_seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.d_initial == 0 or not math.isfinite(self.d_initial):
+            raise UserError(
+                f"method.d_initial is {self.d_initial}; it must be finite and not 0, where nothing would train"
+            )
         check_low_rank(self.rank, self.dropout, self.target_modules)
 
     def apply(self, model: nn.Module) -> None:

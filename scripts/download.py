@@ -21,15 +21,15 @@ from training.backbone import find  # noqa: E402
 from training.config import BackboneConfig, DataConfig  # noqa: E402
 from training.errors import USER_ERRORS, UserError, sentence, unknown  # noqa: E402
 
-BACKBONES = sorted(path.stem for path in (ROOT / "conf/backbone").glob("*.yaml"))
+YAMLS = {path.stem: OmegaConf.load(path) for path in sorted((ROOT / "conf/backbone").glob("*.yaml"))}
+BACKBONES = [name for name, yaml in YAMLS.items() if yaml.get("source")]
 
 
 def backbone(name: str) -> BackboneConfig:
     """The settings of `conf/backbone/NAME.yaml`."""
     if name not in BACKBONES:
         raise UserError(unknown("backbone", name, BACKBONES))
-    yaml = OmegaConf.load(ROOT / f"conf/backbone/{name}.yaml")
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BackboneConfig), yaml))
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BackboneConfig), YAMLS[name]))
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
-"""Prints a Markdown table of finished runs: `python scripts/results.py runs/default [more folders or result.json files]`.
+"""Prints Markdown tables of finished runs: `python scripts/results.py runs/default [more folders or result.json files]`.
 
-A row a method, a column a task; a cell is the best evaluation of the task's main metric, times 100 and the median where
-there are several seeds. A star marks runs on generated data, a dagger those that answered everything alike.
+A table a backbone and source of data, a row a method at its settings, a column a task. A cell is the best evaluation of
+the task's main metric, times 100, the median where there are several seeds (their number in brackets). A dagger marks runs
+whose best evaluation gave one answer to everything.
 """
 
 import json
@@ -18,8 +19,25 @@ TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")
 def read(paths: list[Path]) -> list[dict[str, Any]]:
     """The complete records below the paths."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.json")))]
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return [record for record in records if record.get("status") == "complete"]
+    return [record for record in map(parse, files) if isinstance(record, dict) and record.get("status") == "complete"]
+
+
+def parse(file: Path) -> Any:
+    """The file's JSON; None where it holds none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def variant(record: dict[str, Any]) -> str:
+    """The settings that runs of one row share: all but task, seed, and where things lie."""
+    config = json.loads(json.dumps(record["config"]))
+    for key in ("task", "seed", "logger", "output_dir", "force"):
+        del config[key]
+    for part, key in (("method", "projection_seed"), ("data", "path"), ("backbone", "learning_rates")):
+        config[part].pop(key, None)
+    return json.dumps(config, sort_keys=True)
 
 
 def cell(records: list[dict[str, Any]]) -> str:
@@ -27,28 +45,31 @@ def cell(records: list[dict[str, Any]]) -> str:
     if not records:
         return ""
     score = statistics.median(100 * record["best"][record["metric"]] for record in records)
-    marks = "*" * any(record["data"] == "generated" for record in records)
-    marks += "†" * any(record["best"]["collapsed"] for record in records)
-    return f"{score:.1f}{marks}" + (f" ({len(records)})" if len(records) > 1 else "")
+    mark = "†" * any(record["best"]["collapsed"] for record in records)
+    seeds = len({record["seed"] for record in records})
+    return f"{score:.1f}{mark}" + (f" ({seeds})" if seeds > 1 else "")
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Markdown, for records of one backbone."""
-    cells = defaultdict(list)
+    """Markdown, for records of one backbone and source of data."""
+    rows = defaultdict(lambda: defaultdict(list))
     for record in records:
-        cells[record["method"], record["task"]].append(record)
-    methods = sorted({m for m, _ in cells}, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
-    tasks = [task for task in TASKS if any(t == task for _, t in cells)]
-    metrics = {task: next(r["metric"] for (_, t), rs in cells.items() if t == task for r in rs) for task in tasks}
-    lines = ["| method | trained | " + " | ".join(f"{task} ({metrics[task]})" for task in tasks) + " |"]
-    lines.append("|---|" + "---:|" * (len(tasks) + 1))
-    for method in methods:
-        trained = next(
-            r["parameters"]["trained_without_head"] for (m, _), rs in cells.items() if m == method for r in rs
-        )
-        row = [cell(cells.get((method, task), [])) for task in tasks]
-        lines.append(f"| {method} | {trained:,} | " + " | ".join(row) + " |")
+        rows[record["method"], variant(record)][record["task"]].append(record)
+    tasks = [task for task in TASKS if any(task in row for row in rows.values())]
+    metric = {record["task"]: record["metric"] for record in records}
+    lines = ["| method | learning rate | trained | " + " | ".join(f"{task} ({metric[task]})" for task in tasks) + " |"]
+    lines.append("|---|" + "---:|" * (len(tasks) + 2))
+    for (method, _), row in sorted(rows.items(), key=lambda item: (rank(item[0][0]), item[0])):
+        first = next(iter(row.values()))[0]
+        rate, trained = first["config"]["trainer"]["learning_rate"], first["parameters"]["trained_without_head"]
+        cells = " | ".join(cell(row.get(task, [])) for task in tasks)
+        lines.append(f"| {method} | {rate:g} | {trained:,} | {cells} |")
     return "\n".join(lines)
+
+
+def rank(method: str) -> int:
+    """Where a method's rows stand; those of one's own come last."""
+    return ORDER.index(method) if method in ORDER else len(ORDER)
 
 
 def main() -> int:
@@ -58,9 +79,9 @@ def main() -> int:
             "error: no complete run there; give folders of runs, as in scripts/results.py runs/default", file=sys.stderr
         )
         return 2
-    for backbone in sorted({record["backbone"] for record in records}):
-        print(f"\n{backbone}\n")
-        print(table([record for record in records if record["backbone"] == backbone]))
+    for backbone, data in sorted({(record["backbone"], record["data"]) for record in records}):
+        print(f"\n{backbone}, data={data}\n")
+        print(table([record for record in records if (record["backbone"], record["data"]) == (backbone, data)]))
     return 0
 
 

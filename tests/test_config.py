@@ -57,6 +57,8 @@ def test_a_method_brings_its_learning_rates():
     vera = compose("method=vera")
     assert (vera.trainer.learning_rate, vera.trainer.head_learning_rate) == (1e-2, 4e-3)
     assert compose("method=vera", "trainer.head_learning_rate=1").trainer.head_learning_rate == 1
+    vera = compose("method=vera", "trainer.learning_rate=3e-2").trainer
+    assert (vera.learning_rate, vera.head_learning_rate) == (3e-2, 4e-3)  # a sweep over the one leaves the other
     large = compose("method=full", "backbone=roberta-large")
     assert large.trainer.learning_rate == 1e-5
 
@@ -108,7 +110,14 @@ MISTAKES = {
     "method.init_A=zeros": "method.init_A is 'zeros'; choose one of: kaiming, gaussian",
     "method.target_modules=qurey": "no linear layer matches 'qurey'; there are: attention.self.query",
     "method=qlora method.quant_type=int3": "method.quant_type is 'int3'",
-    "method.learning_rate=0": "method.learning_rate is 0",
+    "method.learning_rate=1e-3": "unknown setting 'method.learning_rate'",
+    "method.alpha=nan": "method.alpha is nan",
+    "method.target_modules=''": "method.target_modules is empty",
+    "method=vera method.d_initial=0": "method.d_initial is 0",
+    "trainer.head_learning_rate=-1": "trainer.head_learning_rate is -1",
+    "+backbone.learning_rates.lora=-1": "trainer.learning_rate is -1",
+    "trainer.threads=100000": "trainer.threads is 100000; this machine has",
+    "seed=99999999999999999999": "seed is 99999999999999999999; it must be below",
     "trainer.epoch=3": "unknown setting 'trainer.epoch'; there are: .*did you mean epochs",
     "method.rnk=3": "unknown setting 'method.rnk'; .*did you mean rank",
     "sed=3": "unknown setting 'sed'; .*did you mean seed",

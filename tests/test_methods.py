@@ -278,3 +278,15 @@ def test_doras_norm_is_exact_under_autocast():
     expected = layer.norm()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(layer.norm(), expected)
+
+
+def test_under_autocast_every_method_answers_in_the_same_type(method):
+    """A float32 factor would lift a layer's output, and all that follows, out of bfloat16: an unfair comparison."""
+    model = tiny_model()
+    method.apply(model)
+    types = []
+    for layer in adapted_layers(model):
+        layer.register_forward_hook(lambda layer, inputs, output: types.append(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(**tiny_inputs())
+    assert set(types) <= {torch.bfloat16}

@@ -49,7 +49,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_same_command_goes_on(number
     status, out, err = finish(process)
     assert status == 130, err
     assert record(tmp_path)["status"] == "interrupted"
-    assert "the same command goes on" in err
+    assert "the same command (without force) goes on" in err
     assert "Traceback" not in err
     done = record(tmp_path)["last"]["step"]
     assert 0 < done < 60 * 50

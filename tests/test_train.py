@@ -222,7 +222,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch):
         run(tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(train, "fingerprint", lambda splits: "other")
-    with pytest.raises(UserError, match="other settings or data"):
+    with pytest.raises(UserError, match="was written with another data: go on"):
         run(tmp_path)
 
 
@@ -235,3 +235,55 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match="damaged"):
         run(tmp_path)
+
+
+def test_a_mistake_on_resuming_leaves_the_interrupted_record_alone(tmp_path, monkeypatch):
+    stop_at(monkeypatch, 13)
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    monkeypatch.undo()
+    file = next(tmp_path.rglob("result.json"))
+    before = file.read_text()
+    assert len(json.loads(before)["history"]) == 1
+    monkeypatch.setattr(train, "fingerprint", lambda splits: "other")
+    with pytest.raises(UserError):
+        run(tmp_path)
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("status", ["complete", "interrupted"])
+def test_other_weights_are_another_run(status, tmp_path, monkeypatch):
+    from test_backbone import save_encoder
+
+    words = (
+        tmp_path / "runs",
+        "lora",
+        "cola",
+        "backbone=custom",
+        f"backbone.source={tmp_path / 'weights'}",
+        "task.max_length=32",
+    )
+    save_encoder(tmp_path / "weights", seed=1)
+    if status == "interrupted":
+        stop_at(monkeypatch, 13)
+        with pytest.raises(Interrupted):
+            run(*words)
+        monkeypatch.undo()
+    else:
+        run(*words)
+    save_encoder(tmp_path / "weights", seed=2)
+    with pytest.raises(UserError, match="another backbone"):
+        run(*words)
+
+
+def test_an_earlier_run_of_the_process_is_not_in_the_peak_of_the_next(tmp_path):
+    from training.meters import MemoryMeter, release_memory
+
+    release_memory()
+    meter = MemoryMeter(torch.device("cpu"))
+    before = meter.current_bytes()
+    earlier = [torch.ones(1000) for _ in range(50_000)]  # many small pieces, which an allocator likes to keep
+    assert meter.current_bytes() - before > 150 * 2**20
+    del earlier
+    release_memory()
+    assert meter.current_bytes() - before < 50 * 2**20

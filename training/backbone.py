@@ -38,7 +38,8 @@ class Backbone:
     @property
     def max_length(self) -> int:
         """Of an input, in tokens. RoBERTa's positions start behind its padding id, so it has two fewer than rows."""
-        positions = getattr(self.model.base_model.embeddings, "position_embeddings", None)
+        embeddings = getattr(self.model.base_model, "embeddings", None)
+        positions = getattr(embeddings, "position_embeddings", None)
         offset = 0 if positions is None or positions.padding_idx is None else positions.padding_idx + 1
         return self.model.config.max_position_embeddings - offset
 
@@ -60,8 +61,9 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         folder = find(config)
         checksum = _checksum(folder)
         if config.sha256 and checksum != config.sha256:
-            file = folder / "model.safetensors"
-            raise UserError(f"{file} has sha256 {checksum}, not {config.sha256}: it is damaged or another model")
+            raise UserError(
+                f"the weights in {folder} have sha256 {checksum}, not {config.sha256}: it is damaged or another model"
+            )
         model = _pretrained(folder, task, seed)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         revision = folder.name if folder.parent.name == "snapshots" else None
@@ -108,13 +110,13 @@ def _package_folder(package: str) -> Path:
     return Path(distribution.locate_file(configs[0])).parent
 
 
-def _checksum(folder: Path) -> str | None:
-    """sha256 of `model.safetensors`; None where the weights lie in several files."""
-    file = folder / "model.safetensors"
-    if not file.exists():
-        return None
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _checksum(folder: Path) -> str:
+    """sha256 of `model.safetensors`, or, where the weights lie in several files, of theirs."""
+    digests = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _pretrained(folder: Path, task: Task, seed: int) -> nn.Module:

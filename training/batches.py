@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Encoded:
     pad: dict[str, int]
     label_type: torch.dtype
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """In tokens, special ones included."""
         return [len(ids) for ids in self.inputs["input_ids"]]

@@ -3,7 +3,6 @@
 Tensors: what trains, the optimizer's moments, the generators of each process. In the metadata, as JSON: the progress.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import load_trained_state, trained_state
-from training.errors import UserError
-from training.files import read_tensors, write_tensors
+from training.files import metadata, read_metadata, read_tensors, write_tensors
 
 NAME = "checkpoint.safetensors"
 
@@ -24,6 +22,7 @@ def save_checkpoint(
     generators: list[dict[str, Tensor]],
     extra: dict[str, Tensor],
     progress: dict[str, Any],
+    identity: dict[str, Any],
 ) -> None:
     """Replaces the folder's checkpoint.
 
@@ -31,6 +30,7 @@ def save_checkpoint(
         generators: `generator_state()` of each process, by rank.
         extra: further tensors to keep, by name.
         progress: whatever JSON can hold.
+        identity: what has to be the same for the run to go on from here.
     """
     tensors = {f"model/{name}": tensor for name, tensor in trained_state(model).items()}
     for index, parameter in enumerate(_parameters(optimizer)):
@@ -40,7 +40,12 @@ def save_checkpoint(
     for rank, state in enumerate(generators):
         tensors |= {f"generator/{rank}/{device}": value for device, value in state.items()}
     tensors |= {f"extra/{name}": tensor for name, tensor in extra.items()}
-    write_tensors(folder / NAME, tensors, {"progress": json.dumps(progress)})
+    write_tensors(folder / NAME, tensors, metadata({"identity": identity, "progress": progress}))
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What the checkpoint was written with."""
+    return read_metadata(folder / NAME)["identity"]
 
 
 def load_checkpoint(
@@ -49,9 +54,9 @@ def load_checkpoint(
     """Puts everything back where it was; returns the extra tensors and the progress.
 
     Raises:
-        UserError: the file is damaged, or of another model or number of processes.
+        UserError: the file is damaged, or of another model.
     """
-    tensors, metadata = read_tensors(folder / NAME)
+    tensors = read_tensors(folder / NAME)
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "generator": {}, "extra": {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
@@ -64,10 +69,8 @@ def load_checkpoint(
         device = parameter.device if key != "step" or parameter.is_cuda else "cpu"
         optimizer.state[parameter][key] = tensor.to(device)
     own = {name.partition("/")[2]: t for name, t in groups["generator"].items() if name.startswith(f"{rank}/")}
-    if not own:
-        raise UserError(f"{folder / NAME} was written by fewer processes: go on with as many, or use force=true")
     set_generator_state(own)
-    return groups["extra"], json.loads(metadata["progress"])
+    return groups["extra"], read_metadata(folder / NAME)["progress"]
 
 
 def generator_state() -> dict[str, Tensor]:

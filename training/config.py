@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +139,7 @@ class TrainerConfig:
         similar_length: batches of examples of similar length; false: random batches. Both padded to their longest.
         optimizer: adamw or sgd.
         learning_rate: of the method's parameters; null: what suits method and backbone.
-        head_learning_rate: of the head; null: the method's, or else `learning_rate`.
+        head_learning_rate: of the head; null: what suits the method (VeRA has one of its own), or else `learning_rate`.
         weight_decay: of matrices; biases, norms and other vectors are spared.
         schedule: linear, cosine or constant, after a warm-up over `warmup_ratio` of all steps.
         max_grad_norm: gradients are clipped to it; null: never.
@@ -188,11 +189,13 @@ class TrainerConfig:
             "threads",
         ):
             at_least(f"trainer.{key}", getattr(self, key), 1)
-        for key in ("learning_rate", "head_learning_rate", "epsilon", "max_grad_norm"):
+        for key in ("epsilon", "max_grad_norm"):
             above_zero(f"trainer.{key}", getattr(self, key))
         for key in ("beta1", "beta2", "momentum", "warmup_ratio"):
             fraction(f"trainer.{key}", getattr(self, key))
         at_least("trainer.weight_decay", self.weight_decay, 0)
+        if self.threads and self.threads > (cores := os.cpu_count() or 1):
+            raise UserError(f"trainer.threads is {self.threads}; this machine has {cores} cores")
 
 
 @dataclass
@@ -213,7 +216,8 @@ class RunConfig:
 
     Attributes:
         seed: of data order, head, adapter and dropout, each through a stream of its own.
-        experiment: the folder under `output_dir` that the run belongs to, and its group in W&B.
+        experiment: the folder under `output_dir` that the run belongs to, and its group in W&B; on the command line
+            `experiment=NAME` chooses `conf/experiment/NAME.yaml`, which sets it.
         output_dir: where runs are kept.
         force: train again what is finished.
     """
@@ -231,7 +235,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
-        above_zero("method.learning_rate", self.method.learning_rate)
+        if self.seed >= 2**63:
+            raise UserError(f"seed is {self.seed}; it must be below 2**63")
+        if not self.output_dir:
+            raise UserError("output_dir is empty; name a folder")
         if file_name(self.experiment) != self.experiment:
             raise UserError(
                 f"experiment '{self.experiment}' cannot name a folder: use letters, digits, '.', '_' and '-'"
@@ -239,8 +246,10 @@ class RunConfig:
         trainer, method = self.trainer, self.method
         if trainer.learning_rate is None:
             trainer.learning_rate = self.backbone.learning_rates.get(method.name, method.learning_rate)
-            trainer.head_learning_rate = trainer.head_learning_rate or method.head_learning_rate
-        trainer.head_learning_rate = trainer.head_learning_rate or trainer.learning_rate
+        if trainer.head_learning_rate is None:
+            trainer.head_learning_rate = method.head_learning_rate or trainer.learning_rate
+        above_zero("trainer.learning_rate", trainer.learning_rate)
+        above_zero("trainer.head_learning_rate", trainer.head_learning_rate)
 
     @property
     def hash(self) -> str:

@@ -1,5 +1,6 @@
 """Writing so that a reader never meets half a file."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -27,8 +28,16 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(stream.fileno())
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+        _discard(unfinished)
         raise UserError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    except BaseException:  # Ctrl-C, too, leaves no rest behind
+        _discard(unfinished)
+        raise
+
+
+def _discard(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,21 +49,39 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """A safetensors file; nothing is ever pickled."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda file: save_file(contiguous, file, metadata))
+    write_atomically(path, lambda file: save_file(contiguous, file, header))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file.
+def metadata(value: Any) -> dict[str, str]:
+    """JSON for a safetensors header: under one key, as the format keeps several in no order, and equal runs equal files."""
+    return {"json": json.dumps(value, sort_keys=True)}
+
+
+def read_metadata(path: Path) -> Any:
+    """What `metadata` put into a file's header.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            return json.loads(file.metadata()["json"])
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it to start anew") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it to start anew") from error
 

@@ -25,7 +25,7 @@ from training.batches import Batch, Encoded, collate, epoch_batches
 from training.config import RunConfig
 from training.errors import Diverged, Interrupted, UserError
 from training.evaluation import Evaluation, evaluate
-from training.files import write_tensors, write_text
+from training.files import metadata, write_tensors, write_text
 from training.meters import (
     MemoryMeter,
     SpeedMeter,
@@ -77,19 +77,18 @@ class Loop:
         model: nn.Module,
         data: dict[str, Encoded],
         accelerator: Accelerator,
-        tracker: Tracker,
         folder: Path,
-        identity: dict[str, str],
+        identity: dict[str, Any],
     ):
         """
         Args:
             data: `train` first, then the validation splits.
-            identity: what a checkpoint must agree with to be gone on from (settings, data).
+            identity: what a checkpoint must agree with to be gone on from (settings, data, weights, machine).
         """
         self.run, self.config, self.method = run, run.trainer, run.method
-        self.model, self.accelerator, self.tracker, self.folder = model, accelerator, tracker, folder
+        self.model, self.accelerator, self.folder = model, accelerator, folder
         self.train, self.validation = data["train"], {name: split for name, split in data.items() if name != "train"}
-        self.identity = identity
+        self.identity, self.tracker = identity, Tracker()
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.parallel = accelerator.prepare_model(model)
         self.trained = [p for p in model.parameters() if p.requires_grad]
@@ -101,19 +100,17 @@ class Loop:
         self.speed, self.memory = SpeedMeter(accelerator.device), MemoryMeter(accelerator.device)
         self.stop_requested = False
 
-    def fit(self) -> None:
+    def fit(self, tracker: Tracker) -> None:
         """Trains and evaluates until the last step.
 
         Raises:
             Diverged: the loss or the logits left all bounds.
             Interrupted: a signal came; the checkpoint is written.
         """
-        if self.resume():
-            self.say(f"goes on from step {self.progress.step} of {self.total_steps}")
-        else:
-            torch.manual_seed(named_seed(self.run.seed, f"dropout/{self.rank}"))
-            self.progress.activations = self.measure_activations()
+        self.tracker = tracker
         with self.stop_on_signal(), self.progress_bar() as bar:
+            if self.progress.activations is None:
+                self.progress.activations = self.measure_activations()
             self.start_meters()
             for indices in self.remaining_batches():
                 self.train_step(indices)
@@ -182,10 +179,11 @@ class Loop:
         return F.cross_entropy(logits, batch.labels, reduction="sum")
 
     def measure_activations(self) -> int:
-        """Bytes held for backward on the batch of the first epoch with the most padded tokens; leaves no trace."""
-        device = self.accelerator.device
-        largest = max(self.epoch_batches(0), key=lambda batch: len(batch) * max(self.train.lengths[i] for i in batch))
-        batch = collate(self.train, self.pieces(largest)[0]).to(device)
+        """Bytes held for backward on this process's piece of the first epoch with the most padded tokens; leaves no trace."""
+        lengths = self.train.lengths
+        pieces = [piece for batch in self.epoch_batches(0) for piece in self.pieces(batch)]
+        largest = max(pieces, key=lambda piece: len(piece) * max(lengths[i] for i in piece))
+        batch = collate(self.train, largest).to(self.accelerator.device)
         self.model.train()
         with torch.random.fork_rng(), self.accelerator.autocast():
             return activation_bytes(self.model, lambda: self.loss(self.model, batch))
@@ -259,13 +257,13 @@ class Loop:
 
     def keep_best(self, evaluation: Evaluation) -> None:
         if self.accelerator.is_main_process:
-            write_tensors(self.folder / BEST, trained_state(self.model), self.identity)
+            write_tensors(self.folder / BEST, trained_state(self.model), metadata(self.identity))
             write_text(self.folder / PREDICTIONS, evaluation.predictions)
 
     def finish(self) -> None:
         """Leaves the last state beside the best one; the checkpoint goes when the record stands."""
         if self.accelerator.is_main_process:
-            write_tensors(self.folder / LAST, trained_state(self.model), self.identity)
+            write_tensors(self.folder / LAST, trained_state(self.model), metadata(self.identity))
 
     # Checkpoints
 
@@ -287,22 +285,31 @@ class Loop:
             self.optimizer,
             generators,
             {"step_seconds": step_seconds},
-            asdict(progress) | {"identity": self.identity},
+            asdict(progress),
+            self.identity,
         )
 
-    def resume(self) -> bool:
-        """Goes back to the checkpoint, if there is one."""
+    def resume(self) -> None:
+        """Goes back to the checkpoint, or seeds dropout where there is none.
+
+        Raises:
+            UserError: the checkpoint is damaged, or not this run's.
+        """
+        torch.manual_seed(named_seed(self.run.seed, f"dropout/{self.rank}"))
         file = self.folder / checkpoint.NAME
         if not file.exists():
-            return False
+            return
+        odd = [key for key, value in checkpoint.read_identity(self.folder).items() if self.identity.get(key) != value]
+        if odd:
+            raise UserError(
+                f"{file} was written with another {' and '.join(odd)}: go on with that, or start with force=true"
+            )
         tensors, progress = checkpoint.load_checkpoint(self.folder, self.model, self.optimizer, self.rank)
-        if progress.pop("identity") != self.identity:
-            raise UserError(f"{file} belongs to other settings or data: use force=true to start anew")
         self.progress = Progress(**progress)
         self.window.fill_(self.progress.window_loss * self.world if self.rank == 0 else 0.0)
         self.speed.load(tensors["step_seconds"], self.progress.speed)
         self.memory.peak_bytes, self.memory.reserved_bytes = self.progress.peak_bytes, self.progress.reserved_bytes
-        return True
+        self.say(f"goes on from step {self.progress.step} of {self.total_steps}")
 
     # Signals, meters, words
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,13 +30,15 @@ PACKAGES = (
 )
 
 
-def describe(run: RunConfig, backbone: dict[str, Any], data_fingerprint: str, processes: int) -> dict[str, Any]:
+def describe(
+    run: RunConfig, backbone: dict[str, Any], data_fingerprint: str, machine: dict[str, Any]
+) -> dict[str, Any]:
     """The part of a record that is known before training.
 
     Args:
         backbone: where its weights come from.
         data_fingerprint: a hash of every text and label.
-        processes: that train together.
+        machine: what the run trains on: device, precision, processes.
     """
     return {
         "schema": SCHEMA,
@@ -51,9 +54,10 @@ def describe(run: RunConfig, backbone: dict[str, Any], data_fingerprint: str, pr
         "config": to_dict(run),
         "config_hash": run.hash,
         "provenance": {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "git": git_state(),
             "versions": versions(),
-            "hardware": hardware() | {"processes": processes},
+            "hardware": hardware() | machine,
             "data_fingerprint": data_fingerprint,
             "backbone": backbone,
         },
@@ -83,7 +87,7 @@ def git_state() -> dict[str, Any]:
         return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 
