@@ -110,6 +110,14 @@ def test_every_task_leaves_a_whole_record(task, tmp_path):
     assert (folder / "config.yaml").exists()
 
 
+@pytest.mark.parametrize("task", GLUE)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_runs_on_every_task(name, task, tmp_path):
+    _, record = run(tmp_path, name, task, "trainer.max_steps=2", "data.train_size=16", "data.eval_size=8")
+    assert record["status"] == "complete"
+    assert set(GLUE[task].metrics) < set(record["best"])
+
+
 def test_the_same_command_twice_gives_the_same_bits_and_another_seed_others(tmp_path):
     first, again, other = (
         run(tmp_path / x, "dora", "mrpc", f"seed={seed}")[0] for x, seed in zip("abc", (1, 1, 2), strict=True)

@@ -1,5 +1,6 @@
 """Curves to Weights & Biases: online with a key, offline without one, never a question and never a wait."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class WandbTracker(Tracker):
             "entity": run.logger.entity,
             "group": run.experiment,
             "name": folder.name,
-            "id": folder.name[-8:] + f"-{run.experiment}"[:50],
+            "id": f"{run.hash[:8]}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}",
             "resume": "allow" if online else None,
             "dir": folder,
             "config": to_dict(run),
