@@ -40,13 +40,14 @@ def main(cfg: DictConfig) -> None:
         train(from_hydra(cfg))
     except (Diverged, OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
-        failures.append(2 if not isinstance(error, Diverged) else 1)
+        failures.append(1 if isinstance(error, Diverged) else 2)
     except Exception:
         traceback.print_exc()
         failures.append(1)
 
 
 failures: list[int] = []  # exit statuses
+THREADS = torch.get_num_threads()
 
 
 def train(run: RunConfig) -> None:
@@ -96,9 +97,6 @@ def train(run: RunConfig) -> None:
         print(f"result: {path}", flush=True)
     if error is not None:
         raise error
-
-
-THREADS = torch.get_num_threads()
 
 
 def make_accelerator(run: RunConfig) -> Accelerator:
