@@ -23,10 +23,12 @@ TINY = [
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"OMP_NUM_THREADS": "1"}
 
 
-def start(output: Path, *words: str, launch: tuple[str, ...] = (sys.executable,), **options) -> subprocess.Popen:
+def start(
+    output: Path, *words: str, launch: tuple[str, ...] = (sys.executable,), environment: dict | None = None, **options
+) -> subprocess.Popen:
     command = [*launch, str(ROOT / "train.py"), *TINY, f"output_dir={output}", *words]
     pipe = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=ENVIRONMENT, cwd=output, **pipe, **options)
+    return subprocess.Popen(command, env=ENVIRONMENT | (environment or {}), cwd=output, **pipe, **options)
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -90,6 +92,16 @@ def test_wandb_logs_offline_without_a_key_and_never_asks(tmp_path):
     assert "to upload: wandb sync" in out
     folder = ROOT / out.split("wandb sync ")[1].splitlines()[0]
     assert list(folder.glob("run-*.wandb"))
+
+
+def test_wandb_out_of_reach_is_said_and_logged_offline(tmp_path):
+    """A key, but nobody answers at the port: the run neither fails nor waits for longer than the start may take."""
+    nobody = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    status, out, err = finish(start(tmp_path, "logger=wandb", "trainer.max_steps=5", environment=nobody))
+    assert status == 0, err
+    assert "W&B cannot be reached" in out
+    assert "to upload: wandb sync" in out
+    assert record(tmp_path)["status"] == "complete"
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 from training.config import RunConfig, to_dict
 
-START_TIMEOUT = 20  # seconds
+START_TIMEOUT = 10  # seconds
 
 
 class Tracker:
@@ -44,7 +44,8 @@ class WandbTracker(Tracker):
             self.run = wandb.init(mode="online" if online else "offline", **options)
         except wandb.errors.Error as error:
             print(f"W&B cannot be reached ({str(error).splitlines()[0]}); logging offline")
-            self.run = wandb.init(mode="offline", **options | {"resume": None})
+            options |= {"id": options["id"] + "-offline", "resume": None}  # the failed start holds on to the id
+            self.run = wandb.init(mode="offline", **options)
             online = False
         if not online:
             print(f"W&B logs offline; to upload: wandb sync {Path(self.run.dir).parent}")
