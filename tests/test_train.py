@@ -224,16 +224,6 @@ def test_the_trainers_settings_run(more, tmp_path):
         assert [entry["step"] for entry in record["history"]] == [5, 10, 12]
 
 
-def test_a_checkpoint_of_other_data_is_refused(tmp_path, monkeypatch):
-    stop_at(monkeypatch, 4)
-    with pytest.raises(Interrupted):
-        run(tmp_path)
-    monkeypatch.undo()
-    monkeypatch.setattr(train, "fingerprint", lambda splits: "other")
-    with pytest.raises(UserError, match="was written with another data: go on"):
-        run(tmp_path)
-
-
 def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     stop_at(monkeypatch, 4)
     with pytest.raises(Interrupted):
@@ -245,7 +235,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
         run(tmp_path)
 
 
-def test_a_mistake_on_resuming_leaves_the_interrupted_record_alone(tmp_path, monkeypatch):
+def test_a_checkpoint_of_other_data_is_refused_and_the_interrupted_record_left_alone(tmp_path, monkeypatch):
     stop_at(monkeypatch, 13)
     with pytest.raises(Interrupted):
         run(tmp_path)
@@ -254,7 +244,7 @@ def test_a_mistake_on_resuming_leaves_the_interrupted_record_alone(tmp_path, mon
     before = file.read_text()
     assert len(json.loads(before)["history"]) == 1
     monkeypatch.setattr(train, "fingerprint", lambda splits: "other")
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="was written with another data: go on"):
         run(tmp_path)
     assert file.read_text() == before
 
