@@ -35,8 +35,10 @@ def variant(record: dict[str, Any]) -> str:
     config = json.loads(json.dumps(record["config"]))
     for key in ("task", "seed", "logger", "output_dir", "force"):
         del config[key]
-    for part, key in (("method", "projection_seed"), ("data", "path"), ("backbone", "learning_rates")):
-        config[part].pop(key, None)
+    config["method"].pop("projection_seed", None)
+    config["data"].pop("path", None)
+    for key in ("learning_rates", "head_learning_rate"):
+        config["backbone"].pop(key, None)
     return json.dumps(config, sort_keys=True)
 
 

@@ -104,6 +104,7 @@ class BackboneConfig:
         architecture: keyword arguments of its transformers config, `model_type` among them, for `random_init`.
         random_init: the architecture with random weights, no download; its tokenizer is trained on the task's text.
         learning_rates: rates that suit a method on this backbone better than the method's own default.
+        head_learning_rate: likewise for the head, whatever the method; null: what suits the method.
     """
 
     name: str = ""
@@ -113,6 +114,7 @@ class BackboneConfig:
     architecture: dict[str, Any] = field(default_factory=dict)
     random_init: bool = False
     learning_rates: dict[str, float] = field(default_factory=dict)
+    head_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         if not self.source and not self.random_init:
@@ -139,7 +141,7 @@ class TrainerConfig:
         similar_length: batches of examples of similar length; false: random batches. Both padded to their longest.
         optimizer: adamw or sgd.
         learning_rate: of the method's parameters; null: what suits method and backbone.
-        head_learning_rate: of the head; null: what suits the method (VeRA has one of its own), or else `learning_rate`.
+        head_learning_rate: of the head; null: what suits the backbone or the method (VeRA), or else `learning_rate`.
         weight_decay: of matrices; biases, norms and other vectors are spared.
         schedule: linear, cosine or constant, after a warm-up over `warmup_ratio` of all steps.
         max_grad_norm: gradients are clipped to it; null: never.
@@ -247,7 +249,8 @@ class RunConfig:
         if trainer.learning_rate is None:
             trainer.learning_rate = self.backbone.learning_rates.get(method.name, method.learning_rate)
         if trainer.head_learning_rate is None:
-            trainer.head_learning_rate = method.head_learning_rate or trainer.learning_rate
+            own = self.backbone.head_learning_rate or method.head_learning_rate
+            trainer.head_learning_rate = own or trainer.learning_rate
         above_zero("trainer.learning_rate", trainer.learning_rate)
         above_zero("trainer.head_learning_rate", trainer.head_learning_rate)
 
@@ -257,7 +260,9 @@ class RunConfig:
         config = to_dict(self)
         for key in ("experiment", "output_dir", "force", "logger"):
             del config[key]
-        del config["data"]["path"], config["backbone"]["learning_rates"]  # the rate in force is the trainer's
+        del config["data"]["path"]
+        for key in ("learning_rates", "head_learning_rate"):  # the rates in force are the trainer's
+            del config["backbone"][key]
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
