@@ -6,6 +6,7 @@ Each source gives a table per split in GLUE's columns; what follows, checks incl
 import hashlib
 import json
 import math
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from training.config import DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
+HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,26 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, rows: list[int], name: str | None = None) -> "Split":
+        """Those examples, in that order."""
+        columns = ([column[i] for i in rows] for column in (self.texts, self.labels, self.idx))
+        return Split(name or self.name, *columns)
+
 
 def load_splits(task: Task, config: "DataConfig") -> dict[str, Split]:
-    """`train` and the task's validation splits.
+    """`train`, the task's validation splits, and `held_out` where a part of `train` is to be kept from training.
 
     Raises:
         UserError: the source lacks the task or a split, or its columns or labels are not GLUE's.
     """
+    splits = _load(task, config)
+    if config.holdout == 0:
+        return splits
+    train, held_out = _hold_out(splits.pop("train"), config.holdout, config.seed)
+    return {"train": train, **splits, HELD_OUT: held_out}
+
+
+def _load(task: Task, config: "DataConfig") -> dict[str, Split]:
     names = ("train", *task.validation)
     if config.name == "generated":
         sizes = dict.fromkeys(names, config.eval_size or GENERATED_EVAL) | {
@@ -93,6 +108,15 @@ def _draw(dataset: datasets.Dataset, size: int | None, seed: int) -> datasets.Da
     if size is None or size >= len(dataset):
         return dataset
     return dataset.shuffle(seed=seed, keep_in_memory=True).select(range(size))
+
+
+def _hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """What is left to train on, and a random `fraction` of it (at least two examples), both in their order."""
+    size = max(2, round(fraction * len(train)))
+    if size >= len(train):
+        raise UserError(f"data.holdout is {fraction}; of {len(train)} examples that leaves none to train on")
+    drawn = set(random.Random(seed).sample(range(len(train)), size))
+    return train.select([i for i in range(len(train)) if i not in drawn]), train.select(sorted(drawn), HELD_OUT)
 
 
 def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:

@@ -61,7 +61,7 @@ def score(task: Task, outputs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict
 
     Args:
         outputs: predictions and references of each validation split. Several splits (MNLI) are scored together first,
-            then each under its own suffix (`accuracy_matched`).
+            then each under its own suffix (`accuracy_matched`); of a single one, such metrics are left out.
     """
     metric = GlueMetric(config_name=task.name)
     together = [np.concatenate(arrays) for arrays in zip(*outputs.values(), strict=True)]
@@ -71,4 +71,4 @@ def score(task: Task, outputs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict
             part = metric.compute(predictions=predictions, references=references)
             suffix = split.removeprefix("validation")
             scores |= {name + suffix: value for name, value in part.items()}
-    return {name: scores[name] for name in task.metrics}
+    return {name: scores[name] for name in task.metrics if name in scores}

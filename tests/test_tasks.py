@@ -114,6 +114,22 @@ def test_nan_scores_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no mirror of GLUE beside this checkout")
+@pytest.mark.parametrize("task", GLUE)
+def test_what_is_held_out_is_not_trained_on(task):
+    whole, held = load(task, "data.train_size=50"), load(task, "data.train_size=50", "data.holdout=0.2")
+    assert [len(held[name]) for name in ("train", "held_out")] == [40, 10]
+    assert sorted(held["train"].idx + held["held_out"].idx) == whole["train"].idx
+    texts = dict(zip(whole["train"].idx, whole["train"].texts, strict=True))
+    assert [texts[i] for i in held["held_out"].idx] == held["held_out"].texts
+    assert held["validation" if task != "mnli" else "validation_matched"] == whole[GLUE[task].validation[0]]
+    assert load(task, "data.train_size=50", "data.holdout=0.2", "data.seed=1")["held_out"].idx != held["held_out"].idx
+
+
+def test_holding_all_out_is_refused():
+    with pytest.raises(UserError, match=r"data.holdout is 0.5; of 2 examples that leaves none"):
+        load("cola", "data.train_size=2", "data.holdout=0.5")
+
+
 @pytest.mark.parametrize(
     ("task", "train", "validation"),
     [("cola", 8551, 1043), ("mrpc", 3668, 408), ("rte", 2490, 277), ("stsb", 5749, 1500)],

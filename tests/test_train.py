@@ -84,7 +84,8 @@ def test_every_task_leaves_a_whole_record(task, tmp_path):
     folder, record = run(tmp_path, "dora", task, "task.max_length=32")
     assert set(record) == {
         *("schema", "status", "reason", "method", "task", "backbone", "data", "seed", "experiment", "config"),
-        *("config_hash", "metric", "best", "last", "history", "parameters", "speed", "memory", "provenance"),
+        *("config_hash", "metric", "best", "selected", "last", "history", "seconds", "parameters", "speed", "memory"),
+        "provenance",
     }
     assert (record["status"], record["method"], record["task"], record["data"]) == (
         "complete",
@@ -97,6 +98,9 @@ def test_every_task_leaves_a_whole_record(task, tmp_path):
     for entry in (record["best"], record["last"]):
         assert {"step", "epoch", "train_loss", "collapsed", *GLUE[task].metrics} == set(entry)
     assert record["best"][record["metric"]] == max(entry[record["metric"]] for entry in record["history"])
+    assert [use["step"] for use in record["memory"]["over_training"]] == [9, 18]
+    assert all(use["bytes"] > 0 for use in record["memory"]["over_training"])
+    assert record["seconds"] > 0
     assert set(record["parameters"]) == {"total", "trained", "trained_without_head"}
     assert record["speed"]["steps"] == 15
     assert record["speed"]["padded_tokens_per_second"] >= record["speed"]["tokens_per_second"] > 0
@@ -197,6 +201,17 @@ def test_an_unexpected_error_leaves_a_record_and_the_checkpoint(tmp_path, monkey
     assert "MemoryError: no more" in read_record(folder)["reason"]
     run(tmp_path / "a")
     assert outcome(folder) == outcome(run(tmp_path / "b")[0])
+
+
+@pytest.mark.parametrize("task", ["cola", "mnli"])
+def test_an_epoch_is_chosen_on_what_is_held_out_too(task, tmp_path):
+    _, record = run(tmp_path, "full", task, "data.holdout=0.3", "trainer.epochs=4", "trainer.learning_rate=3e-3")
+    name = record["metric"]
+    held_out = [entry["held_out"][name] for entry in record["history"]]
+    assert record["selected"] == record["history"][held_out.index(max(held_out))]
+    scores = [entry[name] for entry in record["history"]]
+    assert record["best"] == record["history"][scores.index(max(scores))]
+    assert run(tmp_path, "full", task)[1]["selected"] is None
 
 
 def test_micro_batches_change_nothing_but_rounding(tmp_path):

@@ -73,7 +73,9 @@ class DataConfig:
         repository, revision: of the hub's data set.
         path: a folder in the hub's layout, `PATH/TASK/SPLIT-*.parquet`.
         train_size, eval_size: so many examples of a split, drawn with `seed`; null: all.
-        seed: of the generated data, and of the draw.
+        holdout: this fraction of the training set is held out of training; an epoch can be chosen on it, without a look at
+            the validation set.
+        seed: of the generated data, of the draw, and of what is held out.
     """
 
     name: str = MISSING
@@ -82,9 +84,11 @@ class DataConfig:
     path: str | None = None
     train_size: int | None = None
     eval_size: int | None = None
+    holdout: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        fraction("data.holdout", self.holdout)
         choose("data.name", self.name, ("hub", "local", "generated"))
         at_least("data.train_size", self.train_size, 1)
         at_least("data.eval_size", self.eval_size, 2)

@@ -6,6 +6,7 @@ pieces of `micro_batch_size`, and weights its loss so that the gradient is that 
 
 import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from methods.base import trained_state
+from tasks.loading import HELD_OUT
 from training import checkpoint
 from training.batches import Batch, Encoded, collate, epoch_batches
 from training.config import RunConfig
@@ -49,19 +51,23 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         history: every evaluation.
+        use: memory in use and the GPU's utilization in percent, just before each evaluation.
         window_loss, window_steps: since the last log line.
         loss, steps: since the last evaluation, up to the last log line.
         first_loss: mean of the first window, against which divergence is judged.
+        seconds: spent on it, evaluations included.
         speed, peak_bytes, reserved_bytes, activations: what the meters hold.
     """
 
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    use: list[dict[str, Any]] = field(default_factory=list)
     window_loss: float = 0.0
     window_steps: int = 0
     loss: float = 0.0
     steps: int = 0
     first_loss: float | None = None
+    seconds: float = 0.0
     speed: list[int] = field(default_factory=lambda: [0, 0, 0])
     peak_bytes: int = 0
     reserved_bytes: int | None = None
@@ -82,12 +88,13 @@ class Loop:
     ):
         """
         Args:
-            data: `train` first, then the validation splits.
+            data: `train`, the validation splits, and `held_out` if there is one.
             identity: what a checkpoint must agree with to be gone on from (settings, data, weights, machine).
         """
         self.run, self.config, self.method = run, run.trainer, run.method
         self.model, self.accelerator, self.folder = model, accelerator, folder
-        self.train, self.validation = data["train"], {name: split for name, split in data.items() if name != "train"}
+        self.train, self.held_out = data["train"], {name: data[name] for name in data if name == HELD_OUT}
+        self.validation = {name: data[name] for name in data if name not in ("train", HELD_OUT)}
         self.identity, self.tracker = identity, Tracker()
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.parallel = accelerator.prepare_model(model)
@@ -107,7 +114,7 @@ class Loop:
             Diverged: the loss or the logits left all bounds.
             Interrupted: a signal came; the checkpoint is written.
         """
-        self.tracker = tracker
+        self.tracker, self.began = tracker, time.monotonic() - self.progress.seconds
         with self.stop_on_signal(), self.progress_bar() as bar:
             if self.progress.activations is None:
                 self.progress.activations = self.measure_activations()
@@ -127,7 +134,13 @@ class Loop:
                     self.save()
                     raise Interrupted(f"stopped at step {self.progress.step} of {self.total_steps}")
             self.stop_meters()
+            self.progress.seconds = self.seconds
         self.finish()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the run so far, by this process and those before."""
+        return time.monotonic() - self.began
 
     def remaining_batches(self) -> Iterator[list[int]]:
         """Indices of each global batch from the present step to the last."""
@@ -230,8 +243,10 @@ class Loop:
 
     def evaluate(self, bar: tqdm) -> None:
         """Adds an evaluation to the history; keeps state and predictions if it is the best so far."""
-        progress, task = self.progress, self.run.task.row
-        evaluation = evaluate(self.model, self.validation, task, self.accelerator, self.config.eval_batch_size)
+        progress, meters = self.progress, self.memory
+        use = {"step": progress.step, "bytes": meters.current_bytes(), "gpu_utilization": meters.utilization()}
+        progress.use.append(use)
+        evaluation = self.evaluation_over(self.validation)
         entry = {
             "step": progress.step,
             "epoch": progress.step / self.epoch_steps,
@@ -239,6 +254,8 @@ class Loop:
             **asdict(evaluation.summary),
         }
         metrics = entry.pop("metrics")
+        if self.held_out:
+            entry[HELD_OUT] = self.evaluation_over(self.held_out).summary.metrics
         progress.history.append(entry | metrics)
         progress.loss, progress.steps = 0.0, 0
         if self.best is progress.history[-1]:
@@ -250,10 +267,20 @@ class Loop:
             f"epoch {entry['epoch']:.2f}, step {progress.step}: loss {entry['train_loss']:.4f}, {scores}{flag}", bar
         )
 
+    def evaluation_over(self, splits: dict[str, Encoded]) -> Evaluation:
+        return evaluate(self.model, splits, self.run.task.row, self.accelerator, self.config.eval_batch_size)
+
     @property
     def best(self) -> dict[str, Any] | None:
-        """The first evaluation with the highest main metric."""
+        """The first evaluation with the highest main metric on the validation set, as the papers choose."""
         return max(self.progress.history, key=lambda entry: entry[self.run.task.row.metrics[0]], default=None)
+
+    @property
+    def selected(self) -> dict[str, Any] | None:
+        """The first evaluation with the highest main metric on the part held out of training; None without one."""
+        if not self.held_out:
+            return None
+        return max(self.progress.history, key=lambda entry: entry[HELD_OUT][self.run.task.row.metrics[0]], default=None)
 
     def keep_best(self, evaluation: Evaluation) -> None:
         if self.accelerator.is_main_process:
@@ -277,7 +304,7 @@ class Loop:
             return
         step_seconds, sizes = self.speed.state()
         progress = self.progress
-        progress.window_loss, progress.speed = window, sizes
+        progress.window_loss, progress.speed, progress.seconds = window, sizes, self.seconds
         progress.peak_bytes, progress.reserved_bytes = self.memory.peak_bytes, self.memory.reserved_bytes
         checkpoint.save_checkpoint(
             self.folder,
@@ -363,8 +390,10 @@ class Loop:
         history = self.progress.history
         return {
             "best": self.best,
+            "selected": self.selected,
             "last": history[-1] if history else None,
             "history": history,
+            "seconds": self.progress.seconds,
             "speed": self.speed.summary(),
             "memory": {
                 "peak_bytes": self.memory.peak_bytes,
@@ -374,5 +403,6 @@ class Loop:
                 "gradients": gradient_bytes(self.model),
                 "optimizer": optimizer_bytes(self.optimizer),
                 "activations": self.progress.activations,
+                "over_training": self.progress.use,
             },
         }

@@ -15,7 +15,7 @@ import torch
 from training.config import RunConfig, to_dict
 from training.files import write_json
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "result.json"
 PACKAGES = (
     "torch",
