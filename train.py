@@ -5,9 +5,9 @@ unfinished run and does not repeat a finished one (`force=true` does).
 """
 
 import os
-import shutil
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,22 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from methods.base import parameter_counts
+from methods.base import load_trained_state, parameter_counts
 from tasks.loading import fingerprint, load_splits
 from training import checkpoint
 from training.backbone import load_backbone
 from training.batches import encode
 from training.config import RunConfig, from_hydra, to_dict
-from training.errors import USER_ERRORS, Diverged, Interrupted, UserError, sentence
-from training.files import require_writable, write_text
-from training.loop import Loop
+from training.errors import USER_ERRORS, Diverged, Interrupted, UserError, complain, sentence
+from training.files import empty, held, read_tensors, require_writable, write_text
+from training.loop import BEST, Loop
 from training.meters import release_memory
 from training.record import NAME, describe, read_record, write_record
 from training.seeding import seeded
+from training.sweep import exit_statuses, start_config, state
 from training.tracker import make_tracker
 
 
@@ -37,21 +39,24 @@ from training.tracker import make_tracker
 def main(cfg: DictConfig) -> None:
     """A job of Hydra's. What ends it is said and noted, so that the other jobs of a sweep go on."""
     try:
-        train(from_hydra(cfg))
+        run = from_hydra(cfg)
+        start = start_config(run, HydraConfig.get().overrides.task)
+        if start and (run.force or state(run)[0] != "complete"):
+            train(start)
+        train(run, start)
     except (Diverged, OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
-        failures.append(1 if isinstance(error, Diverged) else 2)
+        exit_statuses.append(1 if isinstance(error, Diverged) else 2)
     except Exception:
         traceback.print_exc()
-        failures.append(1)
+        exit_statuses.append(1)
 
 
-failures: list[int] = []  # exit statuses
 THREADS = torch.get_num_threads()
 
 
-def train(run: RunConfig) -> None:
-    """One run, from its settings to its record."""
+def train(run: RunConfig, start: RunConfig | None = None) -> None:
+    """One run, from its settings to its record; with `start`, from what that run trained."""
     release_memory()
     folder, task = run.folder, run.task.row
     require_writable(folder)
@@ -60,7 +65,8 @@ def train(run: RunConfig) -> None:
     splits = load_splits(task, run.data)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
     record = describe(run, backbone.provenance, fingerprint(splits), machine(accelerator))
-    if not run.force and is_settled(folder, record):
+    record["provenance"]["start"] = start and {"task": start.task.name, "config_hash": start.hash}
+    if is_settled(run, record):
         return
     if run.task.max_length > backbone.max_length:
         raise UserError(
@@ -71,13 +77,25 @@ def train(run: RunConfig) -> None:
     backbone_parameters = {name: p.numel() for name, p in model.named_parameters()}
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
+    if start:
+        load_trained_state(model, read_tensors(start.folder / BEST), head=False)
     record["parameters"] = parameter_counts(model, backbone_parameters)
     encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
 
-    if accelerator.is_main_process:
-        prepare_folder(run)
-    accelerator.wait_for_everyone()
-    loop = Loop(run, model, encoded, accelerator, folder, identity(record))
+    with held(folder) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        if is_settled(run, record):  # by another process, while this one waited
+            return
+        if accelerator.is_main_process:
+            prepare_folder(run)
+        accelerator.wait_for_everyone()
+        loop = Loop(run, model, encoded, accelerator, folder, identity(record))
+        fit(loop, record)
+
+
+def fit(loop: Loop, record: dict[str, Any]) -> None:
+    """Trains to the end, or to where it is stopped; either way a record is left."""
+    run, folder, accelerator = loop.run, loop.folder, loop.accelerator
     loop.resume()
     tracker = make_tracker(run, folder, accelerator.is_main_process)
     error: BaseException | None = None
@@ -128,26 +146,29 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
         "settings": record["config_hash"],
         "data": provenance["data_fingerprint"],
         "backbone": provenance["backbone"],
+        "start": provenance.get("start"),
     } | hardware
 
 
-def is_settled(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether the run that `record` describes is finished already; says so.
+def is_settled(run: RunConfig, record: dict[str, Any]) -> bool:
+    """Whether the run that `record` describes is finished already, and to be left at that; says so.
 
     Raises:
         UserError: it was finished on other data, or from other weights.
         Diverged: it failed before, and would again.
     """
-    earlier = read_record(folder)
-    if earlier is None or earlier["status"] == "interrupted":
+    folder, earlier = run.folder, read_record(run.folder)
+    if run.force or earlier is None or earlier["status"] == "interrupted":
         return False
-    for key in ("data", "backbone"):
+    if run.retry and earlier["status"] == "failed":
+        return False
+    for key in ("data", "backbone", "start"):
         if identity(earlier)[key] != identity(record)[key]:
             raise UserError(
                 f"{folder} holds a run with another {key}: use another output_dir, or force=true to replace it"
             )
     if earlier["status"] == "failed":
-        raise Diverged(f"{folder} failed before: {earlier['reason']} (force=true to train it again)")
+        raise Diverged(f"{folder} failed before: {earlier['reason']} (retry=true to train it again)")
     if PartialState().is_main_process:
         score = earlier["best"][earlier["metric"]]
         print(f"finished before: {earlier['metric']} {score:.4f} (force=true to train it again)")
@@ -157,15 +178,15 @@ def is_settled(folder: Path, record: dict[str, Any]) -> bool:
 
 def prepare_folder(run: RunConfig) -> None:
     """The run's folder with its resolved settings in it; emptied by `force`."""
-    if run.force and run.folder.exists():
-        shutil.rmtree(run.folder)
+    if run.force:
+        empty(run.folder)
     write_text(run.folder / "config.yaml", yaml.safe_dump(to_dict(run), sort_keys=False))
 
 
 def cli() -> int:
     """Runs the command line's jobs; returns the exit status: 1 for a run that diverged, 2 for a mistake of the user's."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors on; one sentence is made of them here
-    failures.clear()
+    exit_statuses.clear()
     try:
         main()
     except (OSError, *USER_ERRORS) as error:
@@ -177,13 +198,7 @@ def cli() -> int:
     except KeyboardInterrupt:
         complain("interrupted before training began, or while its state was being written")
         return 130
-    return max(failures, default=0)
-
-
-def complain(text: str) -> None:
-    """On the first process only; under `accelerate launch` all of them meet the same mistake."""
-    if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+    return max(exit_statuses, default=0)
 
 
 if __name__ == "__main__":

@@ -173,13 +173,16 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def load_trained_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copies a saved `trained_state` into a model that the same method was applied to.
+def load_trained_state(model: nn.Module, state: dict[str, Tensor], head: bool = True) -> None:
+    """Copies a saved `trained_state` into a model that the same method was applied to; without the head if so told.
 
     Raises:
         UserError: names or shapes differ from the model's.
     """
     own = trained_state(model)
+    if not head:
+        prefixes = head_prefixes(model)
+        own, state = ({k: v for k, v in side.items() if not k.startswith(prefixes)} for side in (own, state))
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
         raise UserError(f"the saved state is not this method's on this backbone: {odd[0]} is on one side only")

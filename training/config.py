@@ -225,7 +225,10 @@ class RunConfig:
         experiment: the folder under `output_dir` that the run belongs to, and its group in W&B; on the command line
             `experiment=NAME` chooses `conf/experiment/NAME.yaml`, which sets it.
         output_dir: where runs are kept.
+        start: a task; the run begins at what the same command trained on it (LoRA's MNLI start), with a fresh head, and
+            trains that first if it is missing. null: at the pretrained weights.
         force: train again what is finished.
+        retry: train again what failed.
     """
 
     method: Method = MISSING
@@ -237,9 +240,14 @@ class RunConfig:
     seed: int = 0
     experiment: str = "default"
     output_dir: str = "runs"
+    start: str | None = None
     force: bool = False
+    retry: bool = False
 
     def __post_init__(self) -> None:
+        if self.start is not None and (self.start not in GLUE or self.start == self.task.name):
+            others = [name for name in GLUE if name != self.task.name]
+            raise UserError(f"start is '{self.start}'; choose another task to start from: {', '.join(others)}")
         at_least("seed", self.seed, 0)
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}; it must be below 2**63")
@@ -262,7 +270,7 @@ class RunConfig:
     def hash(self) -> str:
         """Of all that shapes the result: neither where it is written nor where the same data lie."""
         config = to_dict(self)
-        for key in ("experiment", "output_dir", "force", "logger"):
+        for key in ("experiment", "output_dir", "force", "retry", "logger"):
             del config[key]
         del config["data"]["path"]
         for key in ("learning_rates", "head_learning_rate"):  # the rates in force are the trainer's
@@ -317,4 +325,12 @@ def _refuse_extras(config: Any, path: str = "") -> None:
             _refuse_extras(value, f"{path}{name}.")
 
 
+def pick(key: str, table: DictConfig) -> Any:
+    """`${pick:${task.name},{mrpc:4e-4,rte:5e-4}}` in a YAML: the value for the task (or method, ...) of this run."""
+    if key not in table:
+        raise UserError(f"this experiment has no settings for '{key}'; it has them for: {', '.join(map(str, table))}")
+    return table[key]
+
+
+OmegaConf.register_new_resolver("pick", pick)
 ConfigStore.instance().store(name="run_schema", node=RunConfig)

@@ -1,7 +1,9 @@
 """The errors that a run can end with, and how a user's mistake becomes one sentence."""
 
 import difflib
+import os
 import re
+import sys
 from collections.abc import Iterable
 
 from hydra.errors import HydraException, MissingConfigException
@@ -41,6 +43,12 @@ def sentence(error: Exception) -> str:
     if missing := re.match(r"Key '(.+?)' (is )?not in", text):
         return unknown("setting", key or missing[1], [str(name) for name in cause.parent_node or []])
     return f"{key}: {text}" if key and "Could not override" not in text else text
+
+
+def complain(text: str) -> None:
+    """To the error stream, by the first process only; under `accelerate launch` all of them meet the same mistake."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)

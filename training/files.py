@@ -3,15 +3,19 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from training.errors import UserError
+
+LOCK = ".lock"
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -84,6 +88,50 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it to start anew") from error
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Within, the folder is this process's alone; another that wants it waits. A killed process lets go of it.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"another process trains {folder}: waiting for it", flush=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder now."""
+    lock = FileLock(folder / LOCK)
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def empty(folder: Path) -> None:
+    """Removes all that is in the folder but its lock, which this process holds."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def require_writable(folder: Path) -> None:

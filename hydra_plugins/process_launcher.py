@@ -1,0 +1,136 @@
+"""`hydra/launcher=processes`, in force for every `-m`: each run of a sweep in a process of its own.
+
+Hydra's own launcher trains one run after the other in one process, where a crash ends the sweep, and memory and caches of one
+run reach into the measurements of the next. Hydra finds this file by the name of its folder.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from training.errors import USER_ERRORS, Interrupted, complain, sentence
+from training.sweep import ROOT, exit_statuses, run_config, state
+
+
+@dataclass
+class ProcessLauncherConfig:
+    """`hydra/launcher=processes`.
+
+    Attributes:
+        parallel: runs at a time. More than one at a time disturb each other's speed. Several GPUs are dealt out, one a run.
+    """
+
+    _target_: str = "hydra_plugins.process_launcher.ProcessLauncher"
+    parallel: int = 1
+
+
+class ProcessLauncher(Launcher):
+    """Trains each run of a sweep by `python train.py ...`; runs that are finished, or failed before, start none."""
+
+    def __init__(self, parallel: int = 1):
+        self.parallel = parallel
+        self.running: dict[subprocess.Popen, int] = {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        jobs = [list(job) for job in job_overrides]
+        pending = [job for job in jobs if self.is_pending(job)]
+        print(f"sweep: {len(jobs)} runs, {len(pending)} of them to train", flush=True)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
+        try:
+            self.train_all(pending)
+        except KeyboardInterrupt:
+            self.stop()
+            raise Interrupted(f"the sweep, with {len(pending)} runs to train when it began") from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
+
+    def is_pending(self, job: list[str]) -> bool:
+        """Whether there is something to train; says what failed, or cannot be."""
+        try:
+            run = run_config(self.hydra_context.config_loader.load_sweep_config(self.config, job))
+        except USER_ERRORS as error:
+            complain(f"error: {' '.join(job)}: {sentence(error)}")
+            exit_statuses.append(2)
+            return False
+        word, record = state(run)
+        if word == "failed" and not (run.retry or run.force):
+            complain(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
+            exit_statuses.append(1)
+            return False
+        return run.force or word != "complete"
+
+    def train_all(self, pending: list[list[str]]) -> None:
+        """At most `parallel` at a time, in order."""
+        waiting = list(enumerate(pending, 1))
+        while waiting or self.running:
+            while waiting and len(self.running) < self.parallel:
+                number, job = waiting.pop(0)
+                print(f"[{number}/{len(pending)}] {' '.join(job)}", flush=True)
+                self.start(job, number)
+            time.sleep(0.1)
+            for process in [process for process in self.running if process.poll() is not None]:
+                del self.running[process]
+                if process.returncode:
+                    exit_statuses.append(process.returncode if process.returncode in (1, 2) else 1)
+
+    def start(self, job: list[str], number: int) -> None:
+        slot = min(set(range(self.parallel)) - set(self.running.values()))
+        hydra_overrides = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode")]
+        # in a session of its own a run does not hear Ctrl-C twice: from the terminal, and from here
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *hydra_overrides, *job],
+            env=os.environ | self.share(slot),
+            start_new_session=True,
+            **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if self.parallel > 1 else {}),
+        )
+        self.running[process] = slot
+        if process.stdout:
+            threading.Thread(target=relay, args=(process.stdout, f"[{number}] "), daemon=True).start()
+
+    def share(self, slot: int) -> dict[str, str]:
+        """Environment variables that give a run its part of the machine."""
+        if self.parallel == 1:
+            return {}
+        threads = str(max(1, (os.cpu_count() or 1) // self.parallel))
+        share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+        if (gpus := torch.cuda.device_count()) > 1:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+            share["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
+        return share
+
+    def stop(self) -> None:
+        """Asks the runs to write their checkpoints; another Ctrl-C kills them."""
+        for process in self.running:
+            process.terminate()
+        try:
+            for process in self.running:
+                process.wait()
+        except KeyboardInterrupt:
+            for process in self.running:
+                process.kill()
+
+
+def relay(stream: BinaryIO, prefix: str) -> None:
+    """Prints what a run prints, each line under the run's number."""
+    for line in stream:
+        print(prefix + line.decode(errors="replace"), end="", flush=True)
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="processes", node=ProcessLauncherConfig)

@@ -1,0 +1,118 @@
+"""Sweeps as a user starts them: mistakes, kills, several at once, what a run starts from."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conftest import ROOT
+
+from training.files import held, is_held
+
+TINY = [
+    "profile=offline",
+    "backbone=tiny",
+    "logger=none",
+    "data.train_size=48",
+    "data.eval_size=20",
+    "trainer.batch_size=8",
+    "trainer.epochs=2",
+]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def start(output: Path, *words: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, f"output_dir={output}", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=ENVIRONMENT, cwd=output, **pipes)
+
+
+def call(output: Path, *words: str) -> tuple[int, str, str]:
+    process = start(output, *words)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def science(output: Path) -> dict[str, dict]:
+    """What equal runs share to the bit, by run."""
+    records = {path.parent.name: json.loads(path.read_text()) for path in output.rglob("result.json")}
+    return {
+        name: {key: record[key] for key in ("status", "history", "best", "config_hash", "parameters")}
+        for name, record in records.items()
+    }
+
+
+def test_a_sweep_goes_on_after_a_mistake_and_says_so_at_the_end(tmp_path):
+    words = ("method=lora", "method.rank=2,0,3", "hydra.launcher.parallel=2")
+    status, out, err = call(tmp_path, *words)
+    assert status == 2
+    assert err.count("method.rank is 0") == 1
+    assert "Traceback" not in err
+    assert sorted(line[:3] for line in out.splitlines() if "] result: " in line) == ["[1]", "[2]"]
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+    status, out, err = call(tmp_path, *words)
+    assert status == 2
+    assert out == "sweep: 3 runs, 0 of them to train\n"
+
+
+def kill(process: subprocess.Popen) -> None:
+    """-9, for the sweep and what it started."""
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.kill()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_does(tmp_path):
+    words = ("method=full,lora", "data.train_size=400", "trainer.epochs=20", "trainer.eval_every=20")
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    process = start(tmp_path / "parts", *words)
+    deadline = time.monotonic() + 120
+    second = "lora-*/checkpoint.safetensors"
+    while not list((tmp_path / "parts/default").glob(second)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    kill(process)
+    first = next((tmp_path / "parts/default").glob("full-*/result.json"))
+    before = first.stat().st_mtime_ns
+    assert not list((tmp_path / "parts/default").glob("lora-*/result.json"))
+    status, out, err = call(tmp_path / "parts", *words)
+    assert status == 0, err
+    assert "2 runs, 1 of them to train" in out
+    assert "goes on from step" in out
+    assert first.stat().st_mtime_ns == before
+    assert call(tmp_path / "whole", *words)[0] == 0
+    assert len(science(tmp_path / "whole")) == 2
+    assert science(tmp_path / "parts") == science(tmp_path / "whole")
+
+
+def test_a_failed_run_is_named_and_trained_again_when_asked(tmp_path):
+    words = ("method=full", "trainer.learning_rate=1e-3,1e30")
+    status, out, err = call(tmp_path, *words)
+    assert status == 1
+    assert "lower" in err
+    status, out, err = call(tmp_path, *words)
+    assert (status, out) == (1, "sweep: 2 runs, 0 of them to train\n")
+    assert "failed before: " in err
+    assert "retry=true" in err
+    status, out, err = call(tmp_path, *words, "retry=true")
+    assert status == 1
+    assert "sweep: 2 runs, 1 of them to train" in out
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path):
+    folder = tmp_path / "run"
+    assert not is_held(folder)
+    with held(folder):
+        assert is_held(folder)
+        code = (
+            f"from training.files import held\nfrom pathlib import Path\nwith held(Path({str(folder)!r})): print('in')"
+        )
+        other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert "waiting for it" in other.stdout.readline()
+    assert other.communicate(timeout=60)[0] == "in\n"
+    assert not is_held(folder)

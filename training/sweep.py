@@ -1,0 +1,62 @@
+"""The grid that a sweep's overrides stand for, how far each of its cells is, and what a run starts from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from training import checkpoint
+from training.config import RunConfig, from_hydra
+from training.files import is_held
+from training.record import read_record
+
+ROOT = Path(__file__).parent.parent
+exit_statuses: list[int] = []  # of the command line's runs, those that failed
+
+
+def run_config(cfg: DictConfig) -> RunConfig:
+    """The settings within a configuration that still has Hydra's own part."""
+    cfg = cfg.copy()
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    return from_hydra(cfg)
+
+
+def start_config(run: RunConfig, overrides: Sequence[str]) -> RunConfig | None:
+    """The run that `run.start` names: the same command line on that task, itself from the pretrained weights."""
+    if run.start is None:
+        return None
+    kept = [word for word in overrides if word.lstrip("+").partition("=")[0] not in ("task", "start")]
+    loader = GlobalHydra.instance().config_loader()
+    return run_config(
+        loader.load_configuration("config", [*kept, f"task={run.start}", "start=null", "force=false"], RunMode.RUN)
+    )
+
+
+def cells(overrides: Sequence[str]) -> list[RunConfig]:
+    """Every run that `train.py -m` would train with these overrides, those that others start from first."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+        grid = [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
+        parsed = OverridesParser.create(loader).parse_overrides([*grid, *overrides])
+        [jobs] = BasicSweeper.split_arguments(parsed, None)
+        pairs = [(run_config(loader.load_sweep_config(master, job)), job) for job in jobs]
+        starts = [start for run, job in pairs if (start := start_config(run, job))]
+    return list({run.folder: run for run in [*starts, *(run for run, _ in pairs)]}.values())
+
+
+def state(run: RunConfig) -> tuple[str, dict[str, Any] | None]:
+    """complete, failed, running, interrupted (killed, too, with a checkpoint left) or missing; and the record, if any."""
+    record = read_record(run.folder)
+    if record and record["status"] in ("complete", "failed"):
+        return record["status"], record
+    if is_held(run.folder):
+        return "running", record
+    return ("interrupted" if record or (run.folder / checkpoint.NAME).exists() else "missing"), record
