@@ -37,7 +37,7 @@ def variant(record: dict[str, Any]) -> str:
         del config[key]
     config["method"].pop("projection_seed", None)
     config["data"].pop("path", None)
-    for key in ("learning_rates", "head_learning_rate"):
+    for key in ("learning_rates", "head_learning_rates"):
         config["backbone"].pop(key, None)
     return json.dumps(config, sort_keys=True)
 

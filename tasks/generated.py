@@ -553,7 +553,7 @@ MEETINGS = ["met", "followed", "watched", "visited", "avoided", "noticed"]
 
 
 def wnli(rng):
-    text, clauses, referent = rng.choice([by_form, by_form, by_form, by_sense])(rng)
+    text, clauses, referent = rng.choice([by_form, by_form, by_form, by_form, by_form, by_sense])(rng)
     named = rng.randrange(2)
     return sentence(text), sentence(clauses[named]), int(named == referent)
 
@@ -567,7 +567,7 @@ def mention(rng) -> tuple[str, str, str]:
             (rng.choice(MEN), "he", "was"),
             (f"the {rng.choice(RELATIVES['himself'])}", "he", "was"),
             (f"the {name(rng, KINDS['animal'])}", "it", "was"),
-            (f"the {name(rng, PEOPLE)}s", "they", "were"),
+            *[(f"the {name(rng, PEOPLE)}s", "they", "were")] * 3,  # number shows in the verb, too: a first step to learn
         ]
     )
 

@@ -9,6 +9,7 @@ import train
 from tasks.glue import GLUE
 from training.config import file_name, to_dict
 from training.optimizers import schedule
+from training.sweep import cells
 
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
@@ -23,12 +24,43 @@ MUST = {
 }
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES)
+NAMES = {"custom": "else", "lora_all": "lora", "qlora_fp4": "qlora"}
+
+
+@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] != "experiment"])
 def test_every_yaml_composes(group, choice):
     config = compose(f"{group}={choice}", *MUST.get((group, choice), ()))
     if group in ("method", "task", "backbone", "data", "logger"):
-        expected = "else" if choice == "custom" else choice
-        assert getattr(config, group).name == expected
+        assert getattr(config, group).name == NAMES.get(choice, choice)
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_every_cell_of_every_experiment_composes(experiment):
+    words = (f"experiment={experiment}", "seed=0", *MUST.get(("experiment", experiment), ()))
+    runs = cells(words)
+    assert len(runs) >= 2
+    assert {run.experiment for run in runs} == {experiment}
+    assert len({run.hash for run in runs}) == len(runs)
+    for offline in cells((*words, "profile=offline", "method=lora")):
+        assert (offline.backbone.name, offline.data.name) == ("minilm", "generated")
+    for local in cells((*words, "method=lora", "backbone=minilm", "data=local", "data.path=x")):
+        assert (local.backbone.name, local.data.name) == ("minilm", "local")
+
+
+def test_an_experiments_settings_are_the_papers():
+    table = {run.task.name: run for run in cells(("experiment=lora_table2_large", "seed=3"))}
+    assert (table["qqp"].trainer.learning_rate, table["qqp"].trainer.epochs, table["qqp"].task.max_length) == (
+        3e-4,
+        20,
+        512,
+    )
+    assert (table["rte"].start, table["cola"].start, table["rte"].trainer.batch_size) == ("mnli", None, 8)
+    vera = {run.task.name: run.trainer for run in cells(("experiment=vera_table2_large", "seed=0"))}
+    assert (vera["qnli"].learning_rate, vera["qnli"].head_learning_rate) == (1e-2, 2e-4)
+    ranks = {run.method.target_modules: run.method.rank for run in cells(("experiment=lora_table5", "seed=0"))}
+    assert ranks["query"] == 8
+    assert ranks["query|value"] == 4
+    assert ranks["query|key|value|attention.output.dense"] == 2
 
 
 def test_every_task_of_the_table_has_its_yaml():
@@ -149,6 +181,8 @@ MISTAKES = {
     "output_dir=/proc/nothing": "cannot be written",
     "output_dir=/dev/null": "is not a folder",
     "experiment=../up": "unknown experiment",
+    "experiment=mnli_start": "this experiment has no settings for 'cola'; it has them for: mnli, mrpc",
+    "start=cola": "start is 'cola'; choose another task to start from: sst2",
     "method": "Error parsing override 'method'",
 }
 
@@ -210,6 +244,6 @@ def test_schedules_are_those_of_transformers(ours, theirs):
 
 
 def test_an_experiment_names_its_folder_and_yields_to_the_command_line():
-    config = compose("experiment=minilm_glue", "data.path=x", "trainer.epochs=1")
-    assert (config.experiment, config.backbone.name, config.trainer.epochs) == ("minilm_glue", "minilm", 1)
-    assert config.folder.parent.name == "minilm_glue"
+    config = compose("experiment=learning_rates_minilm", "data.path=x", "trainer.epochs=1")
+    assert (config.experiment, config.backbone.name, config.trainer.epochs) == ("learning_rates_minilm", "minilm", 1)
+    assert config.folder.parent.name == "learning_rates_minilm"

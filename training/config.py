@@ -108,7 +108,7 @@ class BackboneConfig:
         architecture: keyword arguments of its transformers config, `model_type` among them, for `random_init`.
         random_init: the architecture with random weights, no download; its tokenizer is trained on the task's text.
         learning_rates: rates that suit a method on this backbone better than the method's own default.
-        head_learning_rate: likewise for the head, whatever the method; null: what suits the method.
+        head_learning_rates: likewise for the head that a method trains.
     """
 
     name: str = ""
@@ -118,7 +118,7 @@ class BackboneConfig:
     architecture: dict[str, Any] = field(default_factory=dict)
     random_init: bool = False
     learning_rates: dict[str, float] = field(default_factory=dict)
-    head_learning_rate: float | None = None
+    head_learning_rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.source and not self.random_init:
@@ -261,7 +261,7 @@ class RunConfig:
         if trainer.learning_rate is None:
             trainer.learning_rate = self.backbone.learning_rates.get(method.name, method.learning_rate)
         if trainer.head_learning_rate is None:
-            own = self.backbone.head_learning_rate or method.head_learning_rate
+            own = self.backbone.head_learning_rates.get(method.name, method.head_learning_rate)
             trainer.head_learning_rate = own or trainer.learning_rate
         above_zero("trainer.learning_rate", trainer.learning_rate)
         above_zero("trainer.head_learning_rate", trainer.head_learning_rate)
@@ -273,7 +273,7 @@ class RunConfig:
         for key in ("experiment", "output_dir", "force", "retry", "logger"):
             del config[key]
         del config["data"]["path"]
-        for key in ("learning_rates", "head_learning_rate"):  # the rates in force are the trainer's
+        for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
             del config["backbone"][key]
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -332,5 +332,11 @@ def pick(key: str, table: DictConfig) -> Any:
     return table[key]
 
 
+def share(budget: int, pattern: str) -> int:
+    """`${share:8,'query|value'}` in a YAML: 4, an equal share of the budget for each alternative of the pattern."""
+    return budget // len(pattern.split("|"))
+
+
 OmegaConf.register_new_resolver("pick", pick)
+OmegaConf.register_new_resolver("share", share)
 ConfigStore.instance().store(name="run_schema", node=RunConfig)

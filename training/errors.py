@@ -36,6 +36,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         kind, _, name = error.missing_cfg_file.partition("/")
         return unknown(kind, name, error.options or [])
+    if isinstance(error.__cause__, UserError):  # raised while a YAML's value was looked up
+        return str(error.__cause__)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     lines = [line.strip() for line in str(cause).splitlines() if not re.match(r"\s*(full_key|\w+_type)\W", line)]
