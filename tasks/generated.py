@@ -567,7 +567,8 @@ def mention(rng) -> tuple[str, str, str]:
             (rng.choice(MEN), "he", "was"),
             (f"the {rng.choice(RELATIVES['himself'])}", "he", "was"),
             (f"the {name(rng, KINDS['animal'])}", "it", "was"),
-            *[(f"the {name(rng, PEOPLE)}s", "they", "were")] * 3,  # number shows in the verb, too: a first step to learn
+            *[(f"the {name(rng, PEOPLE)}s", "they", "were")]
+            * 6,  # number shows in the verb, too: a first step to learn
         ]
     )
 
