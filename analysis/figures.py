@@ -1,0 +1,328 @@
+"""The figures, from records alone: PNG and PDF, the same bytes for the same records.
+
+A method has one colour (Okabe and Ito's, told apart by the colour-blind), one marker and one dash everywhere, so that a
+figure survives a grey printer.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.records import BACKBONES, METHODS, METRICS, TASKS, best, complete, in_order, main_metric
+from analysis.tables import pick_rate
+
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "svg.hashsalt": "0",
+    "pdf.fonttype": 42,
+}
+LOOKS = {  # colour, marker, dash, hatch
+    "full": ("#000000", "o", "-", ""),
+    "lora": ("#0072B2", "s", "--", "//"),
+    "dora": ("#D55E00", "^", "-.", "\\\\"),
+    "lora_fa": ("#009E73", "D", ":", "xx"),
+    "lora_fa_corrected": ("#56B4E9", "P", (0, (5, 1)), "++"),
+    "vera": ("#CC79A7", "v", (0, (3, 1, 1, 1)), ".."),
+    "qlora": ("#E69F00", "X", (0, (1, 1)), "oo"),
+}
+OTHER = ("#777777", "*", "-", "--")
+TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_tuned", "parikh_wu_table1_minilm"]
+
+
+def line_style(method: str) -> dict[str, Any]:
+    colour, marker, dash, _ = LOOKS.get(method, OTHER)
+    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 5, "label": METHODS.get(method, method)}
+
+
+def bar_style(method: str) -> dict[str, Any]:
+    colour, _, _, hatch = LOOKS.get(method, OTHER)
+    return {"color": colour, "hatch": hatch, "edgecolor": "white", "label": METHODS.get(method, method)}
+
+
+def panels(count: int, width: float = 3.4, height: float = 2.8) -> tuple[Figure, list[Axes]]:
+    """A row of axes."""
+    figure = Figure(figsize=(max(width * count, 4.2), height), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(1, count)))
+
+
+def legend(figure: Figure, ax: Axes) -> None:
+    """One for all panels, to their right, each method once."""
+    once = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(once.values(), once, loc="outside right upper", fontsize=7)
+
+
+def by_method(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """In the frame's order, which is that of the tables."""
+    return runs.groupby("method", sort=False)
+
+
+def where(runs: pd.DataFrame) -> str:
+    """The title of a panel: the backbone, and how many seeds."""
+    name, seeds = runs["backbone"].iloc[0], runs["seed"].nunique()
+    return f"{BACKBONES.get(name, name)}, {seeds} seed{'s' * (seeds > 1)}"
+
+
+def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
+    """A metric at each evaluation: the median over seeds, and their range. Parikh and Wu, figures 1 and 2."""
+    groups = [part for _, part in complete(runs, experiment=TABLE1, task=task).groupby(["experiment", "backbone"])]
+    if not groups:
+        return None
+    figure, axes = panels(len(groups))
+    for ax, part in zip(axes, groups, strict=True):
+        for method, of in by_method(part):
+            epochs = [entry["epoch"] for entry in of["history"].iloc[0]]
+            curves = np.array([[entry[metric] for entry in history] for history in of["history"]])
+            ax.plot(epochs, np.median(curves, axis=0), **line_style(method))
+            if len(curves) > 1:
+                ax.fill_between(epochs, curves.min(0), curves.max(0), alpha=0.12, color=LOOKS.get(method, OTHER)[0])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set(xlabel="epoch", ylabel=f"{METRICS[metric]} on {TASKS[task]}", title=where(part))
+    legend(figure, axes[-1])
+    return figure
+
+
+def training_speed(runs: pd.DataFrame) -> Figure | None:
+    """Samples a second, against full fine-tuning's. Parikh and Wu, figure 3."""
+    return cost_bars(runs, "samples_per_second", "samples/s, full fine-tuning = 1")
+
+
+def memory_peak(runs: pd.DataFrame) -> Figure | None:
+    """Peak memory, against full fine-tuning's. Parikh and Wu, figure 4."""
+    return cost_bars(runs, "peak_bytes", "peak memory, full fine-tuning = 1")
+
+
+def cost_bars(runs: pd.DataFrame, column: str, label: str) -> Figure | None:
+    groups = [
+        part for _, part in complete(runs, experiment="training_cost").groupby(["backbone", "hardware", "precision"])
+    ]
+    groups = [part for part in groups if "full" in set(part["method"])]
+    if not groups:
+        return None
+    figure, axes = panels(len(groups), width=4.2)
+    for ax, part in zip(axes, groups, strict=True):
+        tasks, methods = list(in_order(part["task"])), list(dict.fromkeys(part["method"]))
+        for place, method in enumerate(methods):
+            ratios = [ratio(part[part["task"] == task], method, column) for task in tasks]
+            x = np.arange(len(tasks)) + (place - (len(methods) - 1) / 2) * 0.8 / len(methods)
+            ax.bar(x, ratios, 0.8 / len(methods), **bar_style(method))
+        ax.axhline(1, color="black", linewidth=0.8)
+        ax.set_xticks(range(len(tasks)), [TASKS[task] for task in tasks])
+        ax.grid(axis="x", visible=False)
+        ax.set(ylabel=label, title=f"{where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
+    legend(figure, axes[-1])
+    return figure
+
+
+def ratio(runs: pd.DataFrame, method: str, column: str) -> float:
+    """Of medians over seeds; not a number where the method has no run."""
+    return runs.loc[runs["method"] == method, column].median() / runs.loc[runs["method"] == "full", column].median()
+
+
+def memory_parts(runs: pd.DataFrame) -> Figure | None:
+    """What the memory of training is made of, and on a GPU how busy it was."""
+    runs = complete(runs, experiment="training_cost", task="mrpc")
+    groups = [part for _, part in runs.groupby(["backbone", "hardware", "precision"])]
+    if not groups:
+        return None
+    figure, axes = panels(len(groups), width=4.2)
+    parts = {"weights": "#bbbbbb", "gradients": "#E69F00", "optimizer_state": "#0072B2", "activations": "#009E73"}
+    for ax, part in zip(axes, groups, strict=True):
+        bottom = np.zeros(len(part))
+        for (name, colour), hatch in zip(parts.items(), ("", "//", "xx", ".."), strict=True):
+            size = part[name].to_numpy() / 2**20
+            ax.bar(
+                range(len(part)),
+                size,
+                bottom=bottom,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                label=name.replace("_", " "),
+            )
+            bottom += size
+        busy = [
+            np.median([u["gpu_utilization"] for u in use if u["gpu_utilization"] is not None] or [np.nan])
+            for use in part["use"]
+        ]
+        for x, (top, percent) in enumerate(zip(bottom, busy, strict=True)):
+            if np.isfinite(percent):
+                ax.annotate(f"{percent:.0f} % busy", (x, top), ha="center", va="bottom", fontsize=6)
+        ax.set_xticks(range(len(part)), [METHODS.get(m, m) for m in part["method"]], rotation=30)
+        ax.grid(axis="x", visible=False)
+        ax.set(ylabel="MiB", title=f"MRPC, {where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
+    legend(figure, axes[-1])
+    return figure
+
+
+def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
+    """Quality against trained parameters, the head not counted. LoRA's figure 2 in idea."""
+    runs = complete(runs, experiment=TABLE1[1:])
+    tasks = list(in_order(runs["task"]))
+    if not tasks:
+        return None
+    figure, axes = panels(len(tasks), width=2.6)
+    for ax, task in zip(axes, tasks, strict=True):
+        for backbone, part in runs[runs["task"] == task].groupby("backbone"):
+            for method, of in by_method(part):
+                scores = [100 * best(history, main_metric(task)) for history in of["history"]]
+                style = line_style(method) | {
+                    "linestyle": "",
+                    "fillstyle": "none" if backbone == "minilm" else "full",
+                }
+                ax.plot([of["parameters"].iloc[0]] * len(scores), scores, **style)
+        ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[main_metric(task)])
+    legend(figure, axes[-1])
+    figure.suptitle(
+        "a point a seed; " + ", ".join(BACKBONES.get(b, b) for b in sorted(set(runs["backbone"]))), fontsize=8
+    )
+    return figure
+
+
+def learning_rates(runs: pd.DataFrame) -> Figure | None:
+    """Each method's best evaluation on CoLA by learning rate; a star where held-out data would choose."""
+    runs = complete(runs, experiment=["learning_rates", "learning_rates_minilm"], task="cola")
+    groups = [part for _, part in runs.groupby("backbone")]
+    if not groups:
+        return None
+    figure, axes = panels(len(groups), width=5, height=3.4)
+    for ax, part in zip(axes, groups, strict=True):
+        for method, of in by_method(part):
+            scores = [
+                (rate, at["history"].map(lambda h: 100 * best(h, "matthews_correlation")))
+                for rate, at in of.groupby("learning_rate")
+            ]
+            rates, medians = [rate for rate, _ in scores], [score.median() for _, score in scores]
+            ax.plot(rates, medians, **line_style(method))
+            if pick := pick_rate(of):
+                ax.plot(
+                    pick[0],
+                    dict(zip(rates, medians, strict=True))[pick[0]],
+                    "*",
+                    color=LOOKS[method][0],
+                    markersize=13,
+                    alpha=0.5,
+                )
+        ax.axvline(4e-5, color="black", linewidth=0.8, linestyle=":")
+        ax.annotate(" Parikh and Wu's 4e-5", (4e-5, ax.get_ylim()[1]), fontsize=7, va="top")
+        ax.set(xscale="log", xlabel="learning rate", ylabel="Matthews on CoLA, x 100", title=where(part))
+    legend(figure, axes[-1])
+    return figure
+
+
+def rank_alpha(runs: pd.DataFrame) -> Figure | None:
+    """Heat map of quality by rank and alpha; a box where alpha = 2 r."""
+    runs = complete(runs, experiment="rank_alpha")
+    groups = [part for _, part in runs.groupby("backbone")]
+    if not groups:
+        return None
+    figure, axes = panels(len(groups), width=4.6, height=3.2)
+    for ax, part in zip(axes, groups, strict=True):
+        scores = part.assign(score=part["history"].map(lambda h: 100 * best(h, "matthews_correlation")))
+        grid = scores.pivot_table(index="rank", columns="alpha", values="score", aggfunc="median")
+        image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto")
+        middle = (grid.min().min() + grid.max().max()) / 2
+        for (y, r), (x, alpha) in ((a, b) for a in enumerate(grid.index) for b in enumerate(grid.columns)):
+            ax.text(
+                x,
+                y,
+                f"{grid.iloc[y, x]:.1f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if grid.iloc[y, x] < middle else "black",
+            )
+            if alpha == 2 * r:
+                ax.add_patch(mpl.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
+        ax.set_xticks(range(len(grid.columns)), [f"{alpha:g}" for alpha in grid.columns])
+        ax.set_yticks(range(len(grid.index)), [f"{rank:g}" for rank in grid.index])
+        ax.grid(visible=False)
+        ax.set(xlabel="alpha", ylabel="rank", title=f"Matthews on CoLA, {where(part)}; red: alpha = 2 r")
+        figure.colorbar(image, ax=ax)
+    return figure
+
+
+def front(runs: pd.DataFrame) -> Figure | None:
+    """Quality against speed and against memory, each point a method: the mean over tasks of the main metric."""
+    quality = complete(runs, experiment=TABLE1[1:])
+    cost = complete(runs, experiment="training_cost", task="mrpc")
+    groups = [
+        (backbone, part, cost[cost["backbone"] == backbone])
+        for backbone, part in quality.groupby("backbone")
+        if "full" in set(cost.loc[cost["backbone"] == backbone, "method"])
+    ]
+    if not groups:
+        return None
+    figure, axes = panels(2 * len(groups), width=3.2)
+    for pair, (backbone, part, costs) in zip(zip(axes[::2], axes[1::2], strict=True), groups, strict=True):
+        for method, of in by_method(part):
+            scores = of.assign(score=[100 * best(h, m) for h, m in zip(of["history"], of["metric"], strict=True)])
+            mean = scores.groupby("task")["score"].median().mean()
+            for ax, column in zip(pair, ("samples_per_second", "peak_bytes"), strict=True):
+                ax.plot(ratio(costs, method, column), mean, **line_style(method) | {"linestyle": "", "markersize": 8})
+        title = f"{BACKBONES.get(backbone, backbone)}; quality: mean of {', '.join(TASKS[t] for t in in_order(part['task']))}"
+        pair[0].set(xlabel="samples/s, full FT = 1", ylabel="main metric x 100", title="speed")
+        pair[1].set(xlabel="peak memory, full FT = 1", title="memory")
+        figure.suptitle(title, fontsize=8)
+    legend(figure, axes[-1])
+    return figure
+
+
+def subspace(pairs: list[dict[str, Any]]) -> Figure | None:
+    """φ between adapters of two ranks, and of two seeds. LoRA, figures 3 and 4."""
+    if not pairs:
+        return None
+    figure = Figure(figsize=(3.1 * len(pairs) / 2, 5.4), layout="constrained")
+    axes = figure.subplots(2, (len(pairs) + 1) // 2, squeeze=False)
+    for ax, pair in zip(axes.T.flat, pairs, strict=False):
+        image = ax.imshow(np.array(pair["phi"]), vmin=0, vmax=1, cmap="cividis", origin="lower", aspect="auto")
+        one, other = (f"r = {run['rank']}, seed {run['seed']}" for run in pair["runs"])
+        ax.set_title(f"{pair['matrix']}\n{one}\nand {other}", fontsize=7)
+        ax.set(xlabel="j", ylabel="i")
+        ax.grid(visible=False)
+    figure.colorbar(image, ax=axes, label="φ(i, j), mean over layers")
+    return figure
+
+
+def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[str, Figure]:
+    """By name; those without records are left out."""
+    figures = {
+        "parikh_wu_figure1_cola": over_training(runs, "cola", "matthews_correlation"),
+        "parikh_wu_figure2_mrpc": over_training(runs, "mrpc", "f1"),
+        "parikh_wu_figure3_speed": training_speed(runs),
+        "parikh_wu_figure4_memory": memory_peak(runs),
+        "memory_parts": memory_parts(runs),
+        "quality_by_parameters": quality_by_parameters(runs),
+        "learning_rates": learning_rates(runs),
+        "rank_alpha": rank_alpha(runs),
+        "front": front(runs),
+        "subspace": subspace(similarity),
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def write_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """`folder/NAME.png` and `.pdf`, without the dates that would make equal figures unequal files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with mpl.rc_context(STYLE):
+        for name, figure in all_figures(runs, similarity).items():
+            for ending, metadata in (
+                ("png", {"Software": None}),
+                ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
+            ):
+                paths.append(folder / f"{name}.{ending}")
+                figure.savefig(paths[-1], metadata=metadata)
+    return paths

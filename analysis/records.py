@@ -1,0 +1,184 @@
+"""Records as one data frame, a row a run; and how they come into `paper_tables/records/`."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tasks.glue import GLUE
+from training.errors import UserError
+from training.files import write_json
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "paper_tables" / "records"
+METHODS = {
+    "full": "Full FT",
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "lora_fa": "LoRA-FA",
+    "lora_fa_corrected": "LoRA-FA, corrected",
+    "vera": "VeRA",
+    "qlora": "QLoRA",
+}
+TASKS = {
+    "mnli": "MNLI",
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "cola": "CoLA",
+    "qnli": "QNLI",
+    "qqp": "QQP",
+    "rte": "RTE",
+    "stsb": "STS-B",
+    "wnli": "WNLI",
+}
+BACKBONES = {"roberta-base": "RoBERTa-base", "roberta-large": "RoBERTa-large", "minilm": "MiniLM"}
+METRICS = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "matthews_correlation": "Matthews",
+    "pearson": "Pearson",
+    "spearmanr": "Spearman",
+}
+SETTINGS = ("learning_rate", "rank", "alpha", "target_modules", "quant_type", "optimizer", "schedule", "start")
+
+
+def parse(file: Path) -> dict[str, Any] | None:
+    """A record that ended, well or not; None for any other file."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ended = isinstance(record, dict) and record.get("status") in ("complete", "failed") and "config" in record
+    return record if ended else None
+
+
+def collect(folder: Path, into: Path = RECORDS) -> list[Path]:
+    """Takes over the ended runs below `folder`, each to `into/EXPERIMENT/RUN.json`; returns what was written.
+
+    Machine paths are blanked. Runs on generated data, and those of no experiment, are left where they are.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give a folder of runs, as in runs/parikh_wu_table1")
+    written = []
+    for file in sorted(folder.rglob("result.json")):
+        record = parse(file)
+        if record and record["data"] != "generated" and record["experiment"] != "default":
+            record["config"]["data"]["path"] = None
+            record["config"]["output_dir"] = "runs"
+            written.append(into / record["experiment"] / f"{file.parent.name}.json")
+            write_json(written[-1], record)
+    return written
+
+
+def load(folder: Path = RECORDS) -> pd.DataFrame:
+    """Every record below `folder`, in the order of their names; an empty frame has the columns all the same."""
+    records = filter(None, map(parse, sorted(folder.rglob("*.json"))))
+    return frame(record for record in records if "schema" in record)
+
+
+def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """A row a run; `history` and `use` stay lists."""
+    rows = pd.DataFrame(list(map(row, records)), columns=list(COLUMNS))
+    order = {name: place for place, name in enumerate(METHODS)}
+    rows["order"] = rows["method"].map(lambda name: order.get(name, len(order)))
+    return rows.sort_values(["experiment", "backbone", "order", "method", "task", "seed"], kind="stable").reset_index(
+        drop=True
+    )
+
+
+COLUMNS = {
+    **dict.fromkeys(
+        ("experiment", "method", "task", "backbone", "data", "seed", "status", "reason", "metric"), lambda r, k: r[k]
+    ),
+    "learning_rate": lambda r, _: r["config"]["trainer"]["learning_rate"],
+    **dict.fromkeys(("rank", "alpha", "target_modules", "quant_type"), lambda r, k: r["config"]["method"].get(k)),
+    **dict.fromkeys(("optimizer", "schedule"), lambda r, k: r["config"]["trainer"][k]),
+    "start": lambda r, _: r["config"].get("start"),
+    "history": lambda r, _: r["history"],
+    "parameters": lambda r, _: r["parameters"]["trained_without_head"],
+    "total": lambda r, _: r["parameters"]["total"],
+    **dict.fromkeys(("samples_per_second", "tokens_per_second", "step_ms_median"), lambda r, k: r["speed"][k]),
+    **dict.fromkeys(
+        ("peak_bytes", "peak_kind", "weights", "gradients", "optimizer_state", "activations"),
+        lambda r, k: r["memory"][k.removesuffix("_state")],
+    ),
+    "use": lambda r, _: r["memory"].get("over_training", []),
+    "hardware": lambda r, _: describe_hardware(r["provenance"]["hardware"]),
+    "precision": lambda r, _: r["provenance"]["hardware"].get("precision"),
+    "hash": lambda r, _: r["config_hash"],
+}
+
+
+def row(record: dict[str, Any]) -> dict[str, Any]:
+    """One row of the frame."""
+    return {name: read(record, name) for name, read in COLUMNS.items()}
+
+
+def describe_hardware(hardware: dict[str, Any]) -> str:
+    """`NVIDIA H200`, or `AMD EPYC, 2 threads`."""
+    if hardware.get("device") == "cuda":
+        return hardware["gpu"]
+    return f"{hardware['cpu']}, {hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
+
+
+def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
+    """The complete runs whose columns have these values; a list stands for any of its members."""
+    rows = frame[frame["status"] == "complete"]
+    for column, value in where.items():
+        rows = rows[rows[column].isin(value if isinstance(value, list) else [value])]
+    return rows
+
+
+def best(history: list[dict[str, Any]], metric: str) -> float:
+    """The highest value over all evaluations on the validation set, as the papers report."""
+    return max(entry[metric] for entry in history)
+
+
+def selected(history: list[dict[str, Any]], metric: str, main: str) -> float | None:
+    """The value on the validation set at the epoch that is best on what was held out of training; None if nothing was."""
+    entry = chosen(history, main)
+    return entry and entry[metric]
+
+
+def chosen(history: list[dict[str, Any]], main: str) -> dict[str, Any] | None:
+    """The evaluation at the epoch that is best on what was held out of training; None if nothing was."""
+    if "held_out" not in history[0]:
+        return None
+    return max(history, key=lambda entry: entry["held_out"][main])
+
+
+def has_collapsed(history: list[dict[str, Any]], metric: str) -> bool:
+    """Whether the best evaluation gave one answer to everything."""
+    return next(entry for entry in history if entry[metric] == best(history, metric))["collapsed"]
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a column `label`: the method, and those settings in which the runs of an experiment differ."""
+    frame = frame.assign(label=[METHODS.get(name, name) for name in frame["method"]])
+    for _, group in frame.groupby(["experiment", "backbone", "method"]):
+        for name in SETTINGS:
+            if any(part[name].nunique(dropna=False) > 1 for _, part in group.groupby("task")):
+                words = [f", {name} {show(value)}" for value in group[name]]
+                frame.loc[group.index, "label"] += pd.Series(words, index=group.index)
+    return frame
+
+
+def show(value: Any) -> str:
+    """A setting in few characters."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def in_order(tasks: Iterable[str]) -> Iterator[str]:
+    """Tasks as the papers order their columns."""
+    present = set(tasks)
+    return (task for task in TASKS if task in present)
+
+
+def main_metric(task: str) -> str:
+    """What tables show."""
+    return GLUE[task].metrics[0]

@@ -1,0 +1,379 @@
+"""The tables: each published one beside ours, and what the papers leave out: statistics, learning rates, costs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.records import (
+    BACKBONES,
+    METHODS,
+    ROOT,
+    TASKS,
+    best,
+    complete,
+    has_collapsed,
+    labelled,
+    main_metric,
+    selected,
+)
+from analysis.render import Table
+from analysis.statistics import holm, paired_p, summarize
+
+REPORTED = ROOT / "paper_tables" / "reported"
+COLLAPSED = "† and a number: so many of the runs gave one answer to everything at their best; they are counted in."
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Which of our runs stand beside a published row: the experiment, the method, and settings they must have."""
+
+    experiment: str
+    method: str
+    where: dict[str, Any] = field(default_factory=dict)
+    backbone: str | None = None  # the only one; None: the published one and any other that there are runs of
+
+    def of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return complete(frame, experiment=self.experiment, method=self.method, **self.where)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published table and what of ours belongs beside it.
+
+    Attributes:
+        name: of its CSV in `paper_tables/reported/`, and of ours.
+        title: one line.
+        runs: for a published row (or for every row, by the key "") the runs to show below it.
+        metrics: other than the task's main one.
+        percent: whether it counts in hundredths.
+        digits: after the point.
+        backbone: the published one; a difference is shown for no other.
+        columns: published column of each task, where its name is not the task's.
+    """
+
+    name: str
+    title: str
+    runs: Callable[[str], list[Runs]] = lambda row: []
+    metrics: dict[str, str] = field(default_factory=dict)
+    percent: bool = True
+    digits: int = 1
+    backbone: Callable[[str], str] = lambda row: "roberta-large" if "large" in row else "roberta-base"
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def table(self, frame: pd.DataFrame) -> Table:
+        """Published, ours and the difference, a line each."""
+        reported = read_reported(self.name)
+        columns = list(dict.fromkeys(reported["column"]))
+        ours = [task for task in self.columns if self.columns[task] not in columns]
+        lines = []
+        for row, cells in reported.groupby("row", sort=False):
+            values = dict(zip(cells["column"], zip(cells["value"], cells["spread"], strict=True), strict=True))
+            shown = [value + (f"±{spread}" if spread else "") for value, spread in (values[c] for c in columns)]
+            lines.append([row, "published", "", *shown, *[""] * len(ours)])
+            for runs in self.runs(row):
+                lines += self.our_lines(runs, row, frame, columns, values, ours)
+        titles = [TASKS.get(column, column) for column in [*columns, *ours]]
+        notes = [
+            f"Published: {source}; {protocol}."
+            for source, protocol in dict.fromkeys(zip(reported["source"], reported["protocol"], strict=True))
+        ]
+        if any(line[1].startswith("ours") for line in lines):
+            notes.insert(0, "Ours: median over seeds of the best evaluation on the validation set. " + COLLAPSED)
+        return Table(self.name, self.title, pd.DataFrame(lines, columns=["", "source", "seeds", *titles]), notes, 2)
+
+    def our_lines(
+        self,
+        runs: Runs,
+        row: str,
+        frame: pd.DataFrame,
+        columns: list[str],
+        values: dict[str, tuple[str, str]],
+        ours: list[str],
+    ) -> list[list[str]]:
+        """A line for each backbone, a blank one for the published backbone if there is no run; and the differences."""
+        found = runs.of(frame)
+        lines = []
+        for backbone in dict.fromkeys([runs.backbone or self.backbone(row), *found["backbone"]]):
+            part = found[found["backbone"] == backbone]
+            cells, differences, held = [], [], []
+            for column in [*columns, *ours]:
+                task = next((t for t, c in self.columns.items() if c == column), column)
+                at = part[part["task"] == task]
+                metric = self.metrics.get(task, main_metric(task) if task in TASKS else "")
+                cells.append(self.cell(at, lambda history, m=metric: best(history, m)))
+                held.append(
+                    self.cell(at, lambda history, m=metric, t=task: selected(history, m, main_metric(t)), mark=False)
+                )
+                differences.append(self.difference(cells[-1], values.get(column, ("", ""))[0]))
+            if "trained" in columns and len(part):
+                cells[columns.index("trained")] = f"{part['parameters'].median() / 1e6:.2g}M"
+            seeds = part.groupby("task")["seed"].nunique()
+            count = (
+                ""
+                if seeds.empty
+                else str(seeds.min())
+                if seeds.min() == seeds.max()
+                else f"{seeds.min()}-{seeds.max()}"
+            )
+            name = f"ours, {BACKBONES.get(backbone, backbone)}" + suffix(runs.experiment)
+            lines.append(["", name, count, *cells])
+            if any(held):
+                lines.append(["", f"{name}, epoch chosen on held-out data", count, *held])
+            if any(differences) and backbone == self.backbone(row):
+                lines.append(["", "difference", "", *differences])
+        return lines
+
+    def cell(self, runs: pd.DataFrame, read: Callable[[list], float | None], mark: bool = True) -> str:
+        """The median; blank without runs."""
+        scores = [score for score in map(read, runs["history"]) if score is not None]
+        if not scores:
+            return ""
+        flat = sum(has_collapsed(h, main_metric(t)) for h, t in zip(runs["history"], runs["task"], strict=True))
+        value = summarize(scores).median * (100 if self.percent else 1)
+        return f"{value:.{self.digits}f}" + (f" †{flat}" if flat and mark else "")
+
+    def difference(self, cell: str, published: str) -> str:
+        try:
+            return f"{float(cell.split()[0]) - float(published):+.{self.digits}f}"
+        except (ValueError, IndexError):
+            return ""
+
+
+def suffix(experiment: str) -> str:
+    """What an experiment does unlike the one that its table is named for."""
+    if experiment.endswith("_scripts"):
+        return ", as the authors' scripts"
+    return ", each at its own rate" if experiment.startswith("parikh_wu_table1_") else ""
+
+
+def read_reported(name: str) -> pd.DataFrame:
+    """`paper_tables/reported/NAME.csv`: row, column, value, spread, source, protocol, all as they are printed."""
+    return pd.read_csv(REPORTED / f"{name}.csv", dtype=str, keep_default_na=False)
+
+
+LABELS = {label: name for name, label in METHODS.items()}
+
+
+def parikh_wu(row: str) -> list[Runs]:
+    method = LABELS[row]
+    roberta = [Runs("parikh_wu_table1", method), Runs("parikh_wu_table1_tuned", method)]
+    return [*roberta, Runs("parikh_wu_table1_minilm", method, backbone="minilm")]
+
+
+def lora_table2(row: str) -> list[Runs]:
+    if row == "RoB base LoRA":
+        return [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")]
+    if row == "RoB large LoRA":
+        return [Runs("lora_table2_large", "lora"), Runs("lora_table2_large_scripts", "lora")]
+    if row == "RoB large LoRA†":
+        return [Runs("lora_table2_large_houlsby", "lora")]
+    return [Runs("lora_table2_large_full", "full")] if row == "RoB large FT*" else []
+
+
+def vera_table2(row: str) -> list[Runs]:
+    return [Runs("vera_table2_large" if "large" in row else "vera_table2_base", "vera")] if "VeRA" in row else []
+
+
+MATRICES = {"W_q": "query", "W_k": "key", "W_v": "value", "W_o": "attention.output.dense"}
+
+
+def weight_types(experiment: str) -> Callable[[str], list[Runs]]:
+    """Rows such as `W_q W_v, r = 4`."""
+
+    def runs(row: str) -> list[Runs]:
+        kinds, _, rank = row.partition(", r = ")
+        pattern = "|".join(MATRICES[kind] for kind in kinds.split())
+        return [Runs(experiment, "lora", {"target_modules": pattern, "rank": int(rank)})]
+
+    return runs
+
+
+GPT3 = {"mnli": "MNLI", "cola": "CoLA"}
+ELSEWHERE = "(published alone: text generation is no part of this project)"
+WITH_ROBERTA = "(published: GPT-3; ours: RoBERTa-base)"
+PUBLISHED = (
+    Published(
+        "parikh_wu_table1",
+        "Parikh and Wu, table 1: six methods on four tasks",
+        parikh_wu,
+        metrics={"mrpc": "f1"},
+        percent=False,
+        digits=3,
+    ),
+    Published("lora_table1", "LoRA, table 1: milliseconds of one forward pass"),
+    Published("lora_table2", "LoRA, table 2: GLUE", lora_table2),
+    Published("lora_table3", f"LoRA, table 3: GPT-2 on E2E NLG {ELSEWHERE}"),
+    Published("lora_table4", f"LoRA, table 4: GPT-3 {ELSEWHERE}"),
+    Published(
+        "lora_table5", f"LoRA, table 5: which weight matrices {WITH_ROBERTA}", weight_types("lora_table5"), columns=GPT3
+    ),
+    Published("lora_table6", f"LoRA, table 6: the rank {WITH_ROBERTA}", weight_types("lora_table6"), columns=GPT3),
+    Published("vera_table2", "VeRA, table 2: GLUE", vera_table2),
+)
+
+
+def statistics(frame: pd.DataFrame) -> list[Table]:
+    """One table an experiment that has runs: every setting on every task, both protocols, and a test against full FT."""
+    tables = []
+    for experiment, runs in labelled(frame).groupby("experiment"):
+        lines = []
+        for (backbone, task), group in runs.groupby(["backbone", "task"], sort=False):
+            lines += statistics_lines(backbone, task, group)
+        columns = ["backbone", "task", "runs", "seeds", "collapsed", "failed", "median", "mean ± std", "95 % interval"]
+        columns += ["held-out median", "against full FT", "p"]
+        cells = pd.DataFrame(lines, columns=columns)
+        tables.append(
+            Table(f"{experiment}_statistics", f"{experiment}: statistics over seeds", cells, STATISTICS_NOTES, 3)
+        )
+    return tables
+
+
+STATISTICS_NOTES = [
+    "The task's main metric, times 100. Median and mean are of the best evaluation on the validation set, collapsed runs "
+    "counted in; `held-out median` is of the validation score at the epoch that is best on a part held out of the training "
+    "set. The interval is a bootstrap of the mean over seeds (10,000 resamples, seed 0).",
+    "`against full FT`: mean difference over the seeds that both have; `p`: paired t-test over seeds, Holm-corrected over "
+    "all settings on one backbone and task. Blank where there are not two seeds.",
+]
+
+
+def statistics_lines(backbone: str, task: str, group: pd.DataFrame) -> list[list[str]]:
+    """A line for each setting."""
+    metric = main_metric(task)
+    settings = dict(list(group.groupby("label", sort=False)))
+    scores = {
+        label: {run.seed: 100 * best(run.history, metric) for run in complete(part).itertuples()}
+        for label, part in settings.items()
+    }
+    reference = scores.get(METHODS["full"], {})
+    p_values = dict(
+        zip(scores, holm([None if s is reference else paired_p(s, reference) for s in scores.values()]), strict=True)
+    )
+    lines = []
+    for label, part in settings.items():
+        done = complete(part)
+        flat = sum(has_collapsed(history, metric) for history in done["history"])
+        failed = int((part["status"] == "failed").sum())
+        held = [100 * s for h in done["history"] if (s := selected(h, metric, metric)) is not None]
+        line = [BACKBONES.get(backbone, backbone), TASKS[task], label, str(len(done)), str(flat), str(failed)]
+        if not scores[label]:
+            lines.append([*line, *[""] * 6])
+            continue
+        s = summarize(list(scores[label].values()))
+        both = [scores[label][seed] - reference[seed] for seed in scores[label].keys() & reference.keys()]
+        difference = f"{sum(both) / len(both):+.1f}" if both and label != METHODS["full"] else ""
+        p = p_values[label]
+        lines.append(
+            [
+                *line,
+                f"{s.median:.1f}",
+                f"{s.mean:.1f}" + ("" if s.std is None else f" ± {s.std:.1f}"),
+                "" if s.low is None else f"{s.low:.1f} to {s.high:.1f}",
+                f"{summarize(held).median:.1f}" if held else "",
+                difference,
+                "" if p is None else f"{p:.3f}",
+            ]
+        )
+    return lines
+
+
+def learning_rates(frame: pd.DataFrame) -> Table:
+    """Methods by learning rate on CoLA, and the rate that held-out data choose."""
+    lines = []
+    runs = complete(frame, experiment=["learning_rates", "learning_rates_minilm"], task="cola")
+    methods = list(dict.fromkeys(runs["method"])) or list(METHODS)
+    for backbone, part in runs.groupby("backbone", sort=False):
+        name = BACKBONES.get(backbone, backbone)
+        for rate in sorted(set(part["learning_rate"])):
+            at = part[part["learning_rate"] == rate]
+            lines.append([name, f"{rate:g}", *(rate_cell(at[at["method"] == method]) for method in methods)])
+        picks = [pick_rate(part[part["method"] == method]) for method in methods]
+        lines.append([name, "chosen on held-out data", *(f"{pick[0]:g}" if pick else "" for pick in picks)])
+        lines.append([name, "and its score", *(f"{pick[1]:.1f}" if pick else "" for pick in picks)])
+    columns = ["backbone", "learning rate", *(METHODS.get(method, method) for method in methods)]
+    notes = [
+        "Matthews correlation on CoLA's validation set times 100, best evaluation, median over seeds. " + COLLAPSED,
+        "`chosen on held-out data`: the rate, and the epoch of each seed, that are best on a tenth of the training set that "
+        "was not trained on; `and its score`: the validation set's verdict on that choice.",
+    ]
+    return Table("learning_rates", "Learning rate by method on CoLA", pd.DataFrame(lines, columns=columns), notes, 2)
+
+
+def rate_cell(runs: pd.DataFrame) -> str:
+    if runs.empty:
+        return ""
+    flat = sum(has_collapsed(history, "matthews_correlation") for history in runs["history"])
+    value = summarize([100 * best(history, "matthews_correlation") for history in runs["history"]]).median
+    return f"{value:.1f}" + (f" †{flat}" if flat else "")
+
+
+def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
+    """The rate with the best median on held-out data, and the median validation score at the epochs chosen there."""
+    metric = "matthews_correlation"
+    candidates = []
+    for rate, part in runs.groupby("learning_rate"):
+        held = [max(entry["held_out"][metric] for entry in h) for h in part["history"] if "held_out" in h[0]]
+        if held:
+            scores = [100 * selected(history, metric, metric) for history in part["history"]]
+            candidates.append((summarize(held).median, rate, summarize(scores).median))
+    return max(candidates)[1:] if candidates else None
+
+
+PARTS = ("weights", "gradients", "optimizer_state", "activations")
+
+
+def training_cost(frame: pd.DataFrame) -> Table:
+    """Speed and memory of `training_cost`, relative to full fine-tuning on the same machine."""
+    lines = []
+    keys = ["backbone", "hardware", "precision", "task"]
+    for (backbone, hardware, precision, task), group in complete(frame, experiment="training_cost").groupby(
+        keys, sort=False
+    ):
+        full = group[group["method"] == "full"]
+        if full.empty:
+            continue
+        base = full.iloc[0]
+        for run in group.itertuples():
+            lines.append(
+                [
+                    BACKBONES.get(backbone, backbone),
+                    f"{hardware}, {precision}",
+                    TASKS[task],
+                    METHODS.get(run.method, run.method),
+                    f"{run.parameters:,}",
+                    f"{run.samples_per_second:.1f}",
+                    f"{run.samples_per_second / base.samples_per_second:.2f}",
+                    f"{run.peak_bytes / 2**20:,.0f}",
+                    f"{run.peak_bytes / base.peak_bytes:.2f}",
+                    *(
+                        f"{getattr(run, part) / 2**20:,.1f}"
+                        for part in ("weights", "gradients", "optimizer_state", "activations")
+                    ),
+                ]
+            )
+    columns = ["backbone", "machine", "task", "method", "trained", "samples/s", "x full FT", "peak MiB", "x full FT "]
+    columns += ["weights MiB", "gradients MiB", "optimizer MiB", "activations MiB"]
+    notes = [
+        "A process a run, nothing else on the machine, evaluation and warm-up left out. Peak: allocated on a GPU, resident "
+        "on a CPU, where the interpreter and its libraries are in it. Activations: bytes held for the backward pass of the "
+        "largest batch.",
+    ]
+    return Table("training_cost", "Speed and memory of training", pd.DataFrame(lines, columns=columns), notes, 4)
+
+
+def all_tables(frame: pd.DataFrame) -> list[Table]:
+    """Every table, in the order of the index."""
+    return [
+        *(published.table(frame) for published in PUBLISHED),
+        learning_rates(frame),
+        training_cost(frame),
+        *statistics(frame),
+    ]
+
+
+def write_tables(frame: pd.DataFrame, folder: Path) -> list[Path]:
+    """Writes every table below `folder`; returns the files."""
+    return [path for table in all_tables(frame) for path in table.write(folder)]
