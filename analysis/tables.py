@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import planner
 from analysis.records import (
     BACKBONES,
     METHODS,
@@ -368,6 +369,7 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
     """Every table, in the order of the index."""
     return [
         *(published.table(frame) for published in PUBLISHED),
+        planner.table(),
         learning_rates(frame),
         training_cost(frame),
         *statistics(frame),

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import METHODS, ROOT, adapted_layers, shake, tiny_inputs, tiny_model, train_steps
+from conftest import METHODS, ROOT, adapted_layers, compose, shake, tiny_inputs, tiny_model, train_steps
 from omegaconf import OmegaConf
 
 from methods.base import (
@@ -35,8 +35,8 @@ def quantized_reference(model: torch.nn.Module, method: QLoRA) -> torch.nn.Modul
 
 
 def test_every_method_of_the_package_is_tested_here():
-    files = {path.stem for path in (ROOT / "conf/method").glob("*.yaml")}
-    assert files == {method.name for method in METHODS.values()}
+    names = {compose(f"method={path.stem}").method.name for path in (ROOT / "conf/method").glob("*.yaml")}
+    assert names == {method.name for method in METHODS.values()}
 
 
 def test_training_starts_at_the_pretrained_model(method, architecture):

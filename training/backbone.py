@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
@@ -54,7 +55,8 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         UserError: the files are not there, not a classifier's encoder, or not those that the checksum names.
     """
     if config.random_init:
-        model = _random(config, task, seed)
+        with seeded(seed, "backbone"):
+            model = build(config, task.outputs)
         tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
         provenance = {"source": "random", "revision": None, "sha256": None}
     else:
@@ -75,14 +77,20 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     return Backbone(model, tokenizer, provenance)
 
 
-def _random(config: BackboneConfig, task: Task, seed: int) -> nn.Module:
-    """The architecture with weights from the seed's own stream."""
+def build(config: BackboneConfig, outputs: int) -> nn.Module:
+    """A classifier of the architecture, its weights drawn from torch's generator.
+
+    Raises:
+        UserError: there is no architecture, or transformers refuses it.
+    """
+    if "model_type" not in config.architecture:
+        raise UserError(f"backbone '{config.name}' has no architecture in its YAML")
     try:
-        architecture = AutoConfig.for_model(**config.architecture, num_labels=task.outputs)
-        with seeded(seed, "backbone"):
-            return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"backbone.architecture builds no classifier: {str(error).splitlines()[0]}") from error
+        architecture = AutoConfig.for_model(**config.architecture, num_labels=outputs)
+        return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        first_sentence = " ".join(str(error).split()).partition(". ")[0]
+        raise UserError(f"backbone.architecture builds no classifier: {first_sentence}") from error
 
 
 def find(config: BackboneConfig) -> Path:
