@@ -10,7 +10,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis.claims import write_claims
-
 from analysis.records import ROOT, collect, load
 from analysis.tables import write_tables
 from training.errors import UserError
