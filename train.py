@@ -52,9 +52,6 @@ def main(cfg: DictConfig) -> None:
         exit_statuses.append(1)
 
 
-THREADS = torch.get_num_threads()
-
-
 def train(run: RunConfig, start: RunConfig | None = None) -> None:
     """One run, from its settings to its record; with `start`, from what that run trained."""
     release_memory()
@@ -120,7 +117,8 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
 def make_accelerator(run: RunConfig) -> Accelerator:
     """Device, processes and precision."""
     config = run.trainer
-    torch.set_num_threads(config.threads or THREADS)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     has_gpu = torch.cuda.is_available() and config.device != "cpu"
     if config.device == "cuda" and not has_gpu:
         raise UserError("trainer.device is cuda, and torch sees no GPU here: use trainer.device=cpu")

@@ -21,8 +21,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from training.errors import USER_ERRORS, Interrupted, complain, sentence
-from training.sweep import ROOT, exit_statuses, run_config, state
+from training.errors import Interrupted
+from training.sweep import ROOT, exit_statuses, is_pending
 
 
 @dataclass
@@ -45,11 +45,11 @@ class ProcessLauncher(Launcher):
         self.running: dict[subprocess.Popen, int] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [list(job) for job in job_overrides]
-        pending = [job for job in jobs if self.is_pending(job)]
+        pending = [job for job in jobs if is_pending(self.config, job)]
         print(f"sweep: {len(jobs)} runs, {len(pending)} of them to train", flush=True)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
         try:
@@ -60,21 +60,6 @@ class ProcessLauncher(Launcher):
         finally:
             signal.signal(signal.SIGTERM, before)
         return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
-
-    def is_pending(self, job: list[str]) -> bool:
-        """Whether there is something to train; says what failed, or cannot be."""
-        try:
-            run = run_config(self.hydra_context.config_loader.load_sweep_config(self.config, job))
-        except USER_ERRORS as error:
-            complain(f"error: {' '.join(job)}: {sentence(error)}")
-            exit_statuses.append(2)
-            return False
-        word, record = state(run)
-        if word == "failed" and not (run.retry or run.force):
-            complain(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
-            exit_statuses.append(1)
-            return False
-        return run.force or word != "complete"
 
     def train_all(self, pending: list[list[str]]) -> None:
         """At most `parallel` at a time, in order."""

@@ -67,9 +67,10 @@ def describe(
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The folder's record, if it has a readable one."""
     try:
-        return json.loads((folder / NAME).read_text(encoding="utf-8"))
+        record = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and "status" in record else None
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from training import checkpoint
 from training.config import RunConfig, from_hydra
+from training.errors import USER_ERRORS, complain, sentence
 from training.files import is_held
 from training.record import read_record
 
@@ -52,11 +53,34 @@ def cells(overrides: Sequence[str]) -> list[RunConfig]:
     return list({run.folder: run for run in [*starts, *(run for run, _ in pairs)]}.values())
 
 
+def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
+    """Whether a job of a sweep has something to train; says what failed before, or cannot be.
+
+    Args:
+        config: the sweep's, with Hydra's own part.
+        job: its overrides.
+    """
+    try:
+        run = run_config(GlobalHydra.instance().config_loader().load_sweep_config(config, list(job)))
+    except USER_ERRORS as error:
+        complain(f"error: {' '.join(job)}: {sentence(error)}")
+        exit_statuses.append(2)
+        return False
+    word, record = state(run)
+    if word == "failed" and not (run.retry or run.force):
+        complain(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
+        exit_statuses.append(1)
+        return False
+    return run.force or word != "complete"
+
+
 def state(run: RunConfig) -> tuple[str, dict[str, Any] | None]:
     """complete, failed, running, interrupted (killed, too, with a checkpoint left) or missing; and the record, if any."""
     record = read_record(run.folder)
-    if record and record["status"] in ("complete", "failed"):
-        return record["status"], record
+    if record and record["status"] == "complete":
+        return "complete", record
     if is_held(run.folder):
         return "running", record
+    if record and record["status"] == "failed":
+        return "failed", record
     return ("interrupted" if record or (run.folder / checkpoint.NAME).exists() else "missing"), record
