@@ -1,0 +1,27 @@
+"""Runs every notebook in `notebooks/` and keeps its output in it: `python scripts/run_notebooks.py`."""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+def run(file: Path) -> nbformat.NotebookNode:
+    """The notebook with fresh outputs; times and counters that would differ from one run to the next are left out."""
+    notebook = nbformat.read(file, as_version=4)
+    NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    return notebook
+
+
+def main() -> int:
+    for file in sorted(FOLDER.glob("*.ipynb")):
+        nbformat.write(run(file), file)
+        print(file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
