@@ -12,22 +12,15 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-ORDER = ("full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora")
-TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb", "wnli")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from analysis.records import METHODS, TASKS, parse
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:
     """The complete records below the paths."""
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.json")))]
-    return [record for record in map(parse, files) if isinstance(record, dict) and record.get("status") == "complete"]
-
-
-def parse(file: Path) -> Any:
-    """The file's JSON; None where it holds none."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
+    return [record for record in map(parse, files) if record and record["status"] == "complete"]
 
 
 def variant(record: dict[str, Any]) -> str:
@@ -71,7 +64,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def rank(method: str) -> int:
     """Where a method's rows stand; those of one's own come last."""
-    return ORDER.index(method) if method in ORDER else len(ORDER)
+    return [*METHODS, method].index(method)
 
 
 def main() -> int:
