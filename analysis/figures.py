@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.records import BACKBONES, METHODS, METRICS, TASKS, best, complete, in_order, main_metric
-from analysis.tables import pick_rate
+from analysis.tables import pick_rate, suffix
 
 STYLE = {
     "font.size": 9,
@@ -83,13 +83,18 @@ def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
     figure, axes = panels(len(groups))
     for ax, part in zip(axes, groups, strict=True):
         for method, of in by_method(part):
-            epochs = [entry["epoch"] for entry in of["history"].iloc[0]]
-            curves = np.array([[entry[metric] for entry in history] for history in of["history"]])
+            epochs = [entry["epoch"] for entry in min(of["history"], key=len)]
+            length = min(map(len, of["history"]))
+            curves = np.array([[entry[metric] for entry in history[:length]] for history in of["history"]])
             ax.plot(epochs, np.median(curves, axis=0), **line_style(method))
             if len(curves) > 1:
                 ax.fill_between(epochs, curves.min(0), curves.max(0), alpha=0.12, color=LOOKS.get(method, OTHER)[0])
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set(xlabel="epoch", ylabel=f"{METRICS[metric]} on {TASKS[task]}", title=where(part))
+        ax.set(
+            xlabel="epoch",
+            ylabel=f"{METRICS[metric]} on {TASKS[task]}",
+            title=where(part) + suffix(part["experiment"].iloc[0]),
+        )
     legend(figure, axes[-1])
     return figure
 
@@ -194,7 +199,7 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
 def learning_rates(runs: pd.DataFrame) -> Figure | None:
     """Each method's best evaluation on CoLA by learning rate; a star where held-out data would choose."""
     runs = complete(runs, experiment=["learning_rates", "learning_rates_minilm"], task="cola")
-    groups = [part for _, part in runs.groupby("backbone")]
+    groups = [part for _, part in runs.groupby(["experiment", "backbone"])]
     if not groups:
         return None
     figure, axes = panels(len(groups), width=5, height=3.4)
@@ -211,7 +216,7 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
                     pick[0],
                     dict(zip(rates, medians, strict=True))[pick[0]],
                     "*",
-                    color=LOOKS[method][0],
+                    color=LOOKS.get(method, OTHER)[0],
                     markersize=13,
                     alpha=0.5,
                 )

@@ -1,5 +1,6 @@
 """Records as one data frame, a row a run; and how they come into `paper_tables/records/`."""
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -41,7 +42,22 @@ METRICS = {
     "pearson": "Pearson",
     "spearmanr": "Spearman",
 }
-SETTINGS = ("learning_rate", "rank", "alpha", "target_modules", "quant_type", "optimizer", "schedule", "start")
+SETTINGS = {
+    "learning_rate": "trainer",
+    "head_learning_rate": "trainer",
+    "rank": "method",
+    "alpha": "method",
+    "target_modules": "method",
+    "quant_type": "method",
+    "optimizer": "trainer",
+    "schedule": "trainer",
+    "epochs": "trainer",
+    "max_steps": "trainer",
+    "batch_size": "trainer",
+    "max_length": "task",
+    "train_size": "data",
+    "holdout": "data",
+}
 
 
 def parse(file: Path) -> dict[str, Any] | None:
@@ -86,18 +102,15 @@ def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     rows = pd.DataFrame(list(map(row, records)), columns=list(COLUMNS))
     order = {name: place for place, name in enumerate(METHODS)}
     rows["order"] = rows["method"].map(lambda name: order.get(name, len(order)))
-    return rows.sort_values(["experiment", "backbone", "order", "method", "task", "seed"], kind="stable").reset_index(
-        drop=True
-    )
+    keys = ["experiment", "backbone", "order", "method", "task", "learning_rate", "rank", "alpha", "seed"]
+    return rows.sort_values(keys, kind="stable").reset_index(drop=True)
 
 
 COLUMNS = {
     **dict.fromkeys(
         ("experiment", "method", "task", "backbone", "data", "seed", "status", "reason", "metric"), lambda r, k: r[k]
     ),
-    "learning_rate": lambda r, _: r["config"]["trainer"]["learning_rate"],
-    **dict.fromkeys(("rank", "alpha", "target_modules", "quant_type"), lambda r, k: r["config"]["method"].get(k)),
-    **dict.fromkeys(("optimizer", "schedule"), lambda r, k: r["config"]["trainer"][k]),
+    **dict.fromkeys(SETTINGS, lambda r, k: r["config"][SETTINGS[k]].get(k)),
     "start": lambda r, _: r["config"].get("start"),
     "history": lambda r, _: r["history"],
     "parameters": lambda r, _: r["parameters"]["trained_without_head"],
@@ -111,7 +124,20 @@ COLUMNS = {
     "hardware": lambda r, _: describe_hardware(r["provenance"]["hardware"]),
     "precision": lambda r, _: r["provenance"]["hardware"].get("precision"),
     "hash": lambda r, _: r["config_hash"],
+    "variant": lambda r, _: variant(r["config"]),
 }
+
+
+def variant(config: dict[str, Any]) -> str:
+    """The settings that runs to be averaged share: all but the seed, and where things lie."""
+    config = copy.deepcopy(config)
+    for key in ("seed", "experiment", "logger", "output_dir", "force", "retry"):
+        config.pop(key, None)
+    config["method"].pop("projection_seed", None)
+    config["data"].pop("path", None)
+    for key in ("learning_rates", "head_learning_rates"):
+        config["backbone"].pop(key, None)
+    return json.dumps(config, sort_keys=True)
 
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +187,7 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a column `label`: the method, and those settings in which the runs of an experiment differ."""
     frame = frame.assign(label=[METHODS.get(name, name) for name in frame["method"]])
     for _, group in frame.groupby(["experiment", "backbone", "method"]):
-        for name in SETTINGS:
+        for name in (*SETTINGS, "start"):
             if any(part[name].nunique(dropna=False) > 1 for _, part in group.groupby("task")):
                 words = [f", {name} {show(value)}" for value in group[name]]
                 frame.loc[group.index, "label"] += pd.Series(words, index=group.index)

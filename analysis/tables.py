@@ -22,9 +22,10 @@ from analysis.records import (
 )
 from analysis.render import Table
 from analysis.statistics import holm, paired_p, summarize
+from training.errors import UserError
 
 REPORTED = ROOT / "paper_tables" / "reported"
-COLLAPSED = "† and a number: so many of the runs gave one answer to everything at their best; they are counted in."
+COLLAPSED = "‡ and a number: so many of the runs gave one answer to everything at their best; they are counted in."
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Published:
         metrics: other than the task's main one.
         percent: whether it counts in hundredths.
         digits: after the point.
-        backbone: the published one; a difference is shown for no other.
+        backbone: the published one, or the one to show a blank for; a difference is taken to no other.
+        comparable: whether the published numbers are of that backbone at all.
         columns: published column of each task, where its name is not the task's.
     """
 
@@ -62,6 +64,7 @@ class Published:
     percent: bool = True
     digits: int = 1
     backbone: Callable[[str], str] = lambda row: "roberta-large" if "large" in row else "roberta-base"
+    comparable: bool = True
     columns: dict[str, str] = field(default_factory=dict)
 
     def table(self, frame: pd.DataFrame) -> Table:
@@ -82,7 +85,8 @@ class Published:
             for source, protocol in dict.fromkeys(zip(reported["source"], reported["protocol"], strict=True))
         ]
         if any(line[1].startswith("ours") for line in lines):
-            notes.insert(0, "Ours: median over seeds of the best evaluation on the validation set. " + COLLAPSED)
+            ours = "Ours: median over seeds of the best evaluation on the validation set; difference: ours less published. "
+            notes.insert(0, ours + COLLAPSED)
         return Table(self.name, self.title, pd.DataFrame(lines, columns=["", "source", "seeds", *titles]), notes, 2)
 
     def our_lines(
@@ -104,13 +108,12 @@ class Published:
                 task = next((t for t, c in self.columns.items() if c == column), column)
                 at = part[part["task"] == task]
                 metric = self.metrics.get(task, main_metric(task) if task in TASKS else "")
-                cells.append(self.cell(at, lambda history, m=metric: best(history, m)))
-                held.append(
-                    self.cell(at, lambda history, m=metric, t=task: selected(history, m, main_metric(t)), mark=False)
-                )
+                cells.append(self.cell(at, metric, lambda history, m=metric: best(history, m)))
+                main = lambda history, m=metric, t=task: selected(history, m, main_metric(t))  # noqa: E731
+                held.append(self.cell(at, metric, main, mark=False))
                 differences.append(self.difference(cells[-1], values.get(column, ("", ""))[0]))
             if "trained" in columns and len(part):
-                cells[columns.index("trained")] = f"{part['parameters'].median() / 1e6:.2g}M"
+                cells[columns.index("trained")] = f"{part['parameters'].median() / 1e6:.3g}M"
             seeds = part.groupby("task")["seed"].nunique()
             count = (
                 ""
@@ -123,18 +126,28 @@ class Published:
             lines.append(["", name, count, *cells])
             if any(held):
                 lines.append(["", f"{name}, epoch chosen on held-out data", count, *held])
-            if any(differences) and backbone == self.backbone(row):
+            if any(differences) and backbone == self.backbone(row) and self.comparable:
                 lines.append(["", "difference", "", *differences])
         return lines
 
-    def cell(self, runs: pd.DataFrame, read: Callable[[list], float | None], mark: bool = True) -> str:
-        """The median; blank without runs."""
+    def cell(self, runs: pd.DataFrame, metric: str, read: Callable[[list], float | None], mark: bool = True) -> str:
+        """The median; blank without runs.
+
+        Raises:
+            UserError: the runs differ in more than their seeds.
+        """
+        if runs["variant"].nunique() > 1:
+            first = runs.iloc[0]
+            raise UserError(
+                f"{first['experiment']}: {first['method']} on {first['task']} with {first['backbone']} has records of "
+                f"several settings, which no cell can hold: remove those that do not belong from paper_tables/records"
+            )
         scores = [score for score in map(read, runs["history"]) if score is not None]
         if not scores:
             return ""
-        flat = sum(has_collapsed(h, main_metric(t)) for h, t in zip(runs["history"], runs["task"], strict=True))
+        flat = sum(has_collapsed(history, metric) for history in runs["history"])
         value = summarize(scores).median * (100 if self.percent else 1)
-        return f"{value:.{self.digits}f}" + (f" †{flat}" if flat and mark else "")
+        return f"{value:.{self.digits}f}" + (f" ‡{flat}" if flat and mark else "")
 
     def difference(self, cell: str, published: str) -> str:
         try:
@@ -147,7 +160,9 @@ def suffix(experiment: str) -> str:
     """What an experiment does unlike the one that its table is named for."""
     if experiment.endswith("_scripts"):
         return ", as the authors' scripts"
-    return ", each at its own rate" if experiment.startswith("parikh_wu_table1_") else ""
+    return {"parikh_wu_table1_tuned": ", each at its own rate", "parikh_wu_table1_minilm": ", own rates, 3 epochs"}.get(
+        experiment, ""
+    )
 
 
 def read_reported(name: str) -> pd.DataFrame:
@@ -209,10 +224,22 @@ PUBLISHED = (
     Published("lora_table3", f"LoRA, table 3: GPT-2 on E2E NLG {ELSEWHERE}"),
     Published("lora_table4", f"LoRA, table 4: GPT-3 {ELSEWHERE}"),
     Published(
-        "lora_table5", f"LoRA, table 5: which weight matrices {WITH_ROBERTA}", weight_types("lora_table5"), columns=GPT3
+        "lora_table5",
+        f"LoRA, table 5: which weight matrices {WITH_ROBERTA}",
+        weight_types("lora_table5"),
+        columns=GPT3,
+        comparable=False,
     ),
-    Published("lora_table6", f"LoRA, table 6: the rank {WITH_ROBERTA}", weight_types("lora_table6"), columns=GPT3),
+    Published(
+        "lora_table6",
+        f"LoRA, table 6: the rank {WITH_ROBERTA}",
+        weight_types("lora_table6"),
+        columns=GPT3,
+        comparable=False,
+    ),
     Published("vera_table2", "VeRA, table 2: GLUE", vera_table2),
+    Published("quantization", "lightning.ai, Insights: LoRA against QLoRA, Llama 2 7B (published alone)"),
+    Published("optimizers", "lightning.ai, Insights: AdamW against SGD, Llama 2 7B (published alone)"),
 )
 
 
@@ -237,7 +264,8 @@ STATISTICS_NOTES = [
     "counted in; `held-out median` is of the validation score at the epoch that is best on a part held out of the training "
     "set. The interval is a bootstrap of the mean over seeds (10,000 resamples, seed 0).",
     "`against full FT`: mean difference over the seeds that both have; `p`: paired t-test over seeds, Holm-corrected over "
-    "all settings on one backbone and task. Blank where there are not two seeds.",
+    "all settings on one backbone and task. Blank where there are not two seeds, and, with the difference, where full "
+    "fine-tuning itself has several settings.",
 ]
 
 
@@ -286,7 +314,7 @@ def learning_rates(frame: pd.DataFrame) -> Table:
     lines = []
     runs = complete(frame, experiment=["learning_rates", "learning_rates_minilm"], task="cola")
     methods = list(dict.fromkeys(runs["method"])) or list(METHODS)
-    for backbone, part in runs.groupby("backbone", sort=False):
+    for (_, backbone), part in runs.groupby(["experiment", "backbone"], sort=False):
         name = BACKBONES.get(backbone, backbone)
         for rate in sorted(set(part["learning_rate"])):
             at = part[part["learning_rate"] == rate]
@@ -308,7 +336,7 @@ def rate_cell(runs: pd.DataFrame) -> str:
         return ""
     flat = sum(has_collapsed(history, "matthews_correlation") for history in runs["history"])
     value = summarize([100 * best(history, "matthews_correlation") for history in runs["history"]]).median
-    return f"{value:.1f}" + (f" †{flat}" if flat else "")
+    return f"{value:.1f}" + (f" ‡{flat}" if flat else "")
 
 
 def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
@@ -319,8 +347,12 @@ def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
         held = [max(entry["held_out"][metric] for entry in h) for h in part["history"] if "held_out" in h[0]]
         if held:
             scores = [100 * selected(history, metric, metric) for history in part["history"]]
-            candidates.append((summarize(held).median, rate, summarize(scores).median))
-    return max(candidates)[1:] if candidates else None
+            candidates.append((len(held), summarize(held).median, rate, summarize(scores).median))
+    if not candidates:
+        return None
+    seeds = max(n for n, *_ in candidates)  # a rate that lost a seed is not judged by the survivors
+    _, rate, value = max(rest for n, *rest in candidates if n == seeds)
+    return rate, value
 
 
 PARTS = ("weights", "gradients", "optimizer_state", "activations")

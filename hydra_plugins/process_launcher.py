@@ -21,7 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from training.errors import Interrupted
+from training.errors import Interrupted, complain
 from training.sweep import ROOT, exit_statuses, is_pending
 
 
@@ -72,6 +72,8 @@ class ProcessLauncher(Launcher):
             time.sleep(0.1)
             for process in [process for process in self.running if process.poll() is not None]:
                 del self.running[process]
+                if process.returncode not in (0, 1, 2):
+                    complain(f"ended with status {process.returncode}, killed perhaps: {' '.join(process.args[2:])}")
                 if process.returncode:
                     exit_statuses.append(process.returncode if process.returncode in (1, 2) else 1)
 

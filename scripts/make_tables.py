@@ -19,12 +19,12 @@ def main() -> int:
     try:
         for word in sys.argv[1:]:
             print(f"{len(collect(Path(word)))} runs taken over from {word}")
+        runs, folder = load(), ROOT / "paper_tables"
+        for path in [*write_tables(runs, folder), write_claims(runs, folder)]:
+            print(path.relative_to(ROOT))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    runs, folder = load(), ROOT / "paper_tables"
-    for path in [*write_tables(runs, folder), write_claims(runs, folder)]:
-        print(path.relative_to(ROOT))
     return 0
 
 

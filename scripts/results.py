@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis.records import METHODS, TASKS, parse
+from analysis.records import variant as shared_settings
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:
@@ -25,13 +26,8 @@ def read(paths: list[Path]) -> list[dict[str, Any]]:
 
 def variant(record: dict[str, Any]) -> str:
     """The settings that runs of one row share: all but task, seed, and where things lie."""
-    config = json.loads(json.dumps(record["config"]))
-    for key in ("task", "seed", "logger", "output_dir", "force"):
-        del config[key]
-    config["method"].pop("projection_seed", None)
-    config["data"].pop("path", None)
-    for key in ("learning_rates", "head_learning_rates"):
-        config["backbone"].pop(key, None)
+    config = json.loads(shared_settings(record["config"]))
+    del config["task"]
     return json.dumps(config, sort_keys=True)
 
 

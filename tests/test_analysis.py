@@ -165,7 +165,7 @@ def test_a_paper_table_shows_published_ours_and_the_difference():
     mrpc, cola, rte = (list(table.cells.columns).index(name) for name in ("MRPC", "CoLA", "RTE"))
     assert lines[place][mrpc] == "89.7±.7"
     assert lines[place + 1][:3] == ["", "ours, RoBERTa-base", "1-3"]
-    assert [lines[place + 1][i] for i in (mrpc, cola, rte)] == ["90.0", "0.0 †1", ""]
+    assert [lines[place + 1][i] for i in (mrpc, cola, rte)] == ["90.0", "0.0 ‡1", ""]
     assert lines[place + 2][1] == "difference"
     assert [lines[place + 2][i] for i in (mrpc, cola, rte)] == ["+0.3", "-63.4", ""]
 
@@ -176,6 +176,28 @@ def test_no_difference_is_taken_to_another_backbone():
     assert "difference" not in set(table.cells["source"])
     assert "0.500" in set(table.cells["RTE"])
     assert (table.cells[table.cells["source"] == "ours, RoBERTa-base"]["RTE"] == "").all()
+
+
+def test_no_difference_is_taken_to_another_model():
+    run = record("method=lora", "task=mnli", "method.target_modules=query", experiment="lora_table5")
+    table = next(p for p in PUBLISHED if p.name == "lora_table5").table(frame([run]))
+    assert "50.0" in set(table.cells["MNLI"])
+    assert "difference" not in set(table.cells["source"])
+
+
+def test_a_cell_never_mixes_settings():
+    runs = [record("method=lora", "task=rte", f"trainer.epochs={n}", f"seed={n}") for n in (1, 2)]
+    with pytest.raises(UserError, match="lora on rte with roberta-base has records of several settings"):
+        next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame(runs))
+    [table] = [t for t in all_tables(frame([dict(run, experiment="x") for run in runs])) if t.name == "x_statistics"]
+    assert sorted(table.cells["runs"]) == ["LoRA, epochs 1", "LoRA, epochs 2"]
+
+
+def test_a_collapsed_run_is_marked_by_the_metric_that_is_shown():
+    run = record("method=lora", "task=mrpc", scores=(0.6, 0.7))
+    run["history"][0] |= {"f1": 0.81, "collapsed": True}
+    table = next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame([run]))
+    assert "0.810 ‡1" in set(table.cells["MRPC"])
 
 
 def test_both_protocols_are_shown_and_differ_where_the_epochs_do():

@@ -104,6 +104,19 @@ def test_a_failed_run_is_named_and_trained_again_when_asked(tmp_path):
     assert "sweep: 2 runs, 1 of them to train" in out
 
 
+def test_a_finished_run_on_other_data_is_no_finished_run(tmp_path):
+    from test_tasks import mirror
+
+    for name in ("a", "b"):
+        mirror(tmp_path / name, "cola" if name == "a" else "rte")
+    words = ("method=lora", "data=local", "data.train_size=null", "data.eval_size=null", "trainer.epochs=1")
+    assert call(tmp_path, *words, f"data.path={tmp_path / 'a'}")[0] == 0
+    status, out, err = call(tmp_path, *words, f"data.path={tmp_path / 'b'}")
+    assert status == 2
+    assert "1 of them to train" in out
+    assert "has no cola" in err
+
+
 def test_a_folder_is_one_processs_at_a_time(tmp_path):
     folder = tmp_path / "run"
     assert not is_held(folder)

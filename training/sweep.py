@@ -71,7 +71,10 @@ def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
         complain(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
         exit_statuses.append(1)
         return False
-    return run.force or word != "complete"
+    moved = (
+        record is not None and record["config"]["data"]["path"] != run.data.path
+    )  # other data, perhaps: the run looks
+    return run.force or word != "complete" or moved
 
 
 def state(run: RunConfig) -> tuple[str, dict[str, Any] | None]:
