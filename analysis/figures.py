@@ -20,6 +20,7 @@ from analysis.tables import pick_rate, suffix
 
 STYLE = {
     "font.size": 9,
+    "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
