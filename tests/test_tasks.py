@@ -113,7 +113,6 @@ def test_nan_scores_are_refused(tmp_path):
         load("stsb", "data=local", f"data.path={tmp_path}")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no mirror of GLUE beside this checkout")
 @pytest.mark.parametrize("task", GLUE)
 def test_what_is_held_out_is_not_trained_on(task):
     whole, held = load(task, "data.train_size=50"), load(task, "data.train_size=50", "data.holdout=0.2")
@@ -130,6 +129,7 @@ def test_holding_all_out_is_refused():
         load("cola", "data.train_size=2", "data.holdout=0.5")
 
 
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no mirror of GLUE beside this checkout")
 @pytest.mark.parametrize(
     ("task", "train", "validation"),
     [("cola", 8551, 1043), ("mrpc", 3668, 408), ("rte", 2490, 277), ("stsb", 5749, 1500)],
