@@ -43,14 +43,16 @@ class Table:
         return f"# {self.title}\n\n{table}\n{notes}"
 
     def latex(self) -> str:
-        """A `tabular` for booktabs, with caption and label."""
-        return self.cells.to_latex(
+        """A `tabular` for booktabs, with caption, label and notes."""
+        table = self.cells.to_latex(
             index=False,
             escape=True,
             caption=latex_text(self.title),
             label=f"tab:{self.name}",
             column_format="l" * self.text_columns + "r" * (self.cells.shape[1] - self.text_columns),
         )
+        notes = "".join(f"\\par\\footnotesize {latex_text(note)}\n" for note in self.notes)
+        return table.replace("\\end{table}", f"{notes}\\end{{table}}")
 
 
 def latex_text(text: str) -> str:

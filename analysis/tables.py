@@ -80,10 +80,7 @@ class Published:
             for runs in self.runs(row):
                 lines += self.our_lines(runs, row, frame, columns, values, ours)
         titles = [TASKS.get(column, column) for column in [*columns, *ours]]
-        notes = [
-            f"Published: {source}; {protocol}."
-            for source, protocol in dict.fromkeys(zip(reported["source"], reported["protocol"], strict=True))
-        ]
+        notes = published_notes(reported)
         if any(line[1].startswith("ours") for line in lines):
             ours = "Ours: median over seeds of the best evaluation on the validation set; difference: ours less published. "
             notes.insert(0, ours + COLLAPSED)
@@ -103,7 +100,7 @@ class Published:
         lines = []
         for backbone in dict.fromkeys([runs.backbone or self.backbone(row), *found["backbone"]]):
             part = found[found["backbone"] == backbone]
-            cells, differences, held = [], [], []
+            cells, held = [], []
             for column in [*columns, *ours]:
                 task = next((t for t, c in self.columns.items() if c == column), column)
                 at = part[part["task"] == task]
@@ -111,7 +108,12 @@ class Published:
                 cells.append(self.cell(at, metric, lambda history, m=metric: best(history, m)))
                 main = lambda history, m=metric, t=task: selected(history, m, main_metric(t))  # noqa: E731
                 held.append(self.cell(at, metric, main, mark=False))
-                differences.append(self.difference(cells[-1], values.get(column, ("", ""))[0]))
+            fill_average(cells, columns, self.digits)
+            fill_average(held, columns, self.digits)
+            differences = [
+                self.difference(cell, values.get(column, ("", ""))[0])
+                for cell, column in zip(cells, [*columns, *ours], strict=True)
+            ]
             if "trained" in columns and len(part):
                 cells[columns.index("trained")] = f"{part['parameters'].median() / 1e6:.3g}M"
             seeds = part.groupby("task")["seed"].nunique()
@@ -154,6 +156,20 @@ class Published:
             return f"{float(cell.split()[0]) - float(published):+.{self.digits}f}"
         except (ValueError, IndexError):
             return ""
+
+
+def published_notes(reported: pd.DataFrame) -> list[str]:
+    """A line for each source and protocol, with its rows where there are several."""
+    groups = reported.groupby(["source", "protocol"], sort=False)["row"].unique()
+    which = {key: f" ({', '.join(rows)})" if len(groups) > 1 else "" for key, rows in groups.items()}
+    return [f"Published{rows}: {source}; {protocol}." for (source, protocol), rows in which.items()]
+
+
+def fill_average(cells: list[str], columns: list[str], digits: int) -> None:
+    """Puts the mean of the tasks' cells under `average`, if every task has one."""
+    scores = [cell.split()[0] for cell, column in zip(cells, columns, strict=False) if column in TASKS and cell]
+    if "average" in columns and len(scores) == sum(column in TASKS for column in columns):
+        cells[columns.index("average")] = f"{sum(map(float, scores)) / len(scores):.{digits}f}"
 
 
 def suffix(experiment: str) -> str:
@@ -244,9 +260,12 @@ PUBLISHED = (
 
 
 def statistics(frame: pd.DataFrame) -> list[Table]:
-    """One table an experiment that has runs: every setting on every task, both protocols, and a test against full FT."""
+    """One table an experiment that has runs: every setting on every task, both protocols, and a test against full FT.
+
+    `training_cost` has none: its hundred steps say nothing of quality.
+    """
     tables = []
-    for experiment, runs in labelled(frame).groupby("experiment"):
+    for experiment, runs in labelled(frame[frame["experiment"] != "training_cost"]).groupby("experiment"):
         lines = []
         for (backbone, task), group in runs.groupby(["backbone", "task"], sort=False):
             lines += statistics_lines(backbone, task, group)
@@ -381,10 +400,7 @@ def training_cost(frame: pd.DataFrame) -> Table:
                     f"{run.samples_per_second / base.samples_per_second:.2f}",
                     f"{run.peak_bytes / 2**20:,.0f}",
                     f"{run.peak_bytes / base.peak_bytes:.2f}",
-                    *(
-                        f"{getattr(run, part) / 2**20:,.1f}"
-                        for part in ("weights", "gradients", "optimizer_state", "activations")
-                    ),
+                    *(f"{getattr(run, part) / 2**20:,.1f}" for part in PARTS),
                 ]
             )
     columns = ["backbone", "machine", "task", "method", "trained", "samples/s", "x full FT", "peak MiB", "x full FT "]

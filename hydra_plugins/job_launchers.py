@@ -22,17 +22,20 @@ class Jobs:
         print(f"sweep: {len(jobs)} runs, {len(pending)} of them to train", flush=True)
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])  # jobs import from here
+        lost: RuntimeError | None = None
         try:
             if pending:
                 super().launch(pending, initial_job_idx)
         except RuntimeError as error:  # there is no Slurm, it refused, or a job was lost
-            raise UserError(" ".join(str(error).split())) from error
+            lost = error
         for job in pending:
             run = run_config(self.hydra_context.config_loader.load_sweep_config(self.config, job))
             word, record = state(run)
-            if word != "complete":
+            if word != "complete" and (record or not lost):  # where jobs were lost, the error speaks for those
                 complain(f"{word}: {' '.join(job)}: {record['reason'] if record else 'it left no record'}")
                 exit_statuses.append(1)
+        if lost:
+            raise UserError(" ".join(str(lost).split())) from lost
         return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
 
 

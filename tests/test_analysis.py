@@ -12,6 +12,7 @@ from scipy import stats
 from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN
 from analysis.figures import write_figures
 from analysis.records import RECORDS, TASKS, collect, complete, frame, load
+from analysis.render import latex_text
 from analysis.statistics import bootstrap, holm, paired_p, summarize
 from analysis.subspace import read_similarity, similarity
 from analysis.tables import PUBLISHED, all_tables, learning_rates, read_reported, training_cost, write_tables
@@ -168,6 +169,29 @@ def test_a_paper_table_shows_published_ours_and_the_difference():
     assert [lines[place + 1][i] for i in (mrpc, cola, rte)] == ["90.0", "0.0 ‡1", ""]
     assert lines[place + 2][1] == "difference"
     assert [lines[place + 2][i] for i in (mrpc, cola, rte)] == ["+0.3", "-63.4", ""]
+
+
+def test_ours_has_an_average_once_every_task_is_there():
+    def average(tasks):
+        runs = [record("method=lora", f"task={t}", scores=(i / 10,), experiment="lora_table2_base") for i, t in tasks]
+        lines = next(p for p in PUBLISHED if p.name == "lora_table2").table(frame(runs)).cells
+        place = lines.index[lines[""] == "RoB base LoRA"][0]
+        return lines.loc[place + 1, "average"], lines.loc[place + 2, "average"]
+
+    tasks = list(enumerate(("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb"), 1))
+    assert average(tasks) == ("45.0", f"{45.0 - 87.2:+.1f}")
+    assert average(tasks[1:]) == ("", "")
+
+
+def test_latex_keeps_the_notes():
+    table = next(p for p in PUBLISHED if p.name == "lora_table2").table(frame([]))
+    assert all(latex_text(note) in table.latex() for note in table.notes)
+    assert table.latex().endswith("\\end{table}\n")
+    assert any(note.startswith("Published (RoB base LoRA, RoB large LoRA") for note in table.notes)
+
+
+def test_a_hundred_steps_say_nothing_of_quality():
+    assert all("training_cost_" not in table.name for table in all_tables(frame([record(experiment="training_cost")])))
 
 
 def test_no_difference_is_taken_to_another_backbone():

@@ -5,19 +5,11 @@ import json
 import pytest
 from conftest import compose
 from safetensors.torch import load_file
-from test_sweep import call
+from test_sweep import TINY, call
 
 import train
 from training.record import read_record
 
-TINY = (
-    "profile=offline",
-    "backbone=tiny",
-    "logger=none",
-    "data.train_size=48",
-    "data.eval_size=20",
-    "trainer.batch_size=8",
-)
 STILL = ("trainer.learning_rate=1e-12", "trainer.head_learning_rate=1e-12", "trainer.epochs=1")
 METHODS = ("full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora")
 
