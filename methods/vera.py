@@ -6,6 +6,9 @@
 
 A and B are drawn from `projection_seed` with a generator of their own, on the CPU: a run need not save them.
 
+ΔW = Λ_b·B·Λ_d·A has no low rank where r exceeds half the layer's width, as it does in the paper. Then a long enough batch
+is cheaper through W + ΔW, built once a step, than through r numbers a token; which it is to be, the shapes decide.
+
 Deviations: the paper draws a pair for each shape of layer; as in PEFT, one pair of the largest shape is cut to size.
 """
 
@@ -61,10 +64,22 @@ class VeRALinear(AdaptedLinear):
         return self.shared.B[: self.out_features]  # (out, r)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.builds_weight(x):
+            return F.linear(x, self.effective_weight(), self.base.bias)
         h = self.d * F.linear(self.dropout(x), self.A)  # (..., in) -> (..., r)
         h = self.b * F.linear(h, self.B)  # (..., r) -> (..., out)
         W_x = self.base(x)
         return W_x + h.to(W_x.dtype)  # under autocast b, in float32, would lift all that follows
+
+    def builds_weight(self, x: Tensor) -> bool:
+        """Whether W + ΔW takes fewer multiplications than the path through r, forward and backward.
+
+        Not under dropout, which is the path's own, nor under autocast, whose rounding would lose a small ΔW beside W.
+        """
+        if (self.training and self.dropout.p) or torch.is_autocast_enabled(x.device.type):
+            return False
+        n, r, tokens = self.in_features * self.out_features, len(self.d), x.numel() // self.in_features
+        return n * (2 * r + tokens) < 2 * tokens * r * (self.in_features + self.out_features)
 
     def effective_weight(self) -> Tensor:
         return self.base.weight + self.b.unsqueeze(1) * (self.B @ (self.d.unsqueeze(1) * self.A))

@@ -232,6 +232,35 @@ def test_vera_draws_its_projections_from_its_seed_alone():
     assert not torch.equal(projections(1, noise=0), projections(2, noise=0))
 
 
+@pytest.mark.parametrize("tokens", [1, 200])
+def test_vera_through_its_weight_is_vera_through_its_rank(tokens, monkeypatch):
+    """Outputs and gradients; few tokens take the path, many the weight."""
+    model = tiny_model()
+    VeRA(rank=48).apply(model)
+    shake(model)
+    layer, x = adapted_layers(model)[0], torch.randn(2, tokens, 32, requires_grad=True)
+    assert layer.builds_weight(x) == (tokens == 200)
+    results = []
+    for built in (True, False):
+        monkeypatch.setattr(type(layer), "builds_weight", lambda *_, built=built: built)
+        layer(x).square().sum().backward()
+        results.append([layer(x).detach(), *(t.grad.clone() for t in (x, layer.d, layer.b))])
+        model.zero_grad()
+        x.grad = None
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
+
+
+def test_vera_keeps_to_its_rank_under_dropout_and_autocast():
+    model, x = tiny_model(), torch.randn(50, 32)
+    VeRA(rank=48, dropout=0.5).apply(model)
+    layer = adapted_layers(model)[0]
+    assert layer.eval().builds_weight(x)
+    assert not layer.train().builds_weight(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not layer.eval().builds_weight(x)
+
+
 def test_vera_shares_one_pair_of_projections():
     model = tiny_model()
     VeRA(rank=48).apply(model)

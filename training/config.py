@@ -142,7 +142,9 @@ class TrainerConfig:
         batch_size: examples in an optimizer step, over all devices.
         micro_batch_size: examples in a forward pass on a device, gradients accumulated over a step; null: all of them.
         eval_batch_size: examples in a forward pass of an evaluation.
-        similar_length: batches of examples of similar length; false: random batches. Both padded to their longest.
+        similar_length: batches of examples of similar length; false: random batches.
+        packed: examples end to end, without padding, on encoders that training/packed.py knows; false: padded to their
+            longest, as transformers has it. The mathematics is the same, and so is the run's name.
         optimizer: adamw or sgd.
         learning_rate: of the method's parameters; null: what suits method and backbone.
         head_learning_rate: of the head; null: what suits the backbone or the method (VeRA), or else `learning_rate`.
@@ -162,6 +164,7 @@ class TrainerConfig:
     micro_batch_size: int | None = None
     eval_batch_size: int = 64
     similar_length: bool = True
+    packed: bool = True
     optimizer: str = "adamw"
     learning_rate: float | None = None
     head_learning_rate: float | None = None
@@ -272,7 +275,7 @@ class RunConfig:
         config = to_dict(self)
         for key in ("experiment", "output_dir", "force", "retry", "logger"):
             del config[key]
-        del config["data"]["path"]
+        del config["data"]["path"], config["trainer"]["packed"]
         for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
             del config["backbone"][key]
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 
 from tasks.glue import Task
-from training.batches import Encoded, collate, sorted_batches
+from training.batches import Encoded, sorted_batches
 from training.errors import Diverged
+from training.packed import Packed, Padded
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, splits: dict[str, Encoded], task: Task, accelerator: Accelerator, batch_size: int
+    path: Packed | Padded, splits: dict[str, Encoded], task: Task, accelerator: Accelerator, batch_size: int
 ) -> Evaluation:
     """Every process takes its share of the batches; all of them get the whole.
 
@@ -40,7 +40,7 @@ def evaluate(
     """
     from tasks.metrics import score  # seconds to import: a user's mistake should not wait for it
 
-    logits = {name: predict(model, split, accelerator, batch_size) for name, split in splits.items()}
+    logits = {name: predict(path, split, accelerator, batch_size) for name, split in splits.items()}
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise Diverged("the logits are not finite: try a lower learning rate")
     predictions = {name: values[:, 0] if task.is_regression else values.argmax(1) for name, values in logits.items()}
@@ -57,17 +57,17 @@ def evaluate(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: Encoded, accelerator: Accelerator, batch_size: int) -> np.ndarray:
+def predict(path: Packed | Padded, data: Encoded, accelerator: Accelerator, batch_size: int) -> np.ndarray:
     """Logits of every example, (examples, outputs), in the split's order."""
-    model.eval()
+    path.eval()
     mine = sorted_batches(data.lengths, batch_size)[accelerator.process_index :: accelerator.num_processes]
     outputs = []
     for indices in mine:
-        batch = collate(data, indices).to(accelerator.device)
+        batch = path.collate(data, indices).to(accelerator.device)
         with accelerator.autocast():
-            outputs.append(model(**batch.inputs).logits.float())
+            outputs.append(path(batch).float())
     pairs = [(indices, logits.cpu().numpy()) for indices, logits in zip(mine, outputs, strict=True)]
-    logits = np.empty((len(data.lengths), model.config.num_labels), dtype=np.float32)
+    logits = np.empty((len(data.lengths), path.model.config.num_labels), dtype=np.float32)
     for indices, values in gather_object(pairs):
         logits[indices] = values
     return logits

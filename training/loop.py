@@ -23,8 +23,9 @@ from tqdm import tqdm
 from methods.base import trained_state
 from tasks.loading import HELD_OUT
 from training import checkpoint
-from training.batches import Batch, Encoded, collate, epoch_batches
+from training.batches import Batch, Encoded, epoch_batches
 from training.config import RunConfig
+from training.dropout import replace_dropout
 from training.errors import Diverged, Interrupted, UserError
 from training.evaluation import Evaluation, evaluate
 from training.files import metadata, write_tensors, write_text
@@ -37,6 +38,7 @@ from training.meters import (
     weight_bytes,
 )
 from training.optimizers import build_optimizer, set_learning_rate
+from training.packed import PackedBatch, forward_path
 from training.seeding import named_seed
 from training.tracker import Tracker
 
@@ -97,7 +99,10 @@ class Loop:
         self.validation = {name: data[name] for name in data if name not in ("train", HELD_OUT)}
         self.identity, self.tracker = identity, Tracker()
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
-        self.parallel = accelerator.prepare_model(model)
+        if accelerator.device.type == "cpu":
+            replace_dropout(model)
+        self.path = forward_path(model, self.config.packed)
+        self.parallel = accelerator.prepare_model(self.path)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(model, self.method, self.config)
         self.epoch_steps = math.ceil(len(self.train.lengths) / self.config.batch_size)
@@ -162,7 +167,7 @@ class Loop:
         batches, pieces = [], self.pieces(indices)
         weight = self.world / len(indices) if self.rank < len(indices) else 0.0
         for piece in pieces:
-            batch = collate(self.train, piece).to(self.accelerator.device)
+            batch = self.path.collate(self.train, piece).to(self.accelerator.device)
             synchronised = nullcontext() if piece is pieces[-1] else self.accelerator.no_sync(self.parallel)
             with synchronised:
                 loss = self.loss(self.parallel, batch) * weight
@@ -184,9 +189,9 @@ class Loop:
         size = self.config.micro_batch_size or len(indices)
         return [share[start : start + size] for start in range(0, len(share), size)]
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, path: nn.Module, batch: Batch | PackedBatch) -> Tensor:
         """Summed over the batch: cross-entropy, or squared error for a regression."""
-        logits = model(**batch.inputs).logits.float()
+        logits = path(batch).float()
         if batch.labels.is_floating_point():
             return F.mse_loss(logits.squeeze(-1), batch.labels, reduction="sum")
         return F.cross_entropy(logits, batch.labels, reduction="sum")
@@ -196,10 +201,10 @@ class Loop:
         lengths = self.train.lengths
         pieces = [piece for batch in self.epoch_batches(0) for piece in self.pieces(batch)]
         largest = max(pieces, key=lambda piece: len(piece) * max(lengths[i] for i in piece))
-        batch = collate(self.train, largest).to(self.accelerator.device)
+        batch = self.path.collate(self.train, largest).to(self.accelerator.device)
         self.model.train()
         with torch.random.fork_rng(), self.accelerator.autocast():
-            return activation_bytes(self.model, lambda: self.loss(self.model, batch))
+            return activation_bytes(self.model, lambda: self.loss(self.path, batch))
 
     def log(self, bar: tqdm) -> None:
         """Reads the loss of the window, which on a GPU waits for it, and judges it."""
@@ -268,7 +273,7 @@ class Loop:
         )
 
     def evaluation_over(self, splits: dict[str, Encoded]) -> Evaluation:
-        return evaluate(self.model, splits, self.run.task.row, self.accelerator, self.config.eval_batch_size)
+        return evaluate(self.path, splits, self.run.task.row, self.accelerator, self.config.eval_batch_size)
 
     @property
     def best(self) -> dict[str, Any] | None:

@@ -1,0 +1,54 @@
+"""Dropout's own distribution, gradient and stream of random numbers."""
+
+import pytest
+import torch
+from torch import nn
+
+from training.dropout import Dropout, dropout, replace_dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_it_zeroes_as_often_and_scales_as_torch_does(p):
+    torch.manual_seed(0)
+    n = 400_000
+    y = dropout(torch.ones(n), p)
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
+    deviation = (p * (1 - p) / n) ** 0.5
+    assert (y == 0).double().mean().item() == pytest.approx(p, abs=4 * deviation)
+
+
+def test_draws_are_independent_from_element_to_element():
+    torch.manual_seed(0)
+    zero = (dropout(torch.ones(300_000), 0.3) == 0).double() - 0.3
+    for lag in (1, 2, 16, 624):
+        assert (zero[:-lag] * zero[lag:]).mean().abs() < 4 * 0.3 * 0.7 / 300_000**0.5
+
+
+def test_the_gradient_passes_where_the_element_did():
+    torch.manual_seed(0)
+    x = torch.randn(50, 20, requires_grad=True)
+    y = dropout(x, 0.4)
+    y.backward(torch.full_like(y, 3.0))
+    assert torch.equal(x.grad, torch.where(y == 0, 0.0, 3.0 / 0.6))
+
+
+def test_it_follows_torchs_seed_and_type():
+    x = torch.randn(1000, dtype=torch.bfloat16)
+    torch.manual_seed(5)
+    one, other = dropout(x, 0.1), dropout(x, 0.1)
+    torch.manual_seed(5)
+    assert torch.equal(dropout(x, 0.1), one)
+    assert not torch.equal(one, other)
+    assert one.dtype == torch.bfloat16
+
+
+def test_every_dropout_of_a_model_is_exchanged_and_evaluation_draws_none():
+    model = nn.Sequential(nn.Dropout(0.2), nn.ModuleDict({"a": nn.Dropout(0.3)})).eval()
+    replace_dropout(model)
+    found = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert [(type(module), module.p, module.training) for module in found] == [
+        (Dropout, 0.2, False),
+        (Dropout, 0.3, False),
+    ]
+    x = torch.randn(10)
+    assert torch.equal(found[0](x), x)

@@ -1,0 +1,154 @@
+"""The fast path against the plain one: the same logits, gradients and training, over every method."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import METHODS, compose, shake, tiny_model
+from torch import nn
+
+import train
+from tasks.loading import Split
+from training.batches import Encoded
+from training.meters import activation_bytes
+from training.packed import Packed, Padded, forward_path
+from training.record import read_record
+
+LENGTHS = [5, 5, 9, 12, 3, 20, 20, 20, 7, 31]
+
+
+def encoded(architecture: str, lengths: list[int] = LENGTHS) -> Encoded:
+    """Random ids, none of them the padding's."""
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(5, 120, (length,), generator=generator).tolist() for length in lengths]
+    inputs = {"input_ids": ids}
+    if architecture == "bert":
+        inputs["token_type_ids"] = [[0] * (len(row) // 2) + [1] * (len(row) - len(row) // 2) for row in ids]
+    pad = {"input_ids": 1 if architecture == "roberta" else 0, "token_type_ids": 0}
+    texts = [("",)] * len(ids)
+    split = Split("train", texts, [i % 3 for i in range(len(ids))], list(range(len(ids))))
+    return Encoded(split, inputs, {name: pad[name] for name in inputs}, torch.int64)
+
+
+def both(model: nn.Module) -> tuple[Packed, Padded]:
+    packed, padded = forward_path(model, True), forward_path(model, False)
+    assert (type(packed), type(padded)) == (Packed, Padded)
+    return packed, padded
+
+
+def losses(path, data: Encoded, indices: list[int]) -> torch.Tensor:
+    """Of each example."""
+    batch = path.collate(data, indices)
+    return F.cross_entropy(path(batch), batch.labels, reduction="none")
+
+
+def test_losses_and_gradients_are_those_of_the_plain_path(method, architecture):
+    model = tiny_model(architecture)
+    method.apply(model)
+    shake(model)
+    data, gradients = encoded(architecture), []
+    each = []
+    for path in both(model):
+        each.append(losses(path, data, list(range(len(LENGTHS)))))
+        each[-1].sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad})
+        model.zero_grad()
+    torch.testing.assert_close(each[0], each[1], rtol=1e-5, atol=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    "indices", [[5], [5, 6, 7], [4, 9], [0, 1, 2], [9, 4, 0, 7, 2]], ids=["one", "equal", "two", "three", "unsorted"]
+)
+def test_batches_of_any_make(indices, architecture):
+    model, data = tiny_model(architecture), encoded(architecture)
+    packed, padded = (losses(path, data, indices) for path in both(model))
+    torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
+
+
+def test_an_example_does_not_see_its_neighbours(architecture):
+    model, data = tiny_model(architecture), encoded(architecture)
+    packed, _ = both(model)
+    together = losses(packed, data, list(range(len(LENGTHS))))
+    alone = torch.cat([losses(packed, data, [i]) for i in range(len(LENGTHS))])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_is_drawn_in_training_alone(architecture):
+    model, data = tiny_model(architecture, dropout=0.3), encoded(architecture)
+    packed, padded = both(model)
+    one, other, reference = (losses(path, data, [0, 1, 2]) for path in (packed, packed, padded))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, reference, rtol=1e-5, atol=1e-5)
+    model.train()
+    assert not torch.equal(losses(packed, data, [0, 1, 2]), losses(packed, data, [0, 1, 2]))
+
+
+def test_attention_drops_as_the_plain_path_does(architecture):
+    """As often and as strongly: the losses scatter alike over many draws. Attention's own dropout alone."""
+    model, data, spread = tiny_model(architecture), encoded(architecture), []
+    for layer in model.base_model.encoder.layer:
+        layer.attention.self.dropout.p = 0.4
+    for path in both(model.train()):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            spread.append(torch.stack([losses(path, data, [2, 3, 8]) for _ in range(400)]).std(0))
+    assert (spread[0] > 0).all()
+    torch.testing.assert_close(spread[0], spread[1], rtol=0.25, atol=0)
+
+
+def test_fewer_bytes_are_held_for_backward(architecture):
+    model, data = tiny_model(architecture).train(), encoded(architecture)
+    METHODS["lora"].apply(model)
+    packed, padded = (
+        activation_bytes(model, lambda path=path: losses(path, data, list(range(10))).sum()) for path in both(model)
+    )
+    assert packed < 0.6 * padded
+
+
+def wrap(model):
+    model.base_model.encoder.layer[0] = nn.Sequential(model.base_model.encoder.layer[0])
+
+
+def hook(model):
+    model.base_model.encoder.layer[1].attention.register_forward_hook(lambda *_: None)
+
+
+def patch(model):
+    attention = model.base_model.encoder.layer[1].attention.self
+    attention.forward = attention.forward
+
+
+@pytest.mark.parametrize("change", [wrap, hook, patch])
+def test_a_model_that_a_method_rebuilt_takes_the_plain_path(change, architecture):
+    model = tiny_model(architecture)
+    change(model)
+    assert isinstance(forward_path(model, packed=True), Padded)
+
+
+def test_other_encoders_take_the_plain_path():
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.for_model(
+        "distilbert", vocab_size=99, dim=16, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=32
+    )
+    assert isinstance(forward_path(AutoModelForSequenceClassification.from_config(config), packed=True), Padded)
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora"])
+def test_training_curves_coincide(name, tmp_path):
+    """Through train.py: same seed, same batches, no dropout; 24 steps and four evaluations."""
+    words = ["profile=offline", "backbone=tiny", "logger=none", "task=mrpc", f"method={name}", "trainer.epochs=2"]
+    words += ["data.train_size=96", "data.eval_size=40", "trainer.batch_size=8", "trainer.micro_batch_size=4"]
+    words += ["+backbone.architecture.hidden_dropout_prob=0", "+backbone.architecture.attention_probs_dropout_prob=0"]
+    words += ["trainer.eval_every=6", "trainer.similar_length=false", "data.holdout=0.2"]
+    histories = []
+    for packed in (True, False):
+        run = compose(*words, f"trainer.packed={packed}", f"output_dir={tmp_path / str(packed)}")
+        train.train(run)
+        histories.append(read_record(run.folder)["history"])
+    assert len(histories[0]) == 4
+    for fast, plain in zip(*histories, strict=True):
+        assert fast["train_loss"] == pytest.approx(plain["train_loss"], rel=2e-4)
+        assert fast["accuracy"] == plain["accuracy"]

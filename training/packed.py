@@ -1,0 +1,206 @@
+"""The fast path: a forward pass without padding, with the same mathematics as `model(**padded).logits`.
+
+A batch's examples lie end to end, (tokens, width), in every layer that looks at one token at a time: embeddings, linear
+layers, norms, dropout. Attention alone needs the examples apart; it takes neighbours of similar length together, in a grid
+(examples, longest) whose places without a token are masked. The last layer is computed for each example's first token
+alone, keys and values apart: the classifier reads no other.
+
+All of it goes through the model's own modules, so that a method's layers take part. With dropout the two paths draw other
+masks of the same kind; without it they agree to rounding.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.bert import modeling_bert as bert
+from transformers.models.roberta import modeling_roberta as roberta
+
+from training.batches import Batch, Encoded, collate
+from training.dropout import dropout
+
+SPANS = 4  # grids that attention cuts a batch into: more of them, less padding, but also smaller products
+KNOWN = {
+    bert.BertForSequenceClassification: (bert.BertEncoder, bert.BertLayer, bert.BertAttention, bert.BertSelfAttention),
+    roberta.RobertaForSequenceClassification: (
+        *(roberta.RobertaEncoder, roberta.RobertaLayer),
+        *(roberta.RobertaAttention, roberta.RobertaSelfAttention),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbours in a packed batch whose attention is computed together.
+
+    Attributes:
+        examples, tokens: where they lie.
+        longest: in tokens.
+        places: of their tokens in the (examples · longest) grid; None: it has no gaps.
+        gaps: (examples, 1, 1, longest), true where there is no token; None likewise.
+    """
+
+    examples: slice
+    tokens: slice
+    longest: int
+    places: Tensor | None
+    gaps: Tensor | None
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Examples end to end.
+
+    Attributes:
+        inputs: each (tokens): `input_ids`, `position_ids` counted from 0, for BERT `token_type_ids`.
+        first: (examples), where each begins.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    first: Tensor
+    spans: list[Span]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.inputs["input_ids"])
+
+    @property
+    def padded_tokens(self) -> int:
+        return self.tokens
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        spans = [replace(span, places=move(span.places), gaps=move(span.gaps)) for span in self.spans]
+        inputs = {name: move(ids) for name, ids in self.inputs.items()}
+        return PackedBatch(inputs, move(self.labels), move(self.first), spans)
+
+
+def pack(data: Encoded, indices: list[int]) -> PackedBatch:
+    """Lays the examples at `indices` end to end."""
+    lengths = [data.lengths[i] for i in indices]
+    inputs = {name: torch.tensor([token for i in indices for token in ids[i]]) for name, ids in data.inputs.items()}
+    inputs["position_ids"] = torch.cat([torch.arange(length) for length in lengths])
+    labels = torch.tensor([data.split.labels[i] for i in indices], dtype=data.label_type)
+    starts = [0, *accumulate(lengths)]
+    return PackedBatch(inputs, labels, torch.tensor(starts[:-1]), list(spans(lengths, starts)))
+
+
+def spans(lengths: list[int], starts: list[int]) -> Iterator[Span]:
+    """At most SPANS of them, equally many examples in each."""
+    size = -(-len(lengths) // SPANS)
+    for begin in range(0, len(lengths), size):
+        own = lengths[begin : begin + size]
+        end, longest, places, gaps = begin + len(own), max(own), None, None
+        if min(own) < longest:
+            gaps = (torch.arange(longest) >= torch.tensor(own).unsqueeze(1)).view(len(own), 1, 1, longest)
+            places = gaps.logical_not().flatten().nonzero().squeeze(1)
+        yield Span(slice(begin, end), slice(starts[begin], starts[end]), longest, places, gaps)
+
+
+class Padded(nn.Module):
+    """The plain path: transformers' own forward pass over a padded batch."""
+
+    collate = staticmethod(collate)
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits, (examples, outputs)."""
+        return self.model(**batch.inputs).logits
+
+
+class Packed(nn.Module):
+    """The fast path, for BERT's and RoBERTa's classifiers."""
+
+    collate = staticmethod(pack)
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Logits, (examples, outputs)."""
+        encoder = self.model.base_model
+        *layers, last = encoder.encoder.layer
+        x = encoder.embeddings(**self.embedded(batch)).squeeze(0)  # (tokens, width)
+        for layer in layers:
+            x = encoder_layer(layer, x, x, batch.spans)
+        first = encoder_layer(last, x.index_select(0, batch.first), x, batch.spans).unsqueeze(1)  # (examples, 1, width)
+        if encoder.pooler is None:
+            return self.model.classifier(first)
+        return self.model.classifier(self.model.dropout(encoder.pooler(first)))
+
+    def embedded(self, batch: PackedBatch) -> dict[str, Tensor]:
+        """What the embeddings take. RoBERTa counts positions from behind its padding id."""
+        padding_id = self.model.base_model.embeddings.position_embeddings.padding_idx
+        start = 0 if padding_id is None else padding_id + 1
+        inputs = batch.inputs | {"position_ids": batch.inputs["position_ids"] + start}
+        return {name: ids.unsqueeze(0) for name, ids in inputs.items()}
+
+
+def encoder_layer(layer: nn.Module, x: Tensor, context: Tensor, spans: list[Span]) -> Tensor:
+    """One layer for the tokens in x, all or each example's first, which attend to `context` (tokens, width)."""
+    own = layer.attention.self
+    heads, p = own.num_attention_heads, own.dropout.p if own.training else 0.0
+    q, k, v = own.query(x), own.key(context), own.value(context)
+    attended = torch.cat([attention(q, k, v, span, heads, p) for span in spans])
+    x = layer.attention.output(attended, x)
+    return layer.output(layer.intermediate(x), x)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, span: Span, heads: int, p: float) -> Tensor:
+    """Of one span, within each of its examples: (its tokens or examples, width)."""
+    examples = span.examples.stop - span.examples.start
+
+    def split(x: Tensor) -> Tensor:  # (examples · length, width) -> (examples, heads, length, width / heads)
+        return x.view(examples, -1, heads, x.shape[-1] // heads).transpose(1, 2)
+
+    def grid(x: Tensor) -> Tensor:  # (its tokens, width) -> (examples · longest, width)
+        if span.places is None:
+            return x
+        return x.new_zeros(examples * span.longest, x.shape[1]).index_copy(0, span.places, x)
+
+    all_tokens = len(q) == len(k)
+    q = grid(q[span.tokens]) if all_tokens else q[span.examples]
+    k, v = grid(k[span.tokens]), grid(v[span.tokens])
+    mixed = mix(split(q), split(k), split(v), span.gaps, p)
+    mixed = mixed.transpose(1, 2).reshape(len(q), -1)
+    return mixed.index_select(0, span.places) if all_tokens and span.places is not None else mixed
+
+
+def mix(q: Tensor, k: Tensor, v: Tensor, gaps: Tensor | None, p: float) -> Tensor:
+    """softmax(q·kᵀ / √width)·v for each head, with dropout of the weights; all (examples, heads, length, width)."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, None if gaps is None else ~gaps, p)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if gaps is not None:
+        scores.masked_fill_(gaps, -torch.inf)
+    return dropout(scores.softmax(-1).to(v.dtype), p) @ v
+
+
+def forward_path(model: nn.Module, packed: bool) -> Packed | Padded:
+    """The fast path if it is wanted and knows the model: classes that it stands in for, with no hook on them."""
+    return Packed(model) if packed and is_known(model) else Padded(model)
+
+
+def is_known(model: nn.Module) -> bool:
+    """Whether the modules whose forward passes are stood in for are transformers' own, all of them."""
+    kinds = KNOWN.get(type(model))
+    if kinds is None or model.config.is_decoder:
+        return False
+    layers = getattr(model.base_model.encoder, "layer", [])
+    own = [model, model.base_model, model.base_model.encoder, *layers]
+    if [type(module) for module in own[2:]] != [kinds[0], *[kinds[1]] * len(layers)]:
+        return False
+    attentions = [layer.attention for layer in layers]
+    own += attentions + [attention.self for attention in attentions]
+    known = all(type(a) is kinds[2] and type(a.self) is kinds[3] for a in attentions)
+    return known and not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in own)
