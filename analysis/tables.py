@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import planner
+from analysis import planner, speed
 from analysis.records import (
     BACKBONES,
     METHODS,
@@ -420,6 +420,7 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
         planner.table(),
         learning_rates(frame),
         training_cost(frame),
+        speed.table(),
         *statistics(frame),
     ]
 

@@ -1,9 +1,10 @@
 """The outside check of our trainer: the same run by `transformers.Trainer`, its adapters from `peft`.
 
 `python scripts/reference.py method=lora task=cola backbone=minilm data=local data.path=DIR trainer.learning_rate=1e-3`
-takes train.py's overrides, for full, lora, dora and vera, on one device. Data, tokenizer, weights, the head's first values
-and metrics are those of train.py, as are the optimizer's groups where the head has a rate of its own; all else is the
-libraries'. `trainer.micro_batch_size`, `trainer.log_every`, `logger`, `experiment` and `force` change nothing here.
+takes train.py's overrides, for every method but LoRA-FA's second version, on one device. LoRA-FA is peft's LoRA with A
+frozen, QLoRA peft's LoRA on bitsandbytes' own layers. Data, tokenizer, weights, the head's first values and metrics are those
+of train.py, as are the optimizer's groups where the head has a rate of its own; all else is the libraries'.
+`trainer.micro_batch_size`, `trainer.log_every`, `logger`, `experiment` and `force` change nothing here.
 
 Prints an evaluation a line and, last, `result: PATH` of the record.
 """
@@ -25,7 +26,7 @@ from omegaconf import DictConfig
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 
-from methods.base import Method, head_prefixes, matching_layers
+from methods.base import Method, head_prefixes, linear_layers, matching_layers, replace
 from tasks.glue import Task
 from tasks.loading import Split, load_splits
 from tasks.metrics import score
@@ -43,7 +44,7 @@ try:
 except ImportError:
     peft = None
 
-METHODS = ("full", "lora", "dora", "vera")
+METHODS = ("full", "lora", "dora", "lora_fa", "vera", "qlora")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -68,29 +69,9 @@ def reference(run: RunConfig) -> None:
     task = run.task.row
     choose("method", run.method.name, METHODS)
     choose("trainer.optimizer", run.trainer.optimizer, ("adamw",))
-    if peft is None:
-        raise UserError("scripts/reference.py needs peft: pip install -r requirements-dev.txt")
     folder = Path(run.output_dir) / "reference" / run.folder.name
     require_writable(folder)
-
-    splits = load_splits(task, run.data)
-    backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
-    with seeded(run.seed, "adapter"):
-        model = adapt(backbone.model, run.method)
-    optimizer = None  # the Trainer's own, which knows one rate only
-    if run.trainer.head_learning_rate != run.trainer.learning_rate:
-        optimizer = build_optimizer(backbone.model, run.method, run.trainer)  # of the model that peft changed in place
-    data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
-    trainer = ReferenceTrainer(
-        task,
-        model=model,
-        args=arguments(run, len(data["train"]), folder),
-        data_collator=DataCollatorWithPadding(backbone.tokenizer),
-        train_dataset=data.pop("train"),
-        eval_dataset=data,
-        optimizers=(optimizer, None),
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = build_trainer(run, folder)
     speed = trainer.train().metrics
     share = (speed["train_runtime"] - trainer.evaluation_seconds) / speed["train_runtime"]
 
@@ -111,6 +92,32 @@ def reference(run: RunConfig) -> None:
     print(f"result: {write_record(folder, record)}", flush=True)
 
 
+def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
+    """The Trainer of a run, with our data, tokenizer, weights and first values of the head."""
+    task = run.task.row
+    if peft is None:
+        raise UserError("peft is missing: pip install -r requirements-dev.txt")
+    splits = load_splits(task, run.data)
+    backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
+    with seeded(run.seed, "adapter"):
+        model = adapt(backbone.model, run.method)
+    optimizer = None  # the Trainer's own, which knows one rate only
+    if run.trainer.head_learning_rate != run.trainer.learning_rate:
+        optimizer = build_optimizer(backbone.model, run.method, run.trainer)  # of the model that peft changed in place
+    data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
+    trainer = ReferenceTrainer(
+        task,
+        model=model,
+        args=arguments(run, len(data["train"]), folder),
+        data_collator=DataCollatorWithPadding(backbone.tokenizer),
+        train_dataset=data.pop("train"),
+        eval_dataset=data,
+        optimizers=(optimizer, None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
 def head_modules(model: nn.Module) -> list[str]:
     """Names of what trains above the encoder; a dropout layer there does not, and not every encoder has a pooler."""
     names = [name for name, _ in model.named_parameters()]
@@ -129,7 +136,30 @@ def adapt(model: nn.Module, method: Method) -> nn.Module:
         return peft.get_peft_model(model, peft.VeraConfig(**common, **vera))
     lora = {"lora_alpha": method.alpha, "lora_dropout": method.dropout, "use_rslora": method.rank_stabilized}
     lora["init_lora_weights"] = "gaussian" if method.init_A == "gaussian" else True  # True: Kaiming-uniform
-    return peft.get_peft_model(model, peft.LoraConfig(**common, **lora, use_dora=method.name == "dora"))
+    if method.name == "qlora":
+        quantize(model, method)
+    model = peft.get_peft_model(model, peft.LoraConfig(**common, **lora, use_dora=method.name == "dora"))
+    if method.name == "lora_fa":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
+    return model
+
+
+def quantize(model: nn.Module, method: Method) -> None:
+    """Puts bitsandbytes' 4-bit layers in the place of the encoder's linear ones, and tells peft."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, base in list(linear_layers(model)):
+        layer = Linear4bit(base.in_features, base.out_features, quant_type=method.quant_type)
+        layer.weight = Params4bit(
+            base.weight.detach(),
+            requires_grad=False,
+            quant_type=method.quant_type,
+            compress_statistics=method.double_quant,
+        )
+        layer.bias = base.bias
+        replace(model, name, layer.to(base.weight.device))  # the move quantizes
+    model.is_loaded_in_4bit = True
 
 
 def encode(split: Split, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[dict[str, Any]]:

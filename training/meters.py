@@ -185,16 +185,22 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     """What autograd holds for the backward pass of `forward()`, once per storage; not counting the model's own weights."""
+    return sum(held_bytes(model, forward).values())
+
+
+def held_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:
+    """The same by type of tensor: numbers (float32, bfloat16), dropout's and attention's masks (bool), indices (int64)."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
-    held: dict[int, int] = {}
+    held: dict[int, tuple[str, int]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage.nbytes()
+            held[storage.data_ptr()] = str(tensor.dtype).removeprefix("torch."), storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = forward()  # as long as it lives, so do the storages, and no address is given out twice
     del output
-    return sum(held.values())
+    kinds = sorted({kind for kind, _ in held.values()})
+    return {kind: sum(size for own, size in held.values() if own == kind) for kind in kinds}

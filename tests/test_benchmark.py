@@ -1,0 +1,127 @@
+"""The benchmark: both sides train the same examples, turns are counted exactly, ratios are what they say."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, compose
+
+from analysis.speed import OURS, RANDOM, THEIRS, ratio, ratios, table
+from scripts.benchmark_sides import SIDES, serve
+
+peft = pytest.importorskip("peft")
+TINY = (
+    "backbone=tiny",
+    "data=generated",
+    "task=rte",
+    "data.train_size=96",
+    "data.eval_size=20",
+    "trainer.batch_size=8",
+)
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+class Script:
+    """A pipe whose far end has said everything beforehand."""
+
+    def __init__(self, *messages):
+        self.messages, self.answers = list(messages), []
+
+    def recv(self):
+        return self.messages.pop(0)
+
+    def send(self, answer):
+        self.answers.append(answer)
+
+
+def answers(side: str, *words: str) -> list[dict]:
+    pipe = Script(0, 3, 2, 4, None)  # a profile, a warm-up, two turns, the end
+    serve(compose("experiment=benchmark", *TINY, *words), side, pipe)
+    assert not any("error" in answer for answer in pipe.answers), pipe.answers
+    assert not pipe.messages
+    return pipe.answers
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "lora_fa", "vera", "qlora"])
+def test_both_sides_train_the_same_batches(method):
+    rank = [] if method == "full" else ["method.rank=4"]
+    ours, theirs = (answers(side, f"method={method}", *rank) for side in (RANDOM, THEIRS["x random"]))
+    for one, other, steps in zip(ours[2:4], theirs[2:4], (2, 4), strict=True):
+        assert len(one["seconds"]) == len(other["seconds"]) == steps
+        assert one["samples"] == other["samples"] == 8 * steps
+        assert one["tokens"] == other["tokens"] == one["padded_tokens"] < other["padded_tokens"]
+    assert ours[1]["seconds"] == []  # the warm-up is not counted
+    for profile in (ours[0], theirs[0]):
+        assert profile["held"]["float32"] > 0
+        assert profile["flops_per_token"] > 0
+    assert sum(ours[0]["held"].values()) < sum(theirs[0]["held"].values())
+    assert ours[-1]["peak_bytes"] > 0
+
+
+def test_padding_to_the_maximum_pads_to_the_maximum():
+    *_, turn, end = answers(THEIRS["x max_length"], "method=lora", "method.rank=4", "task.max_length=64")
+    assert turn["padded_tokens"] == 4 * 8 * 64
+    assert end["peak_kind"] == "cpu_rss"
+
+
+def test_a_mistake_is_the_sides_answer():
+    pipe = Script(0)
+    serve(compose("experiment=benchmark", *TINY, "method=lora", "method.rank=4000"), OURS, pipe)
+    [answer] = pipe.answers
+    assert answer["error"].startswith("method.rank is 4000")
+
+
+def benchmark(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *words]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_writes_a_record_and_a_table_and_says_what_it_found(tmp_path):
+    done = benchmark(*TINY, "method=lora", "method.rank=4", "rounds=2", "steps=1", f"into={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    [file] = (tmp_path / "records/benchmark").glob("*.json")
+    record = json.loads(file.read_text())
+    assert list(record["sides"]) == list(SIDES)
+    assert all(len(side["turns"]) == 2 for side in record["sides"].values())
+    assert record["peak_flops"] > 1e9
+    for side in THEIRS.values():
+        assert f"lora on rte: {ratio(record, OURS, side):.2f} times the samples/s of {side}" in done.stdout
+    assert "| tiny | " in (tmp_path / "speed.md").read_text()
+
+
+@pytest.mark.parametrize("word", ["rounds=0", "method=qlorra", "method.rank=4000"])
+def test_mistakes_are_one_sentence(word, tmp_path):
+    done = benchmark(*TINY, *(["method=lora"] if "method=" not in word else []), word, f"into={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def side(samples: list[int], seconds: list[float], **more) -> dict:
+    turns = [
+        {"samples": n, "tokens": 10 * n, "padded_tokens": 20 * n, "seconds": [s / 2, s / 2]}
+        for n, s in zip(samples, seconds, strict=True)
+    ]
+    return {"turns": turns, "held": {"float32": 80, "bool": 20}, "flops_per_token": 5.0, "peak_bytes": 100} | more
+
+
+def test_ratios_are_taken_turn_by_turn(tmp_path):
+    slow = dict.fromkeys(THEIRS.values(), side([10, 10, 10], [2, 4, 8], held={"float32": 200}, peak_bytes=400))
+    record = {"method": "lora", "task": "rte", "backbone": "minilm", "peak_flops": 4000.0}
+    record |= {"sides": {OURS: side([10, 10, 10], [1, 1, 1]), RANDOM: side([10, 10, 10], [1, 2, 2])} | slow}
+    record["provenance"] = {"hardware": {"device": "cpu", "cpu": "X", "threads": 1, "precision": "fp32"}}
+    full = record | {"method": "full", "sides": record["sides"] | {OURS: side([10, 10, 10], [2, 2, 2])}}
+    assert ratios(record, OURS, THEIRS["x random"]) == [2, 4, 8]
+    for name, one in (("a", record), ("b", full)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(one))
+    lines = table(tmp_path).cells
+    assert list(lines["method"]) == ["Full FT", "LoRA"]
+    ours = lines.iloc[1]
+    assert ours["x random"] == "4.00 (2.00-8.00)"
+    assert ours["random / random"] == "2.00"
+    assert ours["x full FT"] == "2.00"
+    assert (ours["held"], ours["peak"]) == ("0.50", "0.25")
+    assert ours["step ms"] == "500 (500-500)"
+    assert ours["of peak"] == "0.25, 0.05"
