@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import BACKBONES, METHODS, RECORDS, TASKS, describe_hardware
+from analysis.records import BACKBONES, METHODS, RECORDS, TASKS, describe_hardware, show
 from analysis.render import Table
 
 FOLDER = RECORDS / "benchmark"
@@ -80,7 +80,8 @@ def line(record: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
         BACKBONES.get(record["backbone"], record["backbone"]),
         machine(record),
         TASKS[record["task"]],
-        METHODS.get(record["method"], record["method"]),
+        METHODS.get(record["method"], record["method"])
+        + "".join(f", {k} {show(v)}" for k, v in record["settings"].items()),
         f"{rate(record, OURS, 'samples'):.0f}",
         f"{rate(record, OURS, 'tokens'):,.0f}",
         f"{ms.median():.0f} ({ms.quantile(0.1):.0f}-{ms.quantile(0.9):.0f})",

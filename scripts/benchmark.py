@@ -14,6 +14,7 @@ MiniLM on MRPC, where the copy that pads to the maximum takes most.
 
 import sys
 import time
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 
 from analysis.records import ROOT
 from analysis.speed import FOLDER, OURS, THEIRS, ratio, table
+from methods.base import Method
 from scripts.benchmark_sides import SIDES, serve
 from train import machine, make_accelerator
 from training.config import RunConfig, file_name, to_dict
@@ -94,11 +96,18 @@ def measure(run: RunConfig, rounds: int, steps: int) -> dict[str, Any]:
     return {
         "benchmark": 1,
         **{key: record[key] for key in ("method", "task", "backbone", "data", "seed")},
+        "settings": settings(run.method),
         "provenance": {key: record["provenance"][key] for key in ("git", "versions", "hardware")},
         "config": to_dict(run) | {"output_dir": "runs", "data": to_dict(run.data) | {"path": None}},
         "peak_flops": peak_flops(run),
         "sides": {side.name: {"turns": side.turns} | profiles.get(side.name, {}) | peaks[side.name] for side in sides},
     }
+
+
+def settings(method: Method) -> dict[str, Any]:
+    """Those that are not the method's own defaults."""
+    own = asdict(type(method)())
+    return {key: value for key, value in asdict(method).items() if value != own[key] and key != "projection_seed"}
 
 
 def verdicts(record: dict[str, Any]) -> list[str]:
@@ -135,7 +144,8 @@ def main() -> int:
             print(f"[{number}/{len(runs)}] {run.method.name} on {run.task.name}", flush=True)
             record = measure(run, rounds, steps)
             hardware = record["provenance"]["hardware"]
-            parts = (run.backbone.name, run.task.name, run.method.name, hardware["device"], hardware["precision"])
+            parts = (run.backbone.name, run.task.name, run.method.name, *map(str, record["settings"].values()))
+            parts += hardware["device"], hardware["precision"]
             path = records / f"{'-'.join(map(file_name, parts))}.json"
             write_json(path, record)
             print("\n".join(verdicts(record)), f"record: {path}", sep="\n", flush=True)

@@ -109,15 +109,15 @@ def side(samples: list[int], seconds: list[float], **more) -> dict:
 
 def test_ratios_are_taken_turn_by_turn(tmp_path):
     slow = dict.fromkeys(THEIRS.values(), side([10, 10, 10], [2, 4, 8], held={"float32": 200}, peak_bytes=400))
-    record = {"method": "lora", "task": "rte", "backbone": "minilm", "peak_flops": 4000.0}
+    record = {"method": "lora", "task": "rte", "backbone": "minilm", "peak_flops": 4000.0, "settings": {"rank": 2}}
     record |= {"sides": {OURS: side([10, 10, 10], [1, 1, 1]), RANDOM: side([10, 10, 10], [1, 2, 2])} | slow}
     record["provenance"] = {"hardware": {"device": "cpu", "cpu": "X", "threads": 1, "precision": "fp32"}}
-    full = record | {"method": "full", "sides": record["sides"] | {OURS: side([10, 10, 10], [2, 2, 2])}}
+    full = record | {"method": "full", "settings": {}, "sides": record["sides"] | {OURS: side([10, 10, 10], [2, 2, 2])}}
     assert ratios(record, OURS, THEIRS["x random"]) == [2, 4, 8]
     for name, one in (("a", record), ("b", full)):
         (tmp_path / f"{name}.json").write_text(json.dumps(one))
     lines = table(tmp_path).cells
-    assert list(lines["method"]) == ["Full FT", "LoRA"]
+    assert list(lines["method"]) == ["Full FT", "LoRA, rank 2"]
     ours = lines.iloc[1]
     assert ours["x random"] == "4.00 (2.00-8.00)"
     assert ours["random / random"] == "2.00"

@@ -10,7 +10,7 @@ import train
 from tasks.loading import Split
 from training.batches import Encoded
 from training.meters import activation_bytes
-from training.packed import Packed, Padded, forward_path
+from training.packed import Packed, Padded, forward_path, pack
 from training.record import read_record
 
 LENGTHS = [5, 5, 9, 12, 3, 20, 20, 20, 7, 31]
@@ -65,6 +65,16 @@ def test_batches_of_any_make(indices, architecture):
     model, data = tiny_model(architecture), encoded(architecture)
     packed, padded = (losses(path, data, indices) for path in both(model))
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("grids", [1, 3, 10, 32])
+def test_any_number_of_grids_gives_the_same(grids, architecture):
+    model, data = tiny_model(architecture), encoded(architecture)
+    packed, padded = both(model)
+    indices = list(range(len(LENGTHS)))
+    batch = pack(data, indices, grids)
+    assert len(batch.spans) == min(grids, len(LENGTHS))
+    torch.testing.assert_close(packed(batch), padded(padded.collate(data, indices)), rtol=1e-5, atol=1e-5)
 
 
 def test_an_example_does_not_see_its_neighbours(architecture):

@@ -22,7 +22,7 @@ from transformers.models.roberta import modeling_roberta as roberta
 from training.batches import Batch, Encoded, collate
 from training.dropout import dropout
 
-SPANS = 4  # grids that attention cuts a batch into: more of them, less padding, but also smaller products
+SPANS = {"cpu": 4, "cuda": 1}  # grids that attention cuts a batch into: the more, the less padding, the more launches
 KNOWN = {
     bert.BertForSequenceClassification: (bert.BertEncoder, bert.BertLayer, bert.BertAttention, bert.BertSelfAttention),
     roberta.RobertaForSequenceClassification: (
@@ -81,19 +81,19 @@ class PackedBatch:
         return PackedBatch(inputs, move(self.labels), move(self.first), spans)
 
 
-def pack(data: Encoded, indices: list[int]) -> PackedBatch:
-    """Lays the examples at `indices` end to end."""
+def pack(data: Encoded, indices: list[int], grids: int) -> PackedBatch:
+    """Lays the examples at `indices` end to end; their attention is to be computed in so many grids."""
     lengths = [data.lengths[i] for i in indices]
     inputs = {name: torch.tensor([token for i in indices for token in ids[i]]) for name, ids in data.inputs.items()}
     inputs["position_ids"] = torch.cat([torch.arange(length) for length in lengths])
     labels = torch.tensor([data.split.labels[i] for i in indices], dtype=data.label_type)
     starts = [0, *accumulate(lengths)]
-    return PackedBatch(inputs, labels, torch.tensor(starts[:-1]), list(spans(lengths, starts)))
+    return PackedBatch(inputs, labels, torch.tensor(starts[:-1]), list(spans(lengths, starts, grids)))
 
 
-def spans(lengths: list[int], starts: list[int]) -> Iterator[Span]:
-    """At most SPANS of them, equally many examples in each."""
-    size = -(-len(lengths) // SPANS)
+def spans(lengths: list[int], starts: list[int], grids: int) -> Iterator[Span]:
+    """At most `grids` of them, equally many examples in each."""
+    size = -(-len(lengths) // grids)
     for begin in range(0, len(lengths), size):
         own = lengths[begin : begin + size]
         end, longest, places, gaps = begin + len(own), max(own), None, None
@@ -120,11 +120,13 @@ class Padded(nn.Module):
 class Packed(nn.Module):
     """The fast path, for BERT's and RoBERTa's classifiers."""
 
-    collate = staticmethod(pack)
-
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+
+    def collate(self, data: Encoded, indices: list[int]) -> PackedBatch:
+        """A batch as the device likes it."""
+        return pack(data, indices, SPANS.get(next(self.model.parameters()).device.type, 1))
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits, (examples, outputs)."""
