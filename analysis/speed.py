@@ -12,34 +12,34 @@ from analysis.render import Table
 
 FOLDER = RECORDS / "benchmark"
 OURS, RANDOM = "ours", "ours, random batches"
-THEIRS = {
-    "x random": "peft + Trainer, random batches",
-    "x group_by_length": "peft + Trainer, group_by_length",
-    "x max_length": "peft + Trainer, padded to max_length",
-}
+LONGEST = "peft + Trainer, random batches"
+GROUPED = "peft + Trainer, group_by_length"
+MAXIMUM = "peft + Trainer, padded to max_length"
+THEIRS = {"x random": LONGEST, "x group_by_length": GROUPED, "x max_length": MAXIMUM}
 NOTES = [
-    "Five processes a cell train in turns on one machine: our default, our step over random batches, and peft under "
-    "transformers.Trainer over the same random batches padded to their longest, with group_by_length, and padded to 128 "
-    "tokens. Same model, method, data, dropout and batch size; loading, warm-up and evaluation are outside.",
-    "`x ...`: our default's samples/s over theirs, the median of ratios taken turn by turn (and the lowest and highest). "
-    "`random / random`: our step over the very batches of `x random`, which leaves the packed forward pass alone.",
-    "`step ms`: median of our default's steps (10th and 90th percentile). `x full FT`: our full fine-tuning's step time over "
-    "this method's. `held`: bytes kept for the backward pass of the same four random batches, ours over peft's. `peak`: ours "
-    "over theirs, random batches; on a CPU resident memory, the interpreter and its libraries in it.",
+    "Five processes a cell train by turns on one machine, over the same examples once: our default, our step over random "
+    "batches, and peft under transformers.Trainer over those random batches padded to their longest, with group_by_length, "
+    "and padded to max_length. Same model, method, dropout, batch size and optimizer; loading, warm-up and evaluation are "
+    "outside.",
+    "`x ...`: our default's samples/s over theirs, over all turns. `random / random`: our step over the very batches of "
+    "`x random`, the median of ratios taken turn by turn (and the lowest and highest): what is left when batches of similar "
+    "length, which any trainer can have, are taken away. `x full FT`: samples/s over our full fine-tuning's, another cell "
+    "of the same session.",
+    "`step ms`: median of our default's steps (10th and 90th percentile). `held`: bytes kept for the backward pass of the "
+    "same four random batches, ours over those of `x random`. `peak`: our default's over theirs of `x random`; on a CPU "
+    "resident memory, with the interpreter, the libraries and the model in it; in brackets what training added to those.",
     "`of peak`: multiplications and additions a second, as a fraction of a product of 2048 x 2048 matrices measured in the "
-    "same run: ours, theirs (random batches). QLoRA's is too low on both sides: what "
-    "bitsandbytes multiplies is not counted.",
+    "same session: our default, `x random`. QLoRA's is too low on both sides: what bitsandbytes multiplies is not counted.",
 ]
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
     """The records, in the order of methods within tasks."""
     records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    order = list(METHODS)
-    place = {name: i for i, name in enumerate(order)}
+    place = {name: i for i, name in enumerate([*TASKS, *METHODS])}
     return sorted(
-        records,
-        key=lambda r: (r["backbone"], machine(r), list(TASKS).index(r["task"]), place.get(r["method"], len(order))),
+        (record for record in records if "benchmark" in record),
+        key=lambda r: (r["backbone"], machine(r), place[r["task"]], place.get(r["method"], len(place))),
     )
 
 
@@ -58,8 +58,20 @@ def ratios(record: dict[str, Any], one: str, other: str) -> list[float]:
 
 
 def ratio(record: dict[str, Any], one: str, other: str) -> float:
-    """The median over turns."""
-    return statistics.median(ratios(record, one, other))
+    """Over all turns."""
+    return rate(record, one, "samples") / rate(record, other, "samples")
+
+
+def held(side: dict[str, Any]) -> int:
+    """Bytes, whatever the type."""
+    return sum(side["held"].values())
+
+
+def same_settings(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What a method's cell and full fine-tuning's must share to be compared."""
+    trainer = record["config"]["trainer"]
+    sizes = trainer["batch_size"], trainer["packed"], record["config"]["task"]["max_length"]
+    return record["backbone"], machine(record), record["task"], *sizes
 
 
 def steps(record: dict[str, Any], side: str) -> pd.Series:
@@ -74,7 +86,7 @@ def rate(record: dict[str, Any], side: str, what: str) -> float:
 
 
 def line(record: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
-    sides, random = record["sides"], THEIRS["x random"]
+    sides = record["sides"]
     ms = steps(record, OURS)
     cells = [
         BACKBONES.get(record["backbone"], record["backbone"]),
@@ -86,26 +98,23 @@ def line(record: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
         f"{rate(record, OURS, 'tokens'):,.0f}",
         f"{ms.median():.0f} ({ms.quantile(0.1):.0f}-{ms.quantile(0.9):.0f})",
     ]
-    for side in THEIRS.values():
-        each = ratios(record, OURS, side)
-        cells.append(f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})")
-    cells.append(f"{ratio(record, RANDOM, random):.2f}")
+    cells += [f"{ratio(record, OURS, side):.2f}" for side in THEIRS.values()]
+    each = ratios(record, RANDOM, LONGEST)
+    cells.append(f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})")
     cells.append("" if full is None else f"{rate(record, OURS, 'samples') / rate(full, OURS, 'samples'):.2f}")
-    held = [sum(sides[side]["held"].values()) for side in (OURS, random)]
-    cells.append(f"{held[0] / held[1]:.2f}")
-    cells.append(f"{sides[OURS]['peak_bytes'] / sides[random]['peak_bytes']:.2f}")
-    achieved = [
-        rate(record, side, "padded_tokens") * sides[side]["flops_per_token"] / record["peak_flops"]
-        for side in (OURS, random)
-    ]
-    return [*cells, ", ".join(f"{share:.2f}" for share in achieved)]
+    a, b = sides[OURS], sides[LONGEST]
+    cells.append(f"{held(a) / held(b):.2f}")
+    grown = (a["peak_bytes"] - a["before"]) / (b["peak_bytes"] - b["before"])
+    cells.append(f"{a['peak_bytes'] / b['peak_bytes']:.2f} ({grown:.2f})")
+    achieved = [rate(record, s, "padded_tokens") * sides[s]["flops_per_token"] for s in (OURS, LONGEST)]
+    return [*cells, ", ".join(f"{flops / record['peak_flops']:.2f}" for flops in achieved)]
 
 
 def table(folder: Path = FOLDER) -> Table:
     """`speed`: a line for each cell that was measured."""
     records = read(folder)
-    full = {(r["backbone"], machine(r), r["task"]): r for r in records if r["method"] == "full"}
-    lines = [line(r, full.get((r["backbone"], machine(r), r["task"]))) for r in records]
+    full = {same_settings(r): r for r in records if r["method"] == "full"}
+    lines = [line(r, full.get(same_settings(r))) for r in records]
     columns = ["backbone", "machine", "task", "method", "samples/s", "tokens/s", "step ms", *THEIRS]
     columns += ["random / random", "x full FT", "held", "peak", "of peak"]
     title = "Our training step against peft under transformers.Trainer"

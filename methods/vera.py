@@ -7,7 +7,7 @@
 A and B are drawn from `projection_seed` with a generator of their own, on the CPU: a run need not save them.
 
 ΔW = Λ_b·B·Λ_d·A has no low rank where r exceeds half the layer's width, as it does in the paper. Then a long enough batch
-is cheaper through W + ΔW, built once a step, than through r numbers a token; which it is to be, the shapes decide.
+is cheaper through W + ΔW, built once a forward pass, than through r numbers a token; which it is to be, the shapes decide.
 
 Deviations: the paper draws a pair for each shape of layer; as in PEFT, one pair of the largest shape is cut to size.
 """

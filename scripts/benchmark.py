@@ -4,17 +4,19 @@
     python scripts/benchmark.py backbone=roberta-base backbone.random_init=true data=generated   # on a GPU, no download
 
 For each cell of `conf/experiment/benchmark.yaml` (methods by tasks; overrides as for `train.py -m`) five sides load the same
-model, method, data and settings, each in a process of its own, and train in turns: `rounds=6` turns of `steps=4` steps.
-Ratios are taken turn by turn, so that what else the machine does falls on both. Loading, warm-up and evaluation are outside.
+model, method, data and settings, each in a process of its own, and train by turns: `rounds=6` turns of `steps=4` steps, over
+the same rounds x steps x trainer.batch_size examples, once. What else the machine does falls on all of them.
 
 Writes a record a cell to `records/benchmark/` and the table `speed` in `into=paper_tables`, where `make_tables.py` makes it
 again, and says plainly where a method is not faster, or not smaller. Five copies of a model want their memory: 15 GB for
 MiniLM on MRPC, where the copy that pads to the maximum takes most.
 """
 
+import random
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,22 +26,85 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from analysis.records import ROOT
-from analysis.speed import FOLDER, OURS, THEIRS, ratio, table
+from analysis.speed import FOLDER, LONGEST, OURS, THEIRS, held, ratio, table
 from methods.base import Method
-from scripts.benchmark_sides import SIDES, serve
-from train import machine, make_accelerator
 from training.config import RunConfig, file_name, to_dict
 from training.errors import USER_ERRORS, UserError, sentence
 from training.files import write_json
-from training.meters import WARM_UP_STEPS
-from training.record import describe
+from training.record import git_state, hardware, versions
 from training.sweep import cells
 
 OWN = {"rounds": "6", "steps": "4", "into": str(ROOT / "paper_tables")}
 
 
-def peak_flops(run: RunConfig) -> float:
-    """Multiplications and additions a second in the product of two matrices of 2048 rows, the best of ten."""
+class Side:
+    """One side in a process of its own, which trains when it is told to."""
+
+    def __init__(self, run: RunConfig, name: str):
+        from scripts.benchmark_sides import serve  # seconds to import: a user's mistake should not wait for it
+
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(run, name, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.name, self.turns = name, []
+
+    def hear(self) -> dict[str, Any]:
+        """What the side says next.
+
+        Raises:
+            UserError: it met a mistake, or died.
+        """
+        try:
+            answer = self.pipe.recv()
+        except EOFError:
+            raise UserError(f"the side '{self.name}' ended without an answer: out of memory?") from None
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer
+
+    def ask(self, steps: int | None) -> dict[str, Any]:
+        """Sends a number of steps, or None for the end; returns what the side says to it."""
+        self.pipe.send(steps)
+        return self.hear()
+
+
+def measure(run: RunConfig, rounds: int, steps: int) -> dict[str, Any]:
+    """The record of one cell."""
+    from scripts.benchmark_sides import SIDES
+
+    trainer = replace(run.trainer, epochs=1, max_steps=None, eval_every=None, micro_batch_size=None)
+    data = replace(run.data, train_size=rounds * steps * run.trainer.batch_size, holdout=0.0)
+    run = replace(run, trainer=trainer, data=data)
+    sides = [Side(run, name) for name in SIDES]
+    try:
+        about = [side.hear() for side in sides]
+        for turn in range(rounds):
+            for side in random.Random(turn).sample(sides, len(sides)):  # nobody always comes after the same one
+                side.turns.append(side.ask(steps))
+        ends = {side.name: side.ask(None) for side in sides}
+    finally:
+        for side in sides:
+            side.process.terminate()
+            side.process.join()
+    machine, peak = peak_flops(run)
+    provenance = {"git": git_state(), "versions": versions() | {"peft": version("peft")}, **about[0]}
+    return {
+        "benchmark": 1,
+        **{"method": run.method.name, "settings": settings(run.method), "task": run.task.name},
+        **{"backbone": run.backbone.name, "seed": run.seed, "config_hash": run.hash},
+        "config": to_dict(run) | {"output_dir": "runs", "data": to_dict(run.data) | {"path": None}},
+        "provenance": provenance | {"hardware": hardware() | machine},
+        "peak_flops": peak,
+        "sides": {side.name: {"turns": side.turns} | ends[side.name] for side in sides},
+    }
+
+
+def peak_flops(run: RunConfig) -> tuple[dict[str, Any], float]:
+    """The machine as runs record it, and the multiplications and additions a second of a product of 2048 x 2048 matrices."""
+    from train import machine, make_accelerator
+
     accelerator, seconds = make_accelerator(run), []
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     a = torch.randn(2048, 2048, device=accelerator.device, dtype=dtype)
@@ -49,59 +114,7 @@ def peak_flops(run: RunConfig) -> float:
         if a.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
-    return 2 * 2048**3 / min(seconds)
-
-
-class Side:
-    """One side in a process of its own, which trains when it is told to."""
-
-    def __init__(self, run: RunConfig, name: str):
-        context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(run, name, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.name, self.turns = name, []
-
-    def ask(self, steps: int | None) -> dict[str, Any]:
-        """Sends a number of steps, 0 for a profile, or None for the end; returns what the side says to it."""
-        try:
-            self.pipe.send(steps)
-            answer = self.pipe.recv()
-        except (EOFError, BrokenPipeError):
-            raise UserError(f"the side '{self.name}' ended without an answer; what it printed is above") from None
-        if "error" in answer:
-            raise UserError(f"the side '{self.name}': {answer['error']}")
-        return answer
-
-
-def measure(run: RunConfig, rounds: int, steps: int) -> dict[str, Any]:
-    """The record of one cell."""
-    sides = [Side(run, name) for name in SIDES]
-    try:
-        profiles = {side.name: side.ask(0) for side in sides if side.name in (OURS, THEIRS["x random"])}
-        for side in sides:
-            side.ask(WARM_UP_STEPS)
-        for turn in range(rounds):
-            for place in range(len(sides)):
-                side = sides[(turn + place) % len(sides)]  # nobody comes always after the same one
-                side.turns.append(side.ask(steps))
-        peaks = {side.name: side.ask(None) for side in sides}
-    finally:
-        for side in sides:
-            side.process.terminate()
-            side.process.join()
-    accelerator = make_accelerator(run)
-    record = describe(run, {}, "", machine(accelerator))
-    return {
-        "benchmark": 1,
-        **{key: record[key] for key in ("method", "task", "backbone", "data", "seed")},
-        "settings": settings(run.method),
-        "provenance": {key: record["provenance"][key] for key in ("git", "versions", "hardware")},
-        "config": to_dict(run) | {"output_dir": "runs", "data": to_dict(run.data) | {"path": None}},
-        "peak_flops": peak_flops(run),
-        "sides": {side.name: {"turns": side.turns} | profiles.get(side.name, {}) | peaks[side.name] for side in sides},
-    }
+    return machine(accelerator), 2 * 2048**3 / min(seconds)
 
 
 def settings(method: Method) -> dict[str, Any]:
@@ -112,16 +125,13 @@ def settings(method: Method) -> dict[str, Any]:
 
 def verdicts(record: dict[str, Any]) -> list[str]:
     """In words, what was measured; in capitals, where we are behind."""
-    cell, lines = f"{record['method']} on {record['task']}", []
+    cell, sides, lines = f"{record['method']} on {record['task']}", record["sides"], []
     for side in THEIRS.values():
         speed = ratio(record, OURS, side)
         lines.append(f"{cell}: {speed:.2f} times the samples/s of {side}" + (", NOT FASTER" if speed <= 1 else ""))
-    sides = record["sides"]
-    for what, key in (("bytes held for backward", "held"), ("peak memory", "peak_bytes")):
-        ours, theirs = (
-            sum(v.values()) if isinstance(v := sides[s][key], dict) else v for s in (OURS, THEIRS["x random"])
-        )
-        lines.append(f"{cell}: {ours / theirs:.2f} of its {what}" + (", NOT SMALLER" if ours >= theirs else ""))
+    for what, size in (("bytes held for backward", held), ("peak memory", lambda side: side["peak_bytes"])):
+        share = size(sides[OURS]) / size(sides[LONGEST])
+        lines.append(f"{cell}: {share:.2f} of the {what} of {LONGEST}" + (", NOT SMALLER" if share >= 1 else ""))
     return lines
 
 
@@ -138,14 +148,13 @@ def main() -> int:
         own = OWN | {key: value for key, _, value in (w.partition("=") for w in sys.argv[1:] if w not in words)}
         rounds, steps = (whole(key, own[key]) for key in ("rounds", "steps"))
         records = Path(own["into"]) / "records" / FOLDER.name
-        records.mkdir(parents=True, exist_ok=True)
         runs = cells(["experiment=benchmark", *words])
+        records.mkdir(parents=True, exist_ok=True)
         for number, run in enumerate(runs, 1):
             print(f"[{number}/{len(runs)}] {run.method.name} on {run.task.name}", flush=True)
             record = measure(run, rounds, steps)
-            hardware = record["provenance"]["hardware"]
-            parts = (run.backbone.name, run.task.name, run.method.name, *map(str, record["settings"].values()))
-            parts += hardware["device"], hardware["precision"]
+            device = record["provenance"]["hardware"]["device"]
+            parts = (run.backbone.name, run.task.name, run.method.name, device, record["config_hash"][:8])
             path = records / f"{'-'.join(map(file_name, parts))}.json"
             write_json(path, record)
             print("\n".join(verdicts(record)), f"record: {path}", sep="\n", flush=True)

@@ -1,24 +1,36 @@
-"""The sides that `benchmark.py` compares: how each is built, and how it trains when it is told to."""
+"""The sides that `benchmark.py` compares: how each is built, and how it trains when it is told to.
+
+All sides see the same examples once, and warm up by forward and backward passes over the same batches. What the steps lack
+of a run is the same on both sides too: evaluations, checkpoints, log lines.
+"""
 
 import logging
 import tempfile
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainerCallback
 
+import tasks.metrics  # noqa: F401  (what the other side imports counts in this one's memory too)
+from analysis.speed import GROUPED, LONGEST, MAXIMUM, OURS, RANDOM
+from scripts.reference import build_trainer
+from tasks.loading import fingerprint, load_splits
+from train import make_accelerator
+from training.backbone import load_backbone
 from training.batches import encode, epoch_batches
 from training.config import RunConfig
-from training.errors import USER_ERRORS, sentence
-from training.meters import MemoryMeter, SpeedMeter, held_bytes, release_memory
+from training.errors import USER_ERRORS, UserError, sentence
+from training.loop import Loop
+from training.meters import WARM_UP_STEPS, MemoryMeter, SpeedMeter, held_bytes
+from training.seeding import seeded
 
 PROFILED = 4  # random batches, the same on all sides, whose bytes and products are counted
 
@@ -30,24 +42,34 @@ class Finished(Exception):
 class Turns:
     """Stands in for a SpeedMeter: counts steps, and after so many reports and waits for its next turn."""
 
-    def __init__(self, pipe: Connection, device: torch.device):
-        self.pipe, self.speed, self.memory = pipe, SpeedMeter(device), MemoryMeter(device)
+    def __init__(self, pipe: Connection, model: nn.Module, loss: Callable[[Any], Tensor], batches: list[Any]):
+        """
+        Args:
+            loss: of a batch, as the side trains on it.
+            batches: to warm up on and to profile, each with its padded tokens.
+        """
+        self.pipe, self.model, self.loss, self.batches = pipe, model, loss, batches
+        device = next(model.parameters()).device
+        self.speed, self.memory = SpeedMeter(device, warm_up=0), MemoryMeter(device)
 
-    def begin(self, profile: Callable[[], dict[str, Any]]) -> None:
+    def begin(self, about: dict[str, Any]) -> None:
         """Before the first step."""
+        self.pipe.send(about)
         self.left = self.pipe.recv()
-        if self.left == 0:
-            self.pipe.send(profile())
-            release_memory()
-            self.left = self.pipe.recv()
+        self.before = self.memory.current_bytes()
         self.memory.start()
+        self.model.train()
+        for batch, _ in self.batches[:WARM_UP_STEPS]:
+            self.loss(batch).backward()
+            self.model.zero_grad(set_to_none=True)
         self.resume()
 
     def resume(self) -> None:
         """A turn of `left` steps begins, or all is over."""
         if self.left is None:
             self.memory.stop()
-            self.pipe.send({"peak_bytes": self.memory.peak_bytes, "peak_kind": self.memory.peak_kind})
+            peak = {"peak_bytes": self.memory.peak_bytes, "peak_kind": self.memory.peak_kind, "before": self.before}
+            self.pipe.send(peak | self.profile())
             raise Finished
         self.seen = len(self.speed.step_seconds), *self.sizes()
         self.speed.start()
@@ -68,37 +90,33 @@ class Turns:
             self.left = self.pipe.recv()
             self.resume()
 
-
-def profile(model: nn.Module, loss: Callable[[Any], Tensor], batches: Iterable[tuple[Any, int]]) -> dict[str, Any]:
-    """Over a few batches and their padded tokens: bytes held for backward, by kind of tensor, and products a token."""
-    held, flops, tokens = Counter(), 0, 0
-    model.train()
-    for batch, padded in batches:
-        with torch.random.fork_rng():
-            held.update(held_bytes(model, partial(loss, batch)))
+    def profile(self) -> dict[str, Any]:
+        """Bytes held for backward, by type of tensor, and multiplications and additions for a padded token."""
+        held, flops, tokens = Counter(), 0, 0
+        for batch, padded in self.batches:
+            held.update(held_bytes(self.model, partial(self.loss, batch)))
             with FlopCounterMode(display=False) as counter:
-                loss(batch).backward()
-        model.zero_grad(set_to_none=True)
-        flops, tokens = flops + counter.get_total_flops(), tokens + padded
-    return {"held": dict(held), "flops_per_token": flops / tokens}
+                self.loss(batch).backward()
+            self.model.zero_grad(set_to_none=True)
+            flops, tokens = flops + counter.get_total_flops(), tokens + padded
+        return {"held": dict(held), "flops_per_token": flops / tokens}
 
 
 def random_order(lengths: list[int], run: RunConfig) -> list[list[int]]:
+    """The batches of our first epoch, at random.
+
+    Raises:
+        UserError: there are fewer examples than the turns need.
+    """
+    if len(lengths) < run.data.train_size:
+        raise UserError(
+            f"rounds x steps x trainer.batch_size is {run.data.train_size}; there are {len(lengths)} examples"
+        )
     return epoch_batches(lengths, run.trainer.batch_size, run.seed, 0, similar_length=False)
 
 
-# Ours
-
-
 def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
-    """The loop of train.py."""
-    from methods.base import Method  # noqa: F401  (a spawned process has imported nothing yet)
-    from tasks.loading import load_splits
-    from train import make_accelerator
-    from training.backbone import load_backbone
-    from training.loop import Loop
-    from training.seeding import seeded
-
+    """The steps of train.py."""
     run = replace(run, trainer=replace(run.trainer, similar_length=similar_length))
     accelerator, splits = make_accelerator(run), load_splits(run.task.row, run.data)
     backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)
@@ -107,18 +125,13 @@ def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
         run.method.apply(model)
     data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
     loop = Loop(run, model, data, accelerator, Path(), {})
-    loop.speed = turns = Turns(pipe, accelerator.device)
     examples = random_order(loop.train.lengths, run)[:PROFILED]
     batches = [loop.path.collate(loop.train, indices).to(accelerator.device) for indices in examples]
-    loss = partial(loop.loss, loop.parallel)
-    turns.begin(lambda: profile(model, loss, [(batch, batch.padded_tokens) for batch in batches]))
-    while True:
-        for indices in loop.remaining_batches():
-            loop.train_step(indices)
-        loop.progress.step = 0
-
-
-# peft and transformers.Trainer
+    pairs = [(batch, batch.padded_tokens) for batch in batches]
+    loop.speed = turns = Turns(pipe, model, partial(loop.loss, loop.parallel), pairs)
+    turns.begin({"backbone": backbone.provenance, "data_fingerprint": fingerprint(splits)})
+    for indices in loop.remaining_batches():
+        loop.train_step(indices)
 
 
 @dataclass(frozen=True)
@@ -131,21 +144,16 @@ class Sizes:
 
 
 def theirs(run: RunConfig, pipe: Connection, batching: str) -> None:
-    """`scripts/reference.py`'s Trainer, its evaluations apart."""
-    from transformers import TrainerCallback
-
-    from scripts.reference import build_trainer
-
-    run = replace(run, trainer=replace(run.trainer, similar_length=batching == "group_by_length", epochs=1000))
+    """`scripts/reference.py`'s Trainer."""
+    run = replace(run, trainer=replace(run.trainer, similar_length=batching == "group_by_length"))
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(run, Path(folder))
+        trainer.args.eval_strategy = "no"
         if batching == "max_length":
             trainer.data_collator.padding, trainer.data_collator.max_length = "max_length", run.task.max_length
-        lengths = [len(example["input_ids"]) for example in trainer.train_dataset]
-        order = random_order(lengths, run)
+        order = random_order([len(example["input_ids"]) for example in trainer.train_dataset], run)
         if batching != "group_by_length":  # our random batches, so that turns are compared example by example
             trainer._get_train_sampler = lambda *_: [i for batch in order for i in batch]
-        trainer.args.eval_strategy = "no"
         pad, fetched = trainer.data_collator, deque()  # the Trainer fetches a batch ahead
 
         def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -155,30 +163,36 @@ def theirs(run: RunConfig, pipe: Connection, batching: str) -> None:
             return batch
 
         trainer.data_collator = collate
-        turns = Turns(pipe, trainer.args.device)
-
-        class Report(TrainerCallback):
-            def on_train_begin(self, *_: Any, **__: Any) -> None:
-                inputs = [pad([trainer.train_dataset[i] for i in indices]) for indices in order[:PROFILED]]
-                batches = [
-                    ({k: v.to(trainer.args.device) for k, v in b.items()}, b["input_ids"].numel()) for b in inputs
-                ]
-                model = trainer.model_wrapped
-                turns.begin(lambda: profile(model, partial(trainer.compute_loss, model), batches))
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                turns.step([fetched.popleft()], 1)
-
-        trainer.add_callback(Report())
+        trainer.add_callback(
+            Report(
+                trainer, pipe, [pad([trainer.train_dataset[i] for i in batch]) for batch in order[:PROFILED]], fetched
+            )
+        )
         trainer.train()
 
 
+class Report(TrainerCallback):
+    """Tells the turns of the Trainer's steps."""
+
+    def __init__(self, trainer: Any, pipe: Connection, inputs: list[dict[str, Tensor]], fetched: deque[Sizes]):
+        self.trainer, self.pipe, self.inputs, self.fetched = trainer, pipe, inputs, fetched
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        device, model = self.trainer.args.device, self.trainer.model_wrapped
+        pairs = [({k: v.to(device) for k, v in batch.items()}, batch["input_ids"].numel()) for batch in self.inputs]
+        self.turns = Turns(self.pipe, model, partial(self.trainer.compute_loss, model), pairs)
+        self.turns.begin({})
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.turns.step([self.fetched.popleft()], 1)
+
+
 SIDES = {
-    "ours": partial(ours, similar_length=True),
-    "ours, random batches": partial(ours, similar_length=False),
-    "peft + Trainer, random batches": partial(theirs, batching="random"),
-    "peft + Trainer, group_by_length": partial(theirs, batching="group_by_length"),
-    "peft + Trainer, padded to max_length": partial(theirs, batching="max_length"),
+    OURS: partial(ours, similar_length=True),
+    RANDOM: partial(ours, similar_length=False),
+    LONGEST: partial(theirs, batching="random"),
+    GROUPED: partial(theirs, batching="group_by_length"),
+    MAXIMUM: partial(theirs, batching="max_length"),
 }
 
 

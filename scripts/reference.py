@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hydra
 import numpy as np
+import torch
 from omegaconf import DictConfig
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
@@ -97,10 +98,10 @@ def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
     task = run.task.row
     if peft is None:
         raise UserError("peft is missing: pip install -r requirements-dev.txt")
-    splits = load_splits(task, run.data)
+    bf16, splits = make_accelerator(run).mixed_precision == "bf16", load_splits(task, run.data)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
     with seeded(run.seed, "adapter"):
-        model = adapt(backbone.model, run.method)
+        model = adapt(backbone.model, run.method, torch.bfloat16 if bf16 else torch.float32)
     optimizer = None  # the Trainer's own, which knows one rate only
     if run.trainer.head_learning_rate != run.trainer.learning_rate:
         optimizer = build_optimizer(backbone.model, run.method, run.trainer)  # of the model that peft changed in place
@@ -124,7 +125,7 @@ def head_modules(model: nn.Module) -> list[str]:
     return [head.removesuffix(".") for head in head_prefixes(model) if any(name.startswith(head) for name in names)]
 
 
-def adapt(model: nn.Module, method: Method) -> nn.Module:
+def adapt(model: nn.Module, method: Method, dtype: torch.dtype) -> nn.Module:
     """The model as it is for full fine-tuning, else in peft's wrapper; the head trains in either."""
     if method.name == "full":
         return model
@@ -137,7 +138,7 @@ def adapt(model: nn.Module, method: Method) -> nn.Module:
     lora = {"lora_alpha": method.alpha, "lora_dropout": method.dropout, "use_rslora": method.rank_stabilized}
     lora["init_lora_weights"] = "gaussian" if method.init_A == "gaussian" else True  # True: Kaiming-uniform
     if method.name == "qlora":
-        quantize(model, method)
+        quantize(model, method, dtype)
     model = peft.get_peft_model(model, peft.LoraConfig(**common, **lora, use_dora=method.name == "dora"))
     if method.name == "lora_fa":
         for name, parameter in model.named_parameters():
@@ -145,12 +146,12 @@ def adapt(model: nn.Module, method: Method) -> nn.Module:
     return model
 
 
-def quantize(model: nn.Module, method: Method) -> None:
-    """Puts bitsandbytes' 4-bit layers in the place of the encoder's linear ones, and tells peft."""
+def quantize(model: nn.Module, method: Method, dtype: torch.dtype) -> None:
+    """Puts bitsandbytes' 4-bit layers, which compute in `dtype`, in the place of the encoder's linear ones."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for name, base in list(linear_layers(model)):
-        layer = Linear4bit(base.in_features, base.out_features, quant_type=method.quant_type)
+        layer = Linear4bit(base.in_features, base.out_features, compute_dtype=dtype, quant_type=method.quant_type)
         layer.weight = Params4bit(
             base.weight.detach(),
             requires_grad=False,
@@ -180,7 +181,7 @@ def arguments(run: RunConfig, examples: int, folder: Path) -> TrainingArguments:
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.eval_batch_size,
         train_sampling_strategy="group_by_length" if config.similar_length else "random",
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         adam_beta1=config.beta1,

@@ -9,6 +9,8 @@ from torch import nn
 import train
 from tasks.loading import Split
 from training.batches import Encoded
+from training.dropout import Dropout
+from training.loop import Loop
 from training.meters import activation_bytes
 from training.packed import Packed, Padded, forward_path, pack
 from training.record import read_record
@@ -108,33 +110,66 @@ def test_attention_drops_as_the_plain_path_does(architecture):
     torch.testing.assert_close(spread[0], spread[1], rtol=0.25, atol=0)
 
 
-def test_fewer_bytes_are_held_for_backward(architecture):
+def test_the_last_layer_holds_the_first_tokens_alone():
+    """Batches without padding: of what full fine-tuning keeps, the feed-forward part of all other tokens is spared."""
+    model, data = tiny_model("bert").train(), encoded("bert")
+    packed, padded = (
+        activation_bytes(model, lambda path=path: losses(path, data, [5, 6, 7]).sum()) for path in both(model)
+    )
+    spared = 3 * 19 * (2 * 48 + 2 * 32) * 4  # GELU's input and output, the two norms' inputs; attention's own besides
+    assert packed < padded - spared
+
+
+def test_padding_is_not_held(architecture):
     model, data = tiny_model(architecture).train(), encoded(architecture)
     METHODS["lora"].apply(model)
     packed, padded = (
         activation_bytes(model, lambda path=path: losses(path, data, list(range(10))).sum()) for path in both(model)
     )
-    assert packed < 0.6 * padded
+    assert packed < 0.45 * padded
 
 
-def wrap(model):
-    model.base_model.encoder.layer[0] = nn.Sequential(model.base_model.encoder.layer[0])
+def test_autocast_computes_alike(method, architecture):
+    model, data = tiny_model(architecture), encoded(architecture)
+    method.apply(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        packed, padded = (losses(path, data, [0, 3, 9]) for path in both(model))
+    torch.testing.assert_close(packed, padded, rtol=0.1, atol=0.1)
 
 
-def hook(model):
-    model.base_model.encoder.layer[1].attention.register_forward_hook(lambda *_: None)
+def stood_in(model: nn.Module) -> list[nn.Module]:
+    """Every module whose own forward pass the fast path leaves out."""
+    layer = model.base_model.encoder.layer[1]
+    return [model, model.base_model, model.base_model.encoder, layer, layer.attention, layer.attention.self]
 
 
-def patch(model):
-    attention = model.base_model.encoder.layer[1].attention.self
-    attention.forward = attention.forward
+CHANGES = {
+    "hook": lambda module: module.register_forward_hook(lambda *_: None),
+    "pre-hook": lambda module: module.register_forward_pre_hook(lambda *_: None),
+    "backward hook": lambda module: module.register_full_backward_hook(lambda *_: None),
+    "backward pre-hook": lambda module: module.register_full_backward_pre_hook(lambda *_: None),
+    "patch": lambda module: setattr(module, "forward", module.forward),
+    "subclass": lambda module: setattr(module, "__class__", type("Own", (type(module),), {})),
+}
 
 
-@pytest.mark.parametrize("change", [wrap, hook, patch])
-def test_a_model_that_a_method_rebuilt_takes_the_plain_path(change, architecture):
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("place", range(6))
+def test_a_model_that_a_method_rebuilt_takes_the_plain_path(change, place, architecture):
     model = tiny_model(architecture)
-    change(model)
+    assert isinstance(forward_path(model, packed=True), Packed)
+    CHANGES[change](stood_in(model)[place])
     assert isinstance(forward_path(model, packed=True), Padded)
+
+
+def test_so_do_wrapped_layers_other_dropouts_checkpointing_and_no_layers_at_all(architecture):
+    changed = [tiny_model(architecture) for _ in range(4)]
+    encoders = [model.base_model.encoder for model in changed]
+    encoders[0].layer[0] = nn.Sequential(encoders[0].layer[0])
+    encoders[1].layer[0].attention.self.dropout = nn.AlphaDropout(0.1)
+    encoders[2].layer[0].gradient_checkpointing = True
+    encoders[3].layer = nn.ModuleList()
+    assert all(isinstance(forward_path(model, packed=True), Padded) for model in changed)
 
 
 def test_other_encoders_take_the_plain_path():
@@ -146,18 +181,24 @@ def test_other_encoders_take_the_plain_path():
     assert isinstance(forward_path(AutoModelForSequenceClassification.from_config(config), packed=True), Padded)
 
 
+def dropouts(model: nn.Module) -> set[type]:
+    return {type(module) for module in model.modules() if isinstance(module, nn.Dropout)}
+
+
 @pytest.mark.parametrize("name", ["full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora"])
-def test_training_curves_coincide(name, tmp_path):
+def test_training_curves_coincide(name, tmp_path, monkeypatch):
     """Through train.py: same seed, same batches, no dropout; 24 steps and four evaluations."""
     words = ["profile=offline", "backbone=tiny", "logger=none", "task=mrpc", f"method={name}", "trainer.epochs=2"]
     words += ["data.train_size=96", "data.eval_size=40", "trainer.batch_size=8", "trainer.micro_batch_size=4"]
     words += ["+backbone.architecture.hidden_dropout_prob=0", "+backbone.architecture.attention_probs_dropout_prob=0"]
     words += ["trainer.eval_every=6", "trainer.similar_length=false", "data.holdout=0.2"]
-    histories = []
+    histories, paths = [], []
+    monkeypatch.setattr(Loop, "finish", lambda loop: paths.append((type(loop.path), dropouts(loop.model))))
     for packed in (True, False):
         run = compose(*words, f"trainer.packed={packed}", f"output_dir={tmp_path / str(packed)}")
         train.train(run)
         histories.append(read_record(run.folder)["history"])
+    assert paths == [(Packed, {Dropout}), (Padded, {Dropout})]
     assert len(histories[0]) == 4
     for fast, plain in zip(*histories, strict=True):
         assert fast["train_loss"] == pytest.approx(plain["train_loss"], rel=2e-4)

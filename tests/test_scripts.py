@@ -85,6 +85,6 @@ def test_the_reference_trains_the_same_run(tmp_path):
     record = json.loads((ROOT / out.splitlines()[-1].removeprefix("result: ")).read_text())
     assert [entry["step"] for entry in record["history"]] == [2, 4]
     assert set(record["best"]) >= {"accuracy", "f1"}
-    status, _, err = call("reference.py", *words, "method=qlora", f"output_dir={tmp_path}")
+    status, _, err = call("reference.py", *words, "method=lora_fa_corrected", f"output_dir={tmp_path}")
     assert status == 2
-    assert "method is 'qlora'; choose one of: full, lora, dora, vera" in err
+    assert "method is 'lora_fa_corrected'; choose one of: full, lora, dora, lora_fa, vera, qlora" in err

@@ -75,7 +75,7 @@ def collate(data: Encoded, indices: list[int]) -> Batch:
 
 
 def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, similar_length: bool) -> list[list[int]]:
-    """Every example once, in random batches of `batch_size`, the last one what is left; within each the shortest first.
+    """Every example once, in random batches of `batch_size`, the last one what is left.
 
     With `similar_length`, examples are shuffled, then sorted by length within stretches of 50 batches, and the batches
     shuffled again: little padding, and yet other batches each epoch.
@@ -93,7 +93,7 @@ def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, si
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if similar_length:
         generator.shuffle(batches)
-    return [sorted(batch, key=lengths.__getitem__) for batch in batches]
+    return batches
 
 
 def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:

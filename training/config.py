@@ -144,7 +144,7 @@ class TrainerConfig:
         eval_batch_size: examples in a forward pass of an evaluation.
         similar_length: batches of examples of similar length; false: random batches.
         packed: examples end to end, without padding, on encoders that training/packed.py knows; false: padded to their
-            longest, as transformers has it. The mathematics is the same, and so is the run's name.
+            longest, through transformers' own forward pass. The mathematics is the same, and so is the run's name.
         optimizer: adamw or sgd.
         learning_rate: of the method's parameters; null: what suits method and backbone.
         head_learning_rate: of the head; null: what suits the backbone or the method (VeRA), or else `learning_rate`.

@@ -197,10 +197,9 @@ class Loop:
         return F.cross_entropy(logits, batch.labels, reduction="sum")
 
     def measure_activations(self) -> int:
-        """Bytes held for backward on this process's piece of the first epoch with the most padded tokens; leaves no trace."""
-        lengths = self.train.lengths
+        """Bytes held for backward on this process's largest piece of the first epoch, padding counted; leaves no trace."""
         pieces = [piece for batch in self.epoch_batches(0) for piece in self.pieces(batch)]
-        largest = max(pieces, key=lambda piece: len(piece) * max(lengths[i] for i in piece))
+        largest = max(pieces, key=lambda piece: self.path.cost([self.train.lengths[i] for i in piece]))
         batch = self.path.collate(self.train, largest).to(self.accelerator.device)
         self.model.train()
         with torch.random.fork_rng(), self.accelerator.autocast():

@@ -26,13 +26,13 @@ class SpeedMeter:
     the one before to its own end: making the batch counts, evaluation does not.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, warm_up: int = WARM_UP_STEPS):
         self.device = device
         self.step_seconds: list[float] = []
         self.samples = self.tokens = self.padded_tokens = 0
         self._marks: list[Any] = []
         self._sizes: list[tuple[int, int, int]] = []
-        self._to_skip = WARM_UP_STEPS
+        self._to_skip = warm_up
 
     def start(self) -> None:
         """Begins a stretch of steps."""

@@ -12,6 +12,7 @@ masks of the same kind; without it they agree to rounding.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +21,27 @@ from transformers.models.bert import modeling_bert as bert
 from transformers.models.roberta import modeling_roberta as roberta
 
 from training.batches import Batch, Encoded, collate
-from training.dropout import dropout
+from training.dropout import Dropout, dropout
 
-SPANS = {"cpu": 4, "cuda": 1}  # grids that attention cuts a batch into: the more, the less padding, the more launches
+GRIDS = {"cpu": 4, "cuda": 1}  # that attention cuts a batch into: the more, the less padding, the more launches
+
+
+class Kinds(NamedTuple):
+    """The classes that the fast path stands in for."""
+
+    model: type
+    encoder: type
+    layer: type
+    attention: type
+    own: type
+
+
 KNOWN = {
-    bert.BertForSequenceClassification: (bert.BertEncoder, bert.BertLayer, bert.BertAttention, bert.BertSelfAttention),
-    roberta.RobertaForSequenceClassification: (
-        *(roberta.RobertaEncoder, roberta.RobertaLayer),
+    bert.BertForSequenceClassification: Kinds(
+        bert.BertModel, bert.BertEncoder, bert.BertLayer, bert.BertAttention, bert.BertSelfAttention
+    ),
+    roberta.RobertaForSequenceClassification: Kinds(
+        *(roberta.RobertaModel, roberta.RobertaEncoder, roberta.RobertaLayer),
         *(roberta.RobertaAttention, roberta.RobertaSelfAttention),
     ),
 }
@@ -56,12 +71,14 @@ class PackedBatch:
 
     Attributes:
         inputs: each (tokens): `input_ids`, `position_ids` counted from 0, for BERT `token_type_ids`.
-        first: (examples), where each begins.
+        first: (examples), where each begins, in the order in which they lie: the shortest first.
+        places: (examples), which of those each is, in the order of labels and logits.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     first: Tensor
+    places: Tensor
     spans: list[Span]
 
     @property
@@ -78,21 +95,25 @@ class PackedBatch:
 
         spans = [replace(span, places=move(span.places), gaps=move(span.gaps)) for span in self.spans]
         inputs = {name: move(ids) for name, ids in self.inputs.items()}
-        return PackedBatch(inputs, move(self.labels), move(self.first), spans)
+        return PackedBatch(inputs, move(self.labels), move(self.first), move(self.places), spans)
 
 
 def pack(data: Encoded, indices: list[int], grids: int) -> PackedBatch:
-    """Lays the examples at `indices` end to end; their attention is to be computed in so many grids."""
-    lengths = [data.lengths[i] for i in indices]
-    inputs = {name: torch.tensor([token for i in indices for token in ids[i]]) for name, ids in data.inputs.items()}
-    inputs["position_ids"] = torch.cat([torch.arange(length) for length in lengths])
+    """Lays the examples at `indices` end to end; their attention is to be computed in at most so many grids."""
     labels = torch.tensor([data.split.labels[i] for i in indices], dtype=data.label_type)
+    order = sorted(range(len(indices)), key=lambda place: data.lengths[indices[place]])
+    laid = [indices[place] for place in order]
+    lengths = [data.lengths[i] for i in laid]
+    inputs = {name: torch.tensor([token for i in laid for token in ids[i]]) for name, ids in data.inputs.items()}
+    inputs["position_ids"] = torch.cat([torch.arange(length) for length in lengths])
     starts = [0, *accumulate(lengths)]
-    return PackedBatch(inputs, labels, torch.tensor(starts[:-1]), list(spans(lengths, starts, grids)))
+    return PackedBatch(
+        inputs, labels, torch.tensor(starts[:-1]), torch.tensor(order).argsort(), list(cut(lengths, starts, grids))
+    )
 
 
-def spans(lengths: list[int], starts: list[int], grids: int) -> Iterator[Span]:
-    """At most `grids` of them, equally many examples in each."""
+def cut(lengths: list[int], starts: list[int], grids: int) -> Iterator[Span]:
+    """Spans of equally many examples."""
     size = -(-len(lengths) // grids)
     for begin in range(0, len(lengths), size):
         own = lengths[begin : begin + size]
@@ -107,6 +128,11 @@ class Padded(nn.Module):
     """The plain path: transformers' own forward pass over a padded batch."""
 
     collate = staticmethod(collate)
+
+    @staticmethod
+    def cost(lengths: list[int]) -> int:
+        """Tokens that a batch of examples of these lengths comes to."""
+        return len(lengths) * max(lengths)
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -126,7 +152,12 @@ class Packed(nn.Module):
 
     def collate(self, data: Encoded, indices: list[int]) -> PackedBatch:
         """A batch as the device likes it."""
-        return pack(data, indices, SPANS.get(next(self.model.parameters()).device.type, 1))
+        return pack(data, indices, GRIDS.get(next(self.model.parameters()).device.type, 1))
+
+    @staticmethod
+    def cost(lengths: list[int]) -> int:
+        """Tokens that a batch of examples of these lengths comes to."""
+        return sum(lengths)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits, (examples, outputs)."""
@@ -135,7 +166,8 @@ class Packed(nn.Module):
         x = encoder.embeddings(**self.embedded(batch)).squeeze(0)  # (tokens, width)
         for layer in layers:
             x = encoder_layer(layer, x, x, batch.spans)
-        first = encoder_layer(last, x.index_select(0, batch.first), x, batch.spans).unsqueeze(1)  # (examples, 1, width)
+        first = encoder_layer(last, x.index_select(0, batch.first), x, batch.spans)  # (examples, width)
+        first = first.index_select(0, batch.places).unsqueeze(1)
         if encoder.pooler is None:
             return self.model.classifier(first)
         return self.model.classifier(self.model.dropout(encoder.pooler(first)))
@@ -180,7 +212,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, span: Span, heads: int, p: float)
 
 def mix(q: Tensor, k: Tensor, v: Tensor, gaps: Tensor | None, p: float) -> Tensor:
     """softmax(q·kᵀ / √width)·v for each head, with dropout of the weights; all (examples, heads, length, width)."""
-    if q.is_cuda:
+    if q.is_cuda or not p:
         return F.scaled_dot_product_attention(q, k, v, None if gaps is None else ~gaps, p)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if gaps is not None:
@@ -194,15 +226,22 @@ def forward_path(model: nn.Module, packed: bool) -> Packed | Padded:
 
 
 def is_known(model: nn.Module) -> bool:
-    """Whether the modules whose forward passes are stood in for are transformers' own, all of them."""
-    kinds = KNOWN.get(type(model))
-    if kinds is None or model.config.is_decoder:
+    """Whether the modules whose forward passes are stood in for are transformers' own, and nothing listens to them."""
+    if type(model) not in KNOWN or model.config.is_decoder:
         return False
-    layers = getattr(model.base_model.encoder, "layer", [])
-    own = [model, model.base_model, model.base_model.encoder, *layers]
-    if [type(module) for module in own[2:]] != [kinds[0], *[kinds[1]] * len(layers)]:
-        return False
-    attentions = [layer.attention for layer in layers]
-    own += attentions + [attention.self for attention in attentions]
-    known = all(type(a) is kinds[2] and type(a.self) is kinds[3] for a in attentions)
-    return known and not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in own)
+    kinds, encoder = KNOWN[type(model)], model.base_model.encoder
+    stood_in = [(model, type(model)), (model.base_model, kinds.model), (encoder, kinds.encoder)]
+    layers = list(getattr(encoder, "layer", []))
+    for layer in layers:
+        attention = getattr(layer, "attention", None)
+        own = getattr(attention, "self", None)
+        stood_in += [(layer, kinds.layer), (attention, kinds.attention), (own, kinds.own)]
+        if type(getattr(own, "dropout", None)) not in (nn.Dropout, Dropout) or layer.gradient_checkpointing:
+            return False
+    return bool(layers) and all(type(module) is kind and not is_watched(module) for module, kind in stood_in)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook, or a forward pass of its own, would go unseen."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in vars(module) or any(getattr(module, name) for name in hooks)
