@@ -4,7 +4,6 @@ All sides see the same examples once, and warm up by forward and backward passes
 of a run is the same on both sides too: evaluations, checkpoints, log lines.
 """
 
-import logging
 import tempfile
 import warnings
 from collections import Counter, deque
@@ -198,7 +197,6 @@ SIDES = {
 
 def serve(run: RunConfig, side: str, pipe: Connection) -> None:
     """A process's whole life; a mistake of the user's is an answer too."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it misses kernels for inference
     warnings.simplefilter("ignore", FutureWarning)  # the Trainer's, about transformers' own next version
     try:
         SIDES[side](run, pipe)
