@@ -196,6 +196,9 @@ def cli() -> int:
     except KeyboardInterrupt:
         complain("interrupted before training began, or while its state was being written")
         return 130
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # its threads would abort a process that ends before them
     return max(exit_statuses, default=0)
 
 

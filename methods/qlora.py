@@ -19,13 +19,12 @@ from methods.lora import LoRA
 from training.errors import UserError
 
 QUANT_TYPES = ("nf4", "fp4")
+# whoever imports it, it warns of kernels for inference that training never calls
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _bitsandbytes():
     """The library, or a sentence that says how to get it."""
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it warns of kernels for inference that training never calls
     try:
         import bitsandbytes
     except ImportError as error:

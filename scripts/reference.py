@@ -9,7 +9,6 @@ of train.py, as are the optimizer's groups where the head has a rate of its own;
 Prints an evaluation a line and, last, `result: PATH` of the record.
 """
 
-import logging
 import math
 import os
 import sys
@@ -41,7 +40,6 @@ from training.optimizers import build_optimizer
 from training.record import versions, write_record
 from training.seeding import seeded
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it misses kernels for inference
 try:
     import peft
 except ImportError:

@@ -24,7 +24,7 @@ MUST = {
 }
 
 
-NAMES = {"custom": "else", "lora_all": "lora", "qlora_fp4": "qlora"}
+NAMES = {"custom": "else", "lora_all": "lora", "dora_all": "dora", "qlora_fp4": "qlora"}
 
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] != "experiment"])
