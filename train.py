@@ -16,6 +16,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import TorchDynamoPlugin
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -122,9 +123,16 @@ def make_accelerator(run: RunConfig) -> Accelerator:
     has_gpu = torch.cuda.is_available() and config.device != "cpu"
     if config.device == "cuda" and not has_gpu:
         raise UserError("trainer.device is cuda, and torch sees no GPU here: use trainer.device=cpu")
+    if config.forward == "compiled" and not has_gpu:
+        raise UserError("trainer.forward is compiled, which is for a GPU; on a CPU packed is faster: leave it out")
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_gpu and torch.cuda.is_bf16_supported())
     AcceleratorState._reset_state()  # a sweep's earlier run may have set another precision in this process
-    return Accelerator(cpu=not has_gpu, mixed_precision="bf16" if bf16 else "no")
+    graphs = TorchDynamoPlugin(backend="inductor", mode="reduce-overhead", dynamic=True)
+    return Accelerator(
+        cpu=not has_gpu,
+        mixed_precision="bf16" if bf16 else "no",
+        dynamo_plugin=graphs if config.forward == "compiled" else None,
+    )
 
 
 def machine(accelerator: Accelerator) -> dict[str, Any]:

@@ -135,7 +135,8 @@ def variant(config: dict[str, Any]) -> str:
         config.pop(key, None)
     config["method"].pop("projection_seed", None)
     config["data"].pop("path", None)
-    config["trainer"].pop("packed", None)
+    for key in ("forward", "packed"):  # as earlier records have it
+        config["trainer"].pop(key, None)
     for key in ("learning_rates", "head_learning_rates"):
         config["backbone"].pop(key, None)
     return json.dumps(config, sort_keys=True)

@@ -70,7 +70,7 @@ def held(side: dict[str, Any]) -> int:
 def same_settings(record: dict[str, Any]) -> tuple[Any, ...]:
     """What a method's cell and full fine-tuning's must share to be compared."""
     trainer = record["config"]["trainer"]
-    sizes = trainer["batch_size"], trainer["packed"], record["config"]["task"]["max_length"]
+    sizes = trainer["batch_size"], trainer.get("forward"), record["config"]["task"]["max_length"]
     return record["backbone"], machine(record), record["task"], *sizes
 
 

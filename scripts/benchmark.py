@@ -34,6 +34,7 @@ from training.files import write_json
 from training.record import git_state, hardware, versions
 from training.sweep import cells
 
+LOSS_TOLERANCE = 0.02  # bf16 rounds that far
 OWN = {"rounds": "6", "steps": "4", "into": str(ROOT / "paper_tables")}
 
 
@@ -80,6 +81,7 @@ def measure(run: RunConfig, rounds: int, steps: int) -> dict[str, Any]:
     sides = [Side(run, name) for name in SIDES]
     try:
         about = [side.hear() for side in sides]
+        require_equal({side.name: answer.pop("first_loss") for side, answer in zip(sides, about, strict=True)})
         for turn in range(rounds):
             for side in random.Random(turn).sample(sides, len(sides)):  # nobody always comes after the same one
                 side.turns.append(side.ask(steps))
@@ -99,6 +101,12 @@ def measure(run: RunConfig, rounds: int, steps: int) -> dict[str, Any]:
         "peak_flops": peak,
         "sides": {side.name: {"turns": side.turns} | ends[side.name] for side in sides},
     }
+
+
+def require_equal(losses: dict[str, float]) -> None:
+    """Raises a UserError if the untrained models' losses on the same batch, without dropout, tell of other models."""
+    if max(losses.values()) - min(losses.values()) > LOSS_TOLERANCE:
+        raise UserError(f"the sides do not hold the same model, their first losses are {losses}: nothing was measured")
 
 
 def peak_flops(run: RunConfig) -> tuple[dict[str, Any], float]:

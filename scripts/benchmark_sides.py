@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
@@ -44,7 +45,7 @@ class Turns:
     def __init__(self, pipe: Connection, model: nn.Module, loss: Callable[[Any], Tensor], batches: list[Any]):
         """
         Args:
-            loss: of a batch, as the side trains on it.
+            loss: the mean over a batch, as the side trains on it.
             batches: to warm up on and to profile, each with its padded tokens.
         """
         self.pipe, self.model, self.loss, self.batches = pipe, model, loss, batches
@@ -53,7 +54,7 @@ class Turns:
 
     def begin(self, about: dict[str, Any]) -> None:
         """Before the first step."""
-        self.pipe.send(about)
+        self.pipe.send(about | {"first_loss": self.first_loss()})
         self.left = self.pipe.recv()
         self.before = self.memory.current_bytes()
         self.memory.start()
@@ -62,6 +63,13 @@ class Turns:
             self.loss(batch).backward()
             self.model.zero_grad(set_to_none=True)
         self.resume()
+
+    @torch.no_grad()
+    def first_loss(self) -> float:
+        """Without dropout."""
+        for module in self.model.modules():  # bitsandbytes' would repack its weight for inference, and stay so
+            module.training = type(module).__name__ == "Linear4bit"
+        return self.loss(self.batches[0][0]).item()
 
     def resume(self) -> None:
         """A turn of `left` steps begins, or all is over."""
@@ -127,7 +135,13 @@ def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
     examples = random_order(loop.train.lengths, run)[:PROFILED]
     batches = [loop.path.collate(loop.train, indices).to(accelerator.device) for indices in examples]
     pairs = [(batch, batch.padded_tokens) for batch in batches]
-    loop.speed = turns = Turns(pipe, model, partial(loop.loss, loop.parallel), pairs)
+
+    def loss(batch: Any) -> Tensor:
+        return loop.loss(loop.path, batch) / len(batch.labels)
+
+    if run.trainer.forward == "compiled":
+        loop.record_graphs()
+    loop.speed = turns = Turns(pipe, model, loss, pairs)
     turns.begin({"backbone": backbone.provenance, "data_fingerprint": fingerprint(splits)})
     for indices in loop.remaining_batches():
         loop.train_step(indices)

@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT, compose
 
 from analysis.speed import LONGEST, MAXIMUM, OURS, RANDOM, THEIRS, ratio, ratios, table
-from scripts.benchmark import verdicts
+from scripts.benchmark import require_equal, verdicts
 from scripts.benchmark_sides import SIDES, serve
+from training.errors import UserError
 
 peft = pytest.importorskip("peft")
 TINY = (
@@ -55,6 +56,7 @@ def test_both_sides_train_the_same_batches(method):
         assert len(one["seconds"]) == len(other["seconds"]) == steps
         assert one["samples"] == other["samples"] == 8 * steps
         assert one["tokens"] == other["tokens"] == one["padded_tokens"] < other["padded_tokens"]
+    assert ours[0]["first_loss"] == pytest.approx(theirs[0]["first_loss"], rel=1e-5)
     for end in (ours[-1], theirs[-1]):
         assert end["held"]["float32"] > 0
         assert end["flops_per_token"] > 0
@@ -73,6 +75,12 @@ def test_all_sides_see_the_same_examples_in_the_end(side):
 def test_padding_to_the_maximum_pads_to_the_maximum():
     _, _, turn, _ = answers(MAXIMUM, "method=lora", "method.rank=4", "task.max_length=64")
     assert turn["padded_tokens"] == 4 * 8 * 64
+
+
+def test_sides_that_hold_other_models_are_not_compared():
+    require_equal({OURS: 0.7, LONGEST: 0.701})
+    with pytest.raises(UserError, match="do not hold the same model"):
+        require_equal({OURS: 0.7, LONGEST: 0.8})
 
 
 def test_a_mistake_is_the_sides_answer():
@@ -123,7 +131,7 @@ def made_up() -> dict:
     record = {"benchmark": 1, "method": "lora", "task": "rte", "backbone": "minilm", "peak_flops": 4000.0}
     record |= {"sides": {OURS: side([10, 10, 10], [1, 2, 1]), RANDOM: side([10, 10, 10], [1, 1, 1])} | slow}
     record["provenance"] = {"hardware": {"device": "cpu", "cpu": "X", "threads": 1, "precision": "fp32"}}
-    record["config"] = {"trainer": {"batch_size": 8, "packed": True}, "task": {"max_length": 128}}
+    record["config"] = {"trainer": {"batch_size": 8, "forward": "packed"}, "task": {"max_length": 128}}
     return record | {"settings": {"rank": 2}}
 
 

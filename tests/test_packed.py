@@ -1,8 +1,13 @@
 """The fast path against the plain one: the same logits, gradients and training, over every method."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import TorchDynamoPlugin
 from conftest import METHODS, compose, shake, tiny_model
 from torch import nn
 
@@ -10,6 +15,7 @@ import train
 from tasks.loading import Split
 from training.batches import Encoded
 from training.dropout import Dropout
+from training.errors import UserError
 from training.loop import Loop
 from training.meters import activation_bytes
 from training.packed import Packed, Padded, forward_path, pack
@@ -32,7 +38,7 @@ def encoded(architecture: str, lengths: list[int] = LENGTHS) -> Encoded:
 
 
 def both(model: nn.Module) -> tuple[Packed, Padded]:
-    packed, padded = forward_path(model, True), forward_path(model, False)
+    packed, padded = forward_path(model, "packed"), forward_path(model, "padded")
     assert (type(packed), type(padded)) == (Packed, Padded)
     return packed, padded
 
@@ -69,13 +75,14 @@ def test_batches_of_any_make(indices, architecture):
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("grids", [1, 3, 10, 32])
-def test_any_number_of_grids_gives_the_same(grids, architecture):
+@pytest.mark.parametrize(("cost", "grids"), [(0, 4), (29, 3), (50, 2), (math.inf, 1)])
+def test_any_number_of_grids_gives_the_same(cost, grids, architecture):
+    """Lengths 3 5 5 7 9 12 20 20 20 31: one grid has 310 places, two 200, three (of four examples) 170, four 142."""
     model, data = tiny_model(architecture), encoded(architecture)
     packed, padded = both(model)
     indices = list(range(len(LENGTHS)))
-    batch = pack(data, indices, grids)
-    assert len(batch.spans) == min(grids, len(LENGTHS))
+    batch = pack(data, indices, cost)
+    assert len(batch.spans) == grids
     torch.testing.assert_close(packed(batch), padded(padded.collate(data, indices)), rtol=1e-5, atol=1e-5)
 
 
@@ -157,9 +164,9 @@ CHANGES = {
 @pytest.mark.parametrize("place", range(6))
 def test_a_model_that_a_method_rebuilt_takes_the_plain_path(change, place, architecture):
     model = tiny_model(architecture)
-    assert isinstance(forward_path(model, packed=True), Packed)
+    assert isinstance(forward_path(model, "packed"), Packed)
     CHANGES[change](stood_in(model)[place])
-    assert isinstance(forward_path(model, packed=True), Padded)
+    assert isinstance(forward_path(model, "packed"), Padded)
 
 
 def test_so_do_wrapped_layers_other_dropouts_checkpointing_and_no_layers_at_all(architecture):
@@ -169,7 +176,7 @@ def test_so_do_wrapped_layers_other_dropouts_checkpointing_and_no_layers_at_all(
     encoders[1].layer[0].attention.self.dropout = nn.AlphaDropout(0.1)
     encoders[2].layer[0].gradient_checkpointing = True
     encoders[3].layer = nn.ModuleList()
-    assert all(isinstance(forward_path(model, packed=True), Padded) for model in changed)
+    assert all(isinstance(forward_path(model, "packed"), Padded) for model in changed)
 
 
 def test_other_encoders_take_the_plain_path():
@@ -178,7 +185,7 @@ def test_other_encoders_take_the_plain_path():
     config = AutoConfig.for_model(
         "distilbert", vocab_size=99, dim=16, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=32
     )
-    assert isinstance(forward_path(AutoModelForSequenceClassification.from_config(config), packed=True), Padded)
+    assert isinstance(forward_path(AutoModelForSequenceClassification.from_config(config), "packed"), Padded)
 
 
 def dropouts(model: nn.Module) -> set[type]:
@@ -194,8 +201,8 @@ def test_training_curves_coincide(name, tmp_path, monkeypatch):
     words += ["trainer.eval_every=6", "trainer.similar_length=false", "data.holdout=0.2"]
     histories, paths = [], []
     monkeypatch.setattr(Loop, "finish", lambda loop: paths.append((type(loop.path), dropouts(loop.model))))
-    for packed in (True, False):
-        run = compose(*words, f"trainer.packed={packed}", f"output_dir={tmp_path / str(packed)}")
+    for forward in ("packed", "padded"):
+        run = compose(*words, f"trainer.forward={forward}", f"output_dir={tmp_path / forward}")
         train.train(run)
         histories.append(read_record(run.folder)["history"])
     assert paths == [(Packed, {Dropout}), (Padded, {Dropout})]
@@ -203,3 +210,48 @@ def test_training_curves_coincide(name, tmp_path, monkeypatch):
     for fast, plain in zip(*histories, strict=True):
         assert fast["train_loss"] == pytest.approx(plain["train_loss"], rel=2e-4)
         assert fast["accuracy"] == plain["accuracy"]
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of bitsandbytes, by dynamo
+@pytest.mark.parametrize("name", ["full", "lora_fa_corrected", "dora", "vera", "qlora"])
+def test_a_compiled_path_trains_as_the_plain_one_does(name, tmp_path):
+    """What accelerate compiles, on a CPU: one graph for all lengths, and the same weights after four steps."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    words, weights = ["task=mnli", "trainer.optimizer=sgd", "trainer.learning_rate=0.01"], []
+    for forward, backend in (("padded", "no"), ("compiled", "aot_eager")):
+        AcceleratorState._reset_state()
+        accelerator = Accelerator(cpu=True, dynamo_plugin=TorchDynamoPlugin(backend=backend, dynamic=True))
+        model, data = tiny_model("bert"), encoded("bert")
+        METHODS[name].apply(model)
+        shake(model)
+        run = compose(*words, "backbone=tiny", f"trainer.forward={forward}", "trainer.batch_size=3")
+        loop = Loop(run, model, {"train": data}, accelerator, tmp_path, {})
+        if forward == "compiled":
+            before = torch.get_rng_state()
+            loop.record_graphs()
+            assert torch.equal(torch.get_rng_state(), before)
+            assert all(p.grad is None for p in model.parameters())
+        for indices in [[0, 1, 2], [5, 6, 7], [3, 4, 8], [0, 8, 9]]:
+            loop.train_step(indices)
+        weights.append({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 2  # for all lengths, and for a batch of one example
+    assert not counters["graph_break"]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_compiled_path_pads_to_few_lengths():
+    model, data = tiny_model(), encoded("roberta")
+    path = forward_path(model, "compiled")
+    padded_to = [path.collate(data, [i]).padded_tokens for i in (0, 2, 5, 9)]
+    assert padded_to == [8, 16, 24, 31]  # never above the longest
+    each = [losses(own, data, [0, 3, 9]) for own in (path, forward_path(model, "padded"))]
+    torch.testing.assert_close(*each, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("words", "named"), [([], "for a GPU"), (["trainer.micro_batch_size=4"], "micro_batch_size")])
+def test_compiled_says_what_it_needs(words, named):
+    with pytest.raises(UserError, match=named):
+        train.make_accelerator(compose("task=cola", "backbone=tiny", "trainer.forward=compiled", *words))

@@ -34,6 +34,11 @@ class Encoded:
         """In tokens, special ones included."""
         return [len(ids) for ids in self.inputs["input_ids"]]
 
+    @cached_property
+    def longest(self) -> int:
+        """Likewise."""
+        return max(self.lengths)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -61,10 +66,10 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerFast, max_length: int) ->
     return Encoded(split, dict(encoded), {name: pad[name] for name in encoded}, label_type)
 
 
-def collate(data: Encoded, indices: list[int]) -> Batch:
-    """Pads the examples at `indices` to their longest."""
-    lengths = [len(data.inputs["input_ids"][i]) for i in indices]
-    longest = max(lengths)
+def collate(data: Encoded, indices: list[int], multiple: int = 1) -> Batch:
+    """Pads the examples at `indices` to their longest, or a little more: to a multiple, at most the split's longest."""
+    lengths = [data.lengths[i] for i in indices]
+    longest = min(-(-max(lengths) // multiple) * multiple, data.longest)
     inputs = {
         name: torch.tensor([ids[i] + [data.pad[name]] * (longest - len(ids[i])) for i in indices])
         for name, ids in data.inputs.items()

@@ -143,8 +143,9 @@ class TrainerConfig:
         micro_batch_size: examples in a forward pass on a device, gradients accumulated over a step; null: all of them.
         eval_batch_size: examples in a forward pass of an evaluation.
         similar_length: batches of examples of similar length; false: random batches.
-        packed: examples end to end, without padding, on encoders that training/packed.py knows; false: padded to their
-            longest, through transformers' own forward pass. The mathematics is the same, and so is the run's name.
+        forward: packed: examples end to end, without padding, on encoders that training/packed.py knows; padded: to their
+            longest, through transformers' own forward pass; compiled: that pass through torch.compile and CUDA graphs, for
+            short steps on a GPU. The mathematics is the same, and so is the run's name.
         optimizer: adamw or sgd.
         learning_rate: of the method's parameters; null: what suits method and backbone.
         head_learning_rate: of the head; null: what suits the backbone or the method (VeRA), or else `learning_rate`.
@@ -164,7 +165,7 @@ class TrainerConfig:
     micro_batch_size: int | None = None
     eval_batch_size: int = 64
     similar_length: bool = True
-    packed: bool = True
+    forward: str = "packed"
     optimizer: str = "adamw"
     learning_rate: float | None = None
     head_learning_rate: float | None = None
@@ -183,6 +184,7 @@ class TrainerConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        choose("trainer.forward", self.forward, ("packed", "padded", "compiled"))
         choose("trainer.optimizer", self.optimizer, ("adamw", "sgd"))
         choose("trainer.schedule", self.schedule, ("linear", "cosine", "constant"))
         choose("trainer.precision", self.precision, ("auto", "fp32", "bf16"))
@@ -203,6 +205,8 @@ class TrainerConfig:
         for key in ("beta1", "beta2", "momentum", "warmup_ratio"):
             fraction(f"trainer.{key}", getattr(self, key))
         at_least("trainer.weight_decay", self.weight_decay, 0)
+        if self.forward == "compiled" and self.micro_batch_size:  # a graph's next replay would overwrite its gradients
+            raise UserError("trainer.forward=compiled takes a step at once: leave out trainer.micro_batch_size")
         if self.threads and self.threads > (cores := os.cpu_count() or 1):
             raise UserError(f"trainer.threads is {self.threads}; this machine has {cores} cores")
 
@@ -275,7 +279,7 @@ class RunConfig:
         config = to_dict(self)
         for key in ("experiment", "output_dir", "force", "retry", "logger"):
             del config[key]
-        del config["data"]["path"], config["trainer"]["packed"]
+        del config["data"]["path"], config["trainer"]["forward"]
         for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
             del config["backbone"][key]
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

@@ -44,6 +44,7 @@ from training.tracker import Tracker
 
 BEST, LAST, PREDICTIONS = "best.safetensors", "last.safetensors", "predictions.jsonl"
 DIVERGED_AT = 10  # times the first loss
+GRAPH_RUNS = 3  # until a CUDA graph replays: one to warm up, one to be recorded
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Loop:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         if accelerator.device.type == "cpu":
             replace_dropout(model)
-        self.path = forward_path(model, self.config.packed)
+        self.path = forward_path(model, self.config.forward)
         self.parallel = accelerator.prepare_model(self.path)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(model, self.method, self.config)
@@ -123,6 +124,8 @@ class Loop:
         with self.stop_on_signal(), self.progress_bar() as bar:
             if self.progress.activations is None:
                 self.progress.activations = self.measure_activations()
+            if self.config.forward == "compiled":
+                self.record_graphs()
             self.start_meters()
             for indices in self.remaining_batches():
                 self.train_step(indices)
@@ -204,6 +207,18 @@ class Loop:
         self.model.train()
         with torch.random.fork_rng(), self.accelerator.autocast():
             return activation_bytes(self.model, lambda: self.loss(self.path, batch))
+
+    def record_graphs(self) -> None:
+        """Runs each shape of the first epoch until its graphs are recorded, lest a step should wait; leaves no trace."""
+        pieces = [piece for batch in self.epoch_batches(0) for piece in self.pieces(batch)]
+        batches = (self.path.collate(self.train, piece) for piece in pieces)
+        shapes = {batch.inputs["input_ids"].shape: batch for batch in batches}
+        self.model.train()
+        with torch.random.fork_rng():
+            for batch in shapes.values():
+                for _ in range(GRAPH_RUNS):
+                    self.accelerator.backward(self.loss(self.parallel, batch.to(self.accelerator.device)))
+                    self.optimizer.zero_grad(set_to_none=True)
 
     def log(self, bar: tqdm) -> None:
         """Reads the loss of the window, which on a GPU waits for it, and judges it."""

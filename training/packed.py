@@ -9,6 +9,7 @@ All of it goes through the model's own modules, so that a method's layers take p
 masks of the same kind; without it they agree to rounding.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -23,7 +24,8 @@ from transformers.models.roberta import modeling_roberta as roberta
 from training.batches import Batch, Encoded, collate
 from training.dropout import Dropout, dropout
 
-GRIDS = {"cpu": 4, "cuda": 1}  # that attention cuts a batch into: the more, the less padding, the more launches
+GRID_COST = {"cpu": 100}  # of one more grid for attention, in tokens of padding; on a GPU it is above all savings
+MULTIPLE = 8  # to which a compiled path pads, in tokens: few lengths, so few graphs
 
 
 class Kinds(NamedTuple):
@@ -98,8 +100,8 @@ class PackedBatch:
         return PackedBatch(inputs, move(self.labels), move(self.first), move(self.places), spans)
 
 
-def pack(data: Encoded, indices: list[int], grids: int) -> PackedBatch:
-    """Lays the examples at `indices` end to end; their attention is to be computed in at most so many grids."""
+def pack(data: Encoded, indices: list[int], grid_cost: float) -> PackedBatch:
+    """Lays the examples at `indices` end to end, and cuts them for attention as is cheapest at so many tokens a grid."""
     labels = torch.tensor([data.split.labels[i] for i in indices], dtype=data.label_type)
     order = sorted(range(len(indices)), key=lambda place: data.lengths[indices[place]])
     laid = [indices[place] for place in order]
@@ -107,14 +109,23 @@ def pack(data: Encoded, indices: list[int], grids: int) -> PackedBatch:
     inputs = {name: torch.tensor([token for i in laid for token in ids[i]]) for name, ids in data.inputs.items()}
     inputs["position_ids"] = torch.cat([torch.arange(length) for length in lengths])
     starts = [0, *accumulate(lengths)]
-    return PackedBatch(
-        inputs, labels, torch.tensor(starts[:-1]), torch.tensor(order).argsort(), list(cut(lengths, starts, grids))
-    )
+    spans = list(cut(lengths, starts, cheapest_size(lengths, grid_cost)))
+    return PackedBatch(inputs, labels, torch.tensor(starts[:-1]), torch.tensor(order).argsort(), spans)
 
 
-def cut(lengths: list[int], starts: list[int], grids: int) -> Iterator[Span]:
-    """Spans of equally many examples."""
-    size = -(-len(lengths) // grids)
+def cheapest_size(lengths: list[int], grid_cost: float) -> int:
+    """Examples in a grid: of the batch cut into one to four, what costs least, places and grids together."""
+
+    def cost(size: int) -> float:
+        own = [lengths[begin : begin + size] for begin in range(0, len(lengths), size)]
+        return sum(len(part) * max(part) + grid_cost for part in own)
+
+    sizes = [-(-len(lengths) // grids) for grids in (1, 2, 3, 4)]
+    return min(sizes, key=cost)
+
+
+def cut(lengths: list[int], starts: list[int], size: int) -> Iterator[Span]:
+    """Spans of so many examples."""
     for begin in range(0, len(lengths), size):
         own = lengths[begin : begin + size]
         end, longest, places, gaps = begin + len(own), max(own), None, None
@@ -127,16 +138,22 @@ def cut(lengths: list[int], starts: list[int], grids: int) -> Iterator[Span]:
 class Padded(nn.Module):
     """The plain path: transformers' own forward pass over a padded batch."""
 
-    collate = staticmethod(collate)
+    def __init__(self, model: nn.Module, multiple: int = 1):
+        """
+        Args:
+            multiple: what lengths are rounded up to, in tokens.
+        """
+        super().__init__()
+        self.model, self.multiple = model, multiple
+
+    def collate(self, data: Encoded, indices: list[int]) -> Batch:
+        """A batch padded to its longest example."""
+        return collate(data, indices, self.multiple)
 
     @staticmethod
     def cost(lengths: list[int]) -> int:
         """Tokens that a batch of examples of these lengths comes to."""
         return len(lengths) * max(lengths)
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, (examples, outputs)."""
@@ -152,7 +169,7 @@ class Packed(nn.Module):
 
     def collate(self, data: Encoded, indices: list[int]) -> PackedBatch:
         """A batch as the device likes it."""
-        return pack(data, indices, GRIDS.get(next(self.model.parameters()).device.type, 1))
+        return pack(data, indices, GRID_COST.get(next(self.model.parameters()).device.type, math.inf))
 
     @staticmethod
     def cost(lengths: list[int]) -> int:
@@ -220,9 +237,11 @@ def mix(q: Tensor, k: Tensor, v: Tensor, gaps: Tensor | None, p: float) -> Tenso
     return dropout(scores.softmax(-1).to(v.dtype), p) @ v
 
 
-def forward_path(model: nn.Module, packed: bool) -> Packed | Padded:
-    """The fast path if it is wanted and knows the model: classes that it stands in for, with no hook on them."""
-    return Packed(model) if packed and is_known(model) else Padded(model)
+def forward_path(model: nn.Module, forward: str) -> Packed | Padded:
+    """That of `trainer.forward`; the fast one only if it knows the model: classes it stands in for, with no hook on them."""
+    if forward == "packed" and is_known(model):
+        return Packed(model)
+    return Padded(model, MULTIPLE if forward == "compiled" else 1)
 
 
 def is_known(model: nn.Module) -> bool:
