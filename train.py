@@ -28,10 +28,12 @@ from training.batches import encode
 from training.config import RunConfig, from_hydra, to_dict
 from training.errors import USER_ERRORS, Diverged, Interrupted, UserError, complain, sentence
 from training.files import empty, held, read_tensors, require_writable, write_text
-from training.loop import BEST, Loop
+from training.loop import ADAPTER, BEST, Loop
 from training.meters import release_memory
+from training.peft_format import write_adapter
 from training.record import NAME, describe, read_record, write_record
 from training.seeding import seeded
+from training.start import begin, describe_start
 from training.sweep import exit_statuses, start_config, state
 from training.tracker import make_tracker
 
@@ -63,7 +65,8 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     splits = load_splits(task, run.data)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
     record = describe(run, backbone.provenance, fingerprint(splits), machine(accelerator))
-    record["provenance"]["start"] = start and {"task": start.task.name, "config_hash": start.hash}
+    started = {"task": start.task.name, "config_hash": start.hash} if start else describe_start(run)
+    record["provenance"]["start"] = started
     if is_settled(run, record):
         return
     if run.task.max_length > backbone.max_length:
@@ -77,6 +80,8 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         run.method.apply(model)
     if start:
         load_trained_state(model, read_tensors(start.folder / BEST), head=False)
+    if run.init_from:
+        begin(run, model, backbone.provenance)
     record["parameters"] = parameter_counts(model, backbone_parameters)
     encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
 
@@ -106,6 +111,8 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
         error, status, reason = stopped, "interrupted", f"{type(stopped).__name__}: {stopped}"
     if accelerator.is_main_process:
         record |= {"status": status, "reason": reason} | loop.summary()
+        if status == "complete" and run.method.peft_names:
+            write_adapter(folder / ADAPTER, loop.model, run.method, read_tensors(folder / BEST), *about_adapter(record))
         path = write_record(folder, record)
         tracker.finish(record)
         if status != "interrupted":
@@ -113,6 +120,12 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
         print(f"result: {path}", flush=True)
     if error is not None:
         raise error
+
+
+def about_adapter(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Where the backbone's weights come from, and what else an adapter's header says of its run."""
+    kept = ("method", "task", "seed", "config_hash", "metric")
+    return record["provenance"]["backbone"], {key: record[key] for key in kept} | {"best": record["best"]}
 
 
 def make_accelerator(run: RunConfig) -> Accelerator:

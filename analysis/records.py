@@ -86,6 +86,8 @@ def collect(folder: Path, into: Path = RECORDS) -> list[Path]:
         if record and record["data"] != "generated" and record["experiment"] != "default":
             record["config"]["data"]["path"] = None
             record["config"]["output_dir"] = "runs"
+            if begun := record["config"].get("init_from"):
+                record["config"]["init_from"] = Path(begun).name
             written.append(into / record["experiment"] / f"{file.parent.name}.json")
             write_json(written[-1], record)
     return written
@@ -135,6 +137,8 @@ def variant(config: dict[str, Any]) -> str:
         config.pop(key, None)
     config["method"].pop("projection_seed", None)
     config["data"].pop("path", None)
+    if config.get("init_from") is None:  # no earlier record has the settings
+        config.pop("init_from", None), config.pop("init_head", None)
     for key in ("forward", "packed"):  # as earlier records have it
         config["trainer"].pop(key, None)
     for key in ("learning_rates", "head_learning_rates"):

@@ -28,10 +28,14 @@ class Method:
         learning_rate: the rate that suits the method on RoBERTa-base, in force unless the backbone's YAML names a better
             one or `trainer.learning_rate` is given.
         head_learning_rate: likewise for the classification head; None: that of the method.
+        peft_names: what PEFT calls each tensor of an adapted layer; empty: PEFT does not know the method.
+        peft_free: keys of `peft_config` that a finished adapter does not depend on.
     """
 
     learning_rate: ClassVar[float]
     head_learning_rate: ClassVar[float | None] = None
+    peft_names: ClassVar[dict[str, str]] = {}
+    peft_free: ClassVar[tuple[str, ...]] = ()
 
     name: str
 
@@ -43,6 +47,14 @@ class Method:
         """Optimizer groups (`params`, `lr`) of what trains below the head; the trainer adds the head's own."""
         head = set(head_parameters(model))
         return [{"params": [p for p in model.parameters() if p.requires_grad and p not in head], "lr": learning_rate}]
+
+    def peft_config(self) -> dict[str, Any]:
+        """The method's part of PEFT's `adapter_config.json`."""
+        raise NotImplementedError
+
+    def peft_shared(self, model: nn.Module) -> dict[str, Tensor]:
+        """Frozen tensors that PEFT saves with an adapter and a run of ours does not, by PEFT's names."""
+        return {}
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Called after each optimizer step, counted from 1."""

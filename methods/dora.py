@@ -13,7 +13,7 @@ sees the whole x, which is one matrix product less. Without dropout the two are 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,5 +56,9 @@ class DoRA(LoRA):
 
     layer: ClassVar[type[LoRALinear]] = DoRALinear
     learning_rate: ClassVar[float] = 3e-4
+    peft_names: ClassVar[dict[str, str]] = LoRA.peft_names | {"m": "lora_magnitude_vector"}
 
     name: str = "dora"
+
+    def peft_config(self) -> dict[str, Any]:
+        return super().peft_config() | {"use_dora": True}

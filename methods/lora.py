@@ -14,7 +14,7 @@ the default here (`init_A=gaussian`: standard deviation 1 / rank, as PEFT has it
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +75,8 @@ class LoRA(Method):
 
     layer: ClassVar[type[AdaptedLinear]] = LoRALinear
     learning_rate: ClassVar[float] = 4e-4
+    peft_names: ClassVar[dict[str, str]] = {"A": "lora_A.weight", "B": "lora_B.weight"}
+    peft_free: ClassVar[tuple[str, ...]] = ("lora_dropout",)
 
     name: str = "lora"
     rank: int = 8
@@ -99,3 +101,13 @@ class LoRA(Method):
     def apply(self, model: nn.Module) -> None:
         freeze_encoder(model)
         adapt(model, self.target_modules, lambda base: self.layer(base, self))
+
+    def peft_config(self) -> dict[str, Any]:
+        return {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "use_rslora": self.rank_stabilized,
+            "use_dora": False,
+        }

@@ -14,7 +14,7 @@ Deviations: the paper draws a pair for each shape of layer; as in PEFT, one pair
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,8 @@ class VeRA(Method):
 
     learning_rate: ClassVar[float] = 1e-2
     head_learning_rate: ClassVar[float | None] = 4e-3
+    peft_names: ClassVar[dict[str, str]] = {"b": "vera_lambda_b", "d": "vera_lambda_d"}
+    peft_free: ClassVar[tuple[str, ...]] = ("vera_dropout", "d_initial", "save_projection")
 
     name: str = "vera"
     rank: int = 1024
@@ -121,3 +123,17 @@ class VeRA(Method):
         widest_in, widest_out = max(x.in_features for x in layers), max(x.out_features for x in layers)
         shared = Projections(self.rank, widest_in, widest_out, self.projection_seed).to(layers[0].weight.device)
         adapt(model, self.target_modules, lambda base: VeRALinear(base, self, shared))
+
+    def peft_config(self) -> dict[str, Any]:
+        return {
+            "peft_type": "VERA",
+            "r": self.rank,
+            "vera_dropout": self.dropout,
+            "d_initial": self.d_initial,
+            "projection_prng_key": self.projection_seed,
+            "save_projection": True,
+        }
+
+    def peft_shared(self, model: nn.Module) -> dict[str, Tensor]:
+        shared = next(module for module in model.modules() if isinstance(module, Projections))
+        return {"base_model.vera_A": shared.A, "base_model.vera_B": shared.B}

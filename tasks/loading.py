@@ -8,10 +8,12 @@ import json
 import math
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -73,9 +75,51 @@ def _load(task: Task, config: "DataConfig") -> dict[str, Split]:
     return {name: _split(task, name, _draw(_read(folder, task, name), limits[name], config.seed)) for name in names}
 
 
-def hub_folder(task: Task, config: "DataConfig") -> Path:
-    """The hub's data set in the cache, with at least this task in it."""
-    files = [f"{task.name}/{split}-*.parquet" for split in ("train", *task.validation)]
+def load_test(task: Task, config: "DataConfig") -> dict[str, Split]:
+    """GLUE's test splits, whose labels nobody has.
+
+    Raises:
+        UserError: the source lacks them, or a column.
+    """
+    if config.name == "generated":
+        raise UserError("generated data have no test split: it is GLUE's own that a submission is made of")
+    names = tuple(name.replace("validation", "test") for name in task.validation)
+    folder = hub_folder(task, config, names) if config.name == "hub" else Path(config.path).expanduser()
+    return {name: unlabelled(task, f"{task.name}/{name}", _read(folder, task, name)) for name in names}
+
+
+READERS = {
+    ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
+    ".tsv": partial(pd.read_csv, dtype=str, keep_default_na=False, sep="\t"),
+    ".jsonl": partial(pd.read_json, lines=True, dtype=False),
+    ".parquet": pd.read_parquet,
+}
+
+
+def read_examples(task: Task, file: Path) -> Split:
+    """Examples without labels, from a table with the task's columns.
+
+    Raises:
+        UserError: the file is missing, of another kind, damaged, or lacks a column.
+    """
+    if file.suffix not in READERS:
+        raise UserError(f"{file} is none of: {', '.join(f'*{suffix}' for suffix in READERS)}")
+    try:
+        table = READERS[file.suffix](file)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    return unlabelled(task, str(file), datasets.Dataset.from_pandas(table, preserve_index=False))
+
+
+def unlabelled(task: Task, where: str, dataset: datasets.Dataset) -> Split:
+    """A table's examples; their labels are all 0 and mean nothing."""
+    texts = _texts(task, where, dataset)
+    return Split(where, texts, [0] * len(texts), _idx(dataset))
+
+
+def hub_folder(task: Task, config: "DataConfig", names: tuple[str, ...] = ()) -> Path:
+    """The hub's data set in the cache, with at least these splits of the task in it; none named: those of training."""
+    files = [f"{task.name}/{split}-*.parquet" for split in names or ("train", *task.validation)]
     return snapshot(config.repository, config.revision, "dataset", files, files)
 
 
@@ -122,23 +166,33 @@ def _hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
     """Checks a table's columns and labels, row by row."""
     where = f"{task.name}/{name}"
-    if absent := [column for column in (*task.columns, "label") if column not in dataset.column_names]:
-        raise UserError(f"{where} has no column {absent[0]}; its columns are: {', '.join(dataset.column_names)}")
-    if len(dataset) == 0:
-        raise UserError(f"{where} has no rows")
+    texts = _texts(task, where, dataset, "label")
     named = getattr(dataset.features["label"], "names", None)
     if named is not None and tuple(named) != task.labels:
         raise UserError(f"{where} names its labels {', '.join(named)}; GLUE has {', '.join(task.labels)}")
-    texts = list(zip(*(dataset[column] for column in task.columns), strict=True))
     labels = list(dataset["label"])
-    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        if not all(isinstance(part, str) for part in text):
-            raise UserError(f"{where}, row {row}: {' or '.join(task.columns)} is not a text")
+    for row, label in enumerate(labels):
         if not _is_label(task, label):
             expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
             raise UserError(f"{where}, row {row}: the label is {label}; it must be {expected}")
-    idx = list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
-    return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)
+    return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, _idx(dataset))
+
+
+def _texts(task: Task, where: str, dataset: datasets.Dataset, *more: str) -> list[tuple[str, ...]]:
+    """The task's columns; the others have to be there."""
+    if absent := [column for column in (*task.columns, *more) if column not in dataset.column_names]:
+        raise UserError(f"{where} has no column {absent[0]}; its columns are: {', '.join(dataset.column_names)}")
+    if len(dataset) == 0:
+        raise UserError(f"{where} has no rows")
+    texts = list(zip(*(dataset[column] for column in task.columns), strict=True))
+    for row, text in enumerate(texts):
+        if not all(isinstance(part, str) for part in text):
+            raise UserError(f"{where}, row {row}: {' or '.join(task.columns)} is not a text")
+    return texts
+
+
+def _idx(dataset: datasets.Dataset) -> list[int]:
+    return list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
 
 
 def _is_label(task: Task, label: object) -> bool:

@@ -42,15 +42,17 @@ SHAPES = {
 }
 
 
-def tiny_model(architecture: str = "roberta", labels: int = 3, seed: int = 0, dropout: float = 0.0) -> torch.nn.Module:
+def tiny_model(
+    architecture: str = "roberta", labels: int = 3, seed: int = 0, dropout: float = 0.0, width: int = 32
+) -> torch.nn.Module:
     """Two layers, with biases that are not zero, so that a mistake with them shows."""
     config = AutoConfig.for_model(
         **SHAPES[architecture],
         vocab_size=300,
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=48,
+        intermediate_size=width * 3 // 2,
         num_labels=labels,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,

@@ -20,9 +20,9 @@ TEXTS = [("the cat sat on the mat",), ("a dog ran to the house",)]
 QUICK = ("logger=none", "trainer.max_steps=3", "task.max_length=32", "method.rank=2")
 
 
-def save_encoder(folder, architecture: str = "roberta", seed: int = 4) -> torch.nn.Module:
+def save_encoder(folder, architecture: str = "roberta", seed: int = 4, width: int = 32) -> torch.nn.Module:
     """A pretrained encoder as the hub serves one: no classification head, its own tokenizer."""
-    model = tiny_model(architecture, seed=seed)
+    model = tiny_model(architecture, seed=seed, width=width)
     model.base_model.save_pretrained(folder)
     tokenizer = train_tokenizer(TEXTS, vocabulary=300, pad_id=model.config.pad_token_id)
     tokenizer.save_pretrained(folder)
@@ -184,7 +184,7 @@ def test_random_weights_follow_the_seed_and_train(name, tmp_path):
     train.train(run)
     record = read_record(run.folder)
     assert record["status"] == "complete"
-    assert record["provenance"]["backbone"]["source"] == "random"
+    assert record["provenance"]["backbone"]["source"] == "random, seed 0"
     one, same, other = (load_backbone(run.backbone, GLUE["cola"], seed, TEXTS).model for seed in (0, 0, 1))
     name = "encoder.layer.1.output.dense.weight"
     weights = [model.base_model.get_parameter(name) for model in (one, same, other)]

@@ -58,7 +58,7 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         with seeded(seed, "backbone"):
             model = build(config, task.outputs)
         tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
-        provenance = {"source": "random", "revision": None, "sha256": None}
+        provenance = {"source": f"random, seed {seed}", "revision": None, "sha256": None}
     else:
         folder = find(config)
         checksum = _checksum(folder)

@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 import methods  # noqa: F401  (registers each method's schema)
 from methods.base import Method
 from tasks.glue import GLUE, Task
-from training.errors import UserError, unknown
+from training.errors import USER_ERRORS, UserError, sentence, unknown
 
 
 def choose(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -234,6 +234,8 @@ class RunConfig:
         output_dir: where runs are kept.
         start: a task; the run begins at what the same command trained on it (LoRA's MNLI start), with a fresh head, and
             trains that first if it is missing. null: at the pretrained weights.
+        init_from: a folder; the run begins at the adapter that PEFT saved there, or at another run's best state.
+        init_head: of `init_from`: fresh, or kept, for the same task.
         force: train again what is finished.
         retry: train again what failed.
     """
@@ -248,6 +250,8 @@ class RunConfig:
     experiment: str = "default"
     output_dir: str = "runs"
     start: str | None = None
+    init_from: str | None = None
+    init_head: str = "fresh"
     force: bool = False
     retry: bool = False
 
@@ -255,6 +259,11 @@ class RunConfig:
         if self.start is not None and (self.start not in GLUE or self.start == self.task.name):
             others = [name for name in GLUE if name != self.task.name]
             raise UserError(f"start is '{self.start}'; choose another task to start from: {', '.join(others)}")
+        if self.start is not None and self.init_from is not None:
+            raise UserError("start and init_from are both given; a run begins at one of them")
+        choose("init_head", self.init_head, ("fresh", "kept"))
+        if self.init_head == "kept" and self.init_from is None:
+            raise UserError("init_head=kept needs init_from=FOLDER, whose head it is")
         at_least("seed", self.seed, 0)
         if self.seed >= 2**63:
             raise UserError(f"seed is {self.seed}; it must be below 2**63")
@@ -279,6 +288,8 @@ class RunConfig:
         config = to_dict(self)
         for key in ("experiment", "output_dir", "force", "retry", "logger"):
             del config[key]
+        if self.init_from is None:  # runs keep the names that they had before it was a setting
+            del config["init_from"], config["init_head"]
         del config["data"]["path"], config["trainer"]["forward"]
         for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
             del config["backbone"][key]
@@ -306,6 +317,19 @@ def file_name(text: str) -> str:
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dicts of a dataclass."""
     return dataclasses.asdict(config)
+
+
+def from_dict(config: dict[str, Any]) -> RunConfig:
+    """The settings that `to_dict` made a record of.
+
+    Raises:
+        UserError: they are not this version's.
+    """
+    try:
+        method = ConfigStore.instance().load(f"schema/method/{config['method']['name']}.yaml").node
+        return from_hydra(OmegaConf.merge(OmegaConf.structured(RunConfig), {"method": method}, config))
+    except (*USER_ERRORS, KeyError, TypeError) as error:
+        raise UserError(f"the run's settings are not this version's: {sentence(error)}") from error
 
 
 def from_hydra(cfg: DictConfig) -> RunConfig:

@@ -38,9 +38,17 @@ def evaluate(
     Raises:
         Diverged: the logits are not finite.
     """
+    return judge({name: predict(path, split, accelerator, batch_size) for name, split in splits.items()}, splits, task)
+
+
+def judge(logits: dict[str, np.ndarray], splits: dict[str, Encoded], task: Task) -> Evaluation:
+    """The metrics of each split's logits (examples, outputs), together.
+
+    Raises:
+        Diverged: they are not finite.
+    """
     from tasks.metrics import score  # seconds to import: a user's mistake should not wait for it
 
-    logits = {name: predict(path, split, accelerator, batch_size) for name, split in splits.items()}
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise Diverged("the logits are not finite: try a lower learning rate")
     predictions = {name: values[:, 0] if task.is_regression else values.argmax(1) for name, values in logits.items()}

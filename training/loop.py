@@ -43,6 +43,7 @@ from training.seeding import named_seed
 from training.tracker import Tracker
 
 BEST, LAST, PREDICTIONS = "best.safetensors", "last.safetensors", "predictions.jsonl"
+ADAPTER = "adapter"  # a folder with the best state in PEFT's format
 DIVERGED_AT = 10  # times the first loss
 GRAPH_RUNS = 3  # until a CUDA graph replays: one to warm up, one to be recorded
 

@@ -1,0 +1,65 @@
+"""Takes a finished run out of the repository: `python scripts/export.py run=runs/default/RUN into=DIR`.
+
+form=folded (the default) writes a plain transformers checkpoint, with the adapter folded into the weights, which it evaluates
+again; form=adapter what `peft.PeftModel.from_pretrained` loads. Both come with the tokenizer and a model card of the record's
+numbers. push=USER/NAME sends the folder to the Hugging Face hub; data.path=DIR says where the data lie now.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training.errors import USER_ERRORS, UserError, sentence
+from training.words import parse
+
+OPTIONS = {"run": None, "into": None, "form": "folded", "push": None, "data.path": None}
+FORMS = ("folded", "adapter")
+
+
+def export(options: dict[str, str | None]) -> None:
+    """Writes, and pushes, what the options ask for."""
+    from train import make_accelerator  # seconds to import: a mistake should not wait for it
+    from training.config import choose
+    from training.export import export_adapter, export_folded, folding_table
+    from training.restore import restore
+
+    choose("form", options["form"], FORMS)
+    run_folder, folder = Path(options["run"]), Path(options["into"])
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
+    restored = restore(run_folder, options["data.path"])
+    if options["form"] == "adapter":
+        export_adapter(restored, run_folder, folder)
+    else:
+        print(folding_table(export_folded(restored, folder, make_accelerator(restored.run))))
+    print(f"written: {folder}")
+    if options["push"]:
+        print(f"pushed: {push(folder, options['push'])}")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Sends a folder to the hub with the token of `hf auth login`; returns its address."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    try:
+        api = HfApi()
+        address = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        raise UserError(f"push={repository}: {str(error).splitlines()[0]}; {folder} stands") from error
+    return str(address)
+
+
+def main() -> int:
+    try:
+        export(parse(sys.argv[1:], OPTIONS, required=("run", "into"))[0])
+    except (OSError, *USER_ERRORS) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

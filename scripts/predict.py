@@ -1,0 +1,118 @@
+"""Predicts with a finished run: `python scripts/predict.py run=runs/default/RUN "A sentence." "Another one."`
+
+For a task of pairs the sentences are taken two at a time. Prints a label and each label's probability (STS-B: the score).
+
+file=EXAMPLES   a .csv, .tsv, .jsonl or .parquet with the task's columns, in place of sentences
+into=FILE       writes the predictions there, as .jsonl
+submission=DIR  predicts GLUE's test split and writes the files that gluebenchmark.com takes (CoLA.tsv, ...)
+data.path=DIR   where the data lie now
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training.errors import USER_ERRORS, UserError, sentence
+from training.words import parse
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tasks.glue import Task
+    from tasks.loading import Split
+    from training.restore import Restored
+
+OPTIONS = {"run": None, "file": None, "into": None, "submission": None, "data.path": None}
+
+
+def logits_of(restored: "Restored", split: "Split") -> "np.ndarray":
+    """(examples, outputs)."""
+    from train import make_accelerator
+    from training.batches import encode
+    from training.evaluation import predict
+    from training.packed import forward_path
+
+    accelerator, run = make_accelerator(restored.run), restored.run
+    path = forward_path(restored.model.to(accelerator.device), "packed")
+    return predict(
+        path, encode(split, restored.tokenizer, run.task.max_length), accelerator, run.trainer.eval_batch_size
+    )
+
+
+def answers(task: "Task", split: "Split", logits: "np.ndarray") -> list[dict[str, Any]]:
+    """One for each example: its text, and the score or the label and all probabilities."""
+    from scipy.special import softmax
+
+    texts = [dict(zip(task.columns, text, strict=True)) for text in split.texts]
+    if task.is_regression:
+        return [text | {"score": float(row[0])} for text, row in zip(texts, logits, strict=True)]
+    return [
+        text
+        | {"label": task.labels[int(row.argmax())], "probabilities": dict(zip(task.labels, row.tolist(), strict=True))}
+        for text, row in zip(texts, softmax(logits, axis=1), strict=True)
+    ]
+
+
+def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
+    """The examples of the command line, or of a file."""
+    import datasets
+
+    from tasks.loading import read_examples, unlabelled
+
+    if file:
+        if sentences:
+            raise UserError(f"file={file} and sentences are both given: leave one out")
+        return read_examples(task, Path(file))
+    size = len(task.columns)
+    if not sentences or len(sentences) % size:
+        raise UserError(f"{task.name} takes {' and '.join(task.columns)}; {len(sentences)} sentences were given")
+    columns = {column: sentences[i::size] for i, column in enumerate(task.columns)}
+    return unlabelled(task, "the command line", datasets.Dataset.from_dict(columns))
+
+
+def show(answer: dict[str, Any]) -> str:
+    """One line."""
+    if "score" in answer:
+        return f"{answer['score']:.3f}"
+    return f"{answer['label']}\t" + ", ".join(f"{label} {p:.3f}" for label, p in answer["probabilities"].items())
+
+
+def submit(restored: "Restored", folder: Path) -> list[Path]:
+    """GLUE's files of the test split."""
+    from tasks.loading import load_test
+    from tasks.submission import write_submission
+
+    splits = load_test(restored.run.task.row, restored.run.data)
+    predictions = {name: (split, logits_of(restored, split)) for name, split in splits.items()}
+    return write_submission(restored.run.task.row, predictions, folder)
+
+
+def main() -> int:
+    try:
+        options, sentences = parse(sys.argv[1:], OPTIONS, required=("run",))
+        from training.files import write_text  # and what follows takes seconds: a mistake should not wait for it
+        from training.restore import restore
+
+        restored = restore(Path(options["run"]), options["data.path"])
+        task = restored.run.task.row
+        if options["submission"]:
+            print(*submit(restored, Path(options["submission"])), sep="\n")
+            return 0
+        split = given(task, sentences, options["file"])
+        found = answers(task, split, logits_of(restored, split))
+        if options["into"]:
+            write_text(Path(options["into"]), "".join(json.dumps(answer) + "\n" for answer in found))
+            print(f"written: {options['into']}, {len(found)} predictions")
+        else:
+            print(*map(show, found), sep="\n")
+    except (OSError, *USER_ERRORS) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The files that GLUE's server (gluebenchmark.com) takes: a line a test example, its index and the prediction."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tasks.glue import Task
+from tasks.loading import Split
+from training.files import write_text
+
+FILES = {
+    ("cola", "test"): "CoLA",
+    ("sst2", "test"): "SST-2",
+    ("mrpc", "test"): "MRPC",
+    ("stsb", "test"): "STS-B",
+    ("qqp", "test"): "QQP",
+    ("mnli", "test_matched"): "MNLI-m",
+    ("mnli", "test_mismatched"): "MNLI-mm",
+    ("qnli", "test"): "QNLI",
+    ("rte", "test"): "RTE",
+    ("wnli", "test"): "WNLI",
+}
+WORDS = ("mnli", "qnli", "rte")  # whose answers are names; the other tasks' are 0 and 1, STS-B's a score
+
+
+def write_submission(task: Task, predictions: dict[str, tuple[Split, np.ndarray]], folder: Path) -> list[Path]:
+    """Writes a file a test split, in the order of its indices; returns their paths.
+
+    Args:
+        predictions: by split; logits (examples, outputs).
+    """
+    paths = []
+    for name, (split, logits) in predictions.items():
+        lines = sorted(zip(split.idx, map(answer_of(task), logits), strict=True))
+        paths.append(folder / f"{FILES[task.name, name]}.tsv")
+        write_text(paths[-1], "index\tprediction\n" + "".join(f"{idx}\t{answer}\n" for idx, answer in lines))
+    return paths
+
+
+def answer_of(task: Task) -> Callable[[np.ndarray], str]:
+    """The function from an example's logits to what the file says of it."""
+    if task.is_regression:
+        return lambda row: f"{np.clip(row[0], 0, 5):.3f}"
+    if task.name in WORDS:
+        return lambda row: task.labels[row.argmax()]
+    return lambda row: str(row.argmax())

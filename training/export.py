@@ -1,0 +1,147 @@
+"""A run as others use it: folded into a plain transformers checkpoint, or as PEFT's adapter, each with a model card."""
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, init_empty_weights
+from huggingface_hub import EvalResult, ModelCardData
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from methods.base import fold
+from tasks.loading import load_splits
+from training.batches import Encoded, encode
+from training.errors import UserError
+from training.evaluation import judge, predict
+from training.files import write_json, write_text
+from training.loop import ADAPTER
+from training.packed import forward_path
+from training.restore import Restored
+
+TOLERANCE = 1e-3  # of logits: sums of hundreds of float32 products, taken in another order
+
+
+def export_folded(restored: Restored, folder: Path, accelerator: Accelerator) -> dict[str, dict[str, float]]:
+    """Writes config, weights, tokenizer and card; evaluates before, after, and after saving and loading again.
+
+    Returns:
+        The metrics of the three, and their largest difference of a logit from the first.
+
+    Raises:
+        UserError: the method does not fold, or folding changed what the model says.
+    """
+    run, model = restored.run, restored.model
+    task, folded = run.task.row, fold(deepcopy(model))
+    require_plain(folded, run.method.name)
+    splits = load_splits(task, run.data)
+    data = {name: encode(splits[name], restored.tokenizer, run.task.max_length) for name in task.validation}
+    if task.labels:
+        folded.config.id2label = dict(enumerate(task.labels))
+        folded.config.label2id = {label: i for i, label in enumerate(task.labels)}
+    folded.save_pretrained(folder)
+    restored.tokenizer.save_pretrained(folder)
+    again = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    numbers, first = {}, None
+    for name, each in (("as trained", model), ("folded", folded), ("saved and loaded", again)):
+        logits = _logits(each, data, accelerator, run.trainer.eval_batch_size)
+        first = first or logits
+        metrics = judge(logits, data, task).summary.metrics
+        numbers[name] = metrics | {"largest difference": max(_difference(logits[k], first[k]) for k in logits)}
+    if (worst := numbers["saved and loaded"]["largest difference"]) > TOLERANCE:
+        raise UserError(f"folding changed a logit by {worst:.2g}: {folder} is not to be used")
+    write_json(folder / "folding.json", numbers)
+    write_text(folder / "README.md", card(restored, "transformers") + "\n" + folding_table(numbers))
+    return numbers
+
+
+def export_adapter(restored: Restored, run_folder: Path, folder: Path) -> None:
+    """Copies the run's adapter, and writes tokenizer and card beside it.
+
+    Raises:
+        UserError: PEFT does not know the method.
+    """
+    if not (run_folder / ADAPTER).is_dir():
+        raise UserError(f"method={restored.run.method.name} has no adapter that PEFT knows: use form=folded")
+    shutil.copytree(run_folder / ADAPTER, folder, dirs_exist_ok=True)
+    restored.tokenizer.save_pretrained(folder)
+    write_text(folder / "README.md", card(restored, "peft"))
+
+
+def require_plain(folded: nn.Module, method: str) -> None:
+    """Raises a UserError if a folded model has not the very weights of its architecture."""
+    with init_empty_weights():
+        plain = AutoModelForSequenceClassification.from_config(folded.config)
+    if folded.state_dict().keys() != plain.state_dict().keys():
+        raise UserError(f"method={method} does not fold into a plain model: what it adds stays beside the weights")
+
+
+def _logits(
+    model: nn.Module, data: dict[str, Encoded], accelerator: Accelerator, batch_size: int
+) -> dict[str, np.ndarray]:
+    path = forward_path(model.to(accelerator.device).eval(), "packed")
+    return {name: predict(path, split, accelerator, batch_size) for name, split in data.items()}
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max())
+
+
+def card(restored: Restored, library: str) -> str:
+    """A model card with the record's numbers, in Markdown under the hub's YAML."""
+    run, record = restored.run, restored.record
+    name, best, metrics = f"{run.backbone.name}-{run.task.name}-{run.method.name}", record["best"], run.task.row.metrics
+    source = run.data.repository if run.data.name == "hub" else f"{run.data.name} data"
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=run.data.repository,
+            dataset_name=f"GLUE {run.task.name} ({source})",
+            dataset_config=run.task.name,
+            dataset_split="validation",
+            metric_type=metric,
+            metric_value=best[metric],
+        )
+        for metric in metrics
+    ]
+    hub = run.backbone.source if run.backbone.revision else None
+    header = ModelCardData(
+        base_model=hub, library_name=library, language="en", model_name=name, tags=["glue"], eval_results=results
+    )
+    trainer, provenance, trained = run.trainer, record["provenance"], record["parameters"]
+    scores = ", ".join(f"{metric} {best[metric]:.4f}" for metric in metrics)
+    quantized = (
+        " The adapter belongs on the backbone in 4 bits, as it was trained." if run.method.name == "qlora" else ""
+    )
+    return f"""---
+{header.to_yaml()}
+---
+
+# {name}
+
+{run.backbone.name}, trained by {run.method.name} on GLUE's {run.task.name} ({source}).{quantized}
+
+**{scores}** on the validation set, at the best of {len(record["history"])} evaluations there (epoch {best["epoch"]:g}).
+
+| | |
+|---|---|
+| settings of the method | {", ".join(f"{k} {v}" for k, v in record["config"]["method"].items() if k != "name") or "none"} |
+| learning rate, of the head | {trainer.learning_rate:g}, {trainer.head_learning_rate:g} |
+| epochs, batch size, seed | {trainer.epochs}, {trainer.batch_size}, {run.seed} |
+| parameters trained, without the head | {trained["trained"]:,}, {trained["trained_without_head"]:,} |
+| weights of the backbone | {provenance["backbone"]["source"]}, sha256 {provenance["backbone"]["sha256"]} |
+| data, a hash of | {provenance["data_fingerprint"]} |
+| code's commit | {provenance["git"]["commit"]} |
+| settings, a hash of | {record["config_hash"]} |
+"""
+
+
+def folding_table(numbers: dict[str, dict[str, float]]) -> str:
+    """In Markdown: what folding, and saving, changed."""
+    names = list(next(iter(numbers.values())))
+    rows = [
+        f"| {what} | " + " | ".join(f"{entry[name]:.4g}" for name in names) + " |" for what, entry in numbers.items()
+    ]
+    return "\n".join([f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names), *rows]) + "\n"

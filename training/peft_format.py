@@ -1,0 +1,155 @@
+"""PEFT's adapter folder, written and read: `adapter_config.json` beside `adapter_model.safetensors`.
+
+How PEFT calls a method's settings and tensors the method says itself (`Method.peft_config`, `Method.peft_names`). Nothing
+here imports peft, and nothing is ever unpickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from methods.base import AdaptedLinear, Method, head_prefixes, trained_state
+from training.errors import UserError
+from training.files import metadata, read_metadata, read_tensors, write_json, write_tensors
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
+# settings of PEFT's that change what an adapter computes and leave no trace in its tensors; ours know none of them
+SILENT = ("alpha_pattern", "alora_invocation_tokens", "fan_in_fan_out", "use_qalora")
+INITS = (True, False, None, "gaussian", "kaiming", "eva", "orthogonal")  # the others change the backbone's weights too
+
+
+def names(model: nn.Module, method: Method) -> dict[str, str]:
+    """PEFT's name for each tensor of the model's trained state."""
+    adapted = {name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
+
+    def theirs(name: str) -> str:
+        module, _, tensor = name.rpartition(".")
+        return f"{PREFIX}{module}.{method.peft_names[tensor]}" if module in adapted else f"{PREFIX}{name}"
+
+    return {name: theirs(name) for name in trained_state(model)}
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """The last parts of the names of the head's modules that hold weights: PEFT's `modules_to_save`."""
+    prefixes = head_prefixes(model)
+    return [
+        p.removesuffix(".").rpartition(".")[2] for p in prefixes if any(n.startswith(p) for n in trained_state(model))
+    ]
+
+
+def write_adapter(
+    folder: Path,
+    model: nn.Module,
+    method: Method,
+    state: dict[str, Tensor],
+    backbone: dict[str, Any],
+    about: dict[str, Any],
+) -> None:
+    """Writes an adapter that `peft.PeftModel.from_pretrained(backbone, folder)` loads, head included.
+
+    Args:
+        model: after `method.apply`.
+        state: its trained state, the best one, say.
+        backbone: where its weights come from (`provenance.backbone` of a record).
+        about: kept in the tensors' header, beside `backbone`; whatever JSON can hold.
+    """
+    adapted = [name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)]
+    config = method.peft_config() | {
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": backbone["source"],
+        "revision": backbone["revision"],
+        "target_modules": adapted,
+        "modules_to_save": head_modules(model),
+        "inference_mode": True,
+    }
+    tensors = {theirs: state[name] for name, theirs in names(model, method).items()} | method.peft_shared(model)
+    write_tensors(folder / WEIGHTS, tensors, metadata({"backbone": backbone} | about) | {"format": "pt"})
+    write_json(folder / CONFIG, config)
+
+
+def read_adapter(folder: Path, model: nn.Module, method: Method, backbone: dict[str, Any]) -> dict[str, Tensor]:
+    """The trained state, in our names, of an adapter that `write_adapter` or PEFT wrote; shapes are the caller's to check.
+
+    Args:
+        model: after `method.apply`.
+        backbone: where its weights come from.
+
+    Raises:
+        UserError: the folder holds no adapter, a damaged one, or one of another method, setting or backbone.
+    """
+    config = _read_config(folder)
+    _check_settings(folder, config, method)
+    tensors = read_tensors(folder / WEIGHTS)
+    _check_backbone(folder, config, backbone)
+    for name, own in method.peft_shared(model).items():
+        their = tensors.pop(name, own)
+        if their.shape != own.shape or not their.equal(own.to(their)):
+            raise UserError(f"{folder}: {name} is not what this run's settings draw: its adapter would mean another ΔW")
+    ours = {theirs: name for name, theirs in names(model, method).items()}
+    pooler = f"{PREFIX}{model.base_model_prefix}.pooler."  # PEFT leaves BERT's as it was, unless it is told to train it
+    absent = [theirs for theirs in ours if theirs not in tensors and not theirs.startswith(pooler)]
+    if odd := [*absent, *(name for name in tensors if name not in ours)]:
+        side = "lacks" if odd[0] in absent else "also has"
+        raise UserError(
+            f"{folder / WEIGHTS} {side} {odd[0]}: it was trained with another target_modules, or other layers"
+        )
+    state = {name: tensor.detach() for name, tensor in trained_state(model).items()}
+    return state | {ours[theirs]: tensor for theirs, tensor in tensors.items()}
+
+
+def require_adapter(folder: Path) -> None:
+    """Raises a UserError if a file is missing, or the weights are a pickle."""
+    if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
+        raise UserError(f"{folder / PICKLE} is a pickle, which is never read: save the adapter again, as safetensors")
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} holds neither a run nor an adapter: there is no {name}")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    require_adapter(folder)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG} is damaged: it holds no settings")
+    return config
+
+
+def _check_settings(folder: Path, config: dict[str, Any], method: Method) -> None:
+    """What would change the result in silence has to agree."""
+    if not method.peft_names:
+        raise UserError(
+            f"{folder} holds an adapter, and method={method.name} has none that PEFT knows: use another method"
+        )
+    for key, own in method.peft_config().items():
+        if key in method.peft_free:
+            continue
+        their = config.get(key, False if own is False else None)
+        if their != own:
+            raise UserError(f"{folder} has {key} {their}, method={method.name} as set here has {own}: make them agree")
+    if on := [key for key in SILENT if config.get(key)]:
+        raise UserError(f"{folder} was trained with {on[0]}, which no method here knows")
+    if config.get("init_lora_weights", True) not in INITS:
+        raise UserError(
+            f"{folder} began with init_lora_weights={config['init_lora_weights']}, which changes the backbone"
+        )
+
+
+def _check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:
+    """By checksum where we wrote the folder, by name where PEFT did."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        is_ours = "json" in (file.metadata() or {})
+    key = "sha256" if is_ours and backbone["sha256"] else "source"
+    there = (
+        read_metadata(folder / WEIGHTS)["backbone"] if is_ours else {"source": config.get("base_model_name_or_path")}
+    )
+    if there[key] != backbone[key]:
+        raise UserError(
+            f"{folder} was trained on a backbone with {key} '{there[key]}'; use that one, this one's is '{backbone[key]}'"
+        )

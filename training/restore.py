@@ -1,0 +1,62 @@
+"""A finished run's model, as it was at its best."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from methods.base import load_trained_state
+from tasks.loading import load_splits
+from training.backbone import load_backbone
+from training.config import RunConfig, from_dict
+from training.errors import UserError
+from training.files import read_tensors
+from training.loop import BEST
+from training.record import read_record
+from training.seeding import seeded
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A model in evaluation mode, on the CPU, with what it was trained as.
+
+    Attributes:
+        run: the settings, but for precision and device: what a model says must not hang on the machine that trained it.
+    """
+
+    run: RunConfig
+    record: dict[str, Any]
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerFast
+
+
+def restore(folder: Path, data_path: str | None = None) -> Restored:
+    """Builds the model of a finished run anew and loads its best state.
+
+    Args:
+        data_path: where the data lie now; None: where they lay.
+
+    Raises:
+        UserError: the folder holds no finished run, a damaged one, or its backbone's weights are not those it had.
+    """
+    record = read_record(folder)
+    if record is None or record["status"] != "complete":
+        raise UserError(f"{folder} holds no finished run: name the folder of a result.json")
+    run = from_dict(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    trainer = replace(run.trainer, precision="fp32", device="auto", forward="packed", threads=None)
+    run = replace(run, trainer=trainer, data=replace(run.data, path=data_path or run.data.path))
+
+    def texts() -> Iterator[tuple[str, ...]]:  # read only if the tokenizer has to be trained again
+        yield from load_splits(run.task.row, run.data)["train"].texts
+
+    backbone = load_backbone(run.backbone, run.task.row, run.seed, texts())
+    if backbone.provenance != record["provenance"]["backbone"]:
+        raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
+    with seeded(run.seed, "adapter"):
+        run.method.apply(backbone.model)
+    load_trained_state(backbone.model, read_tensors(folder / BEST))
+    return Restored(run, record, backbone.model.eval(), backbone.tokenizer)

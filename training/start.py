@@ -1,0 +1,79 @@
+"""What a run begins at other than pretrained weights: the best state of another run, or a PEFT adapter's folder."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from methods.base import load_trained_state
+from training import peft_format
+from training.config import RunConfig, to_dict
+from training.errors import UserError
+from training.files import read_tensors
+from training.loop import BEST
+from training.record import NAME, read_record
+
+FREE = ("dropout",)  # of a method's settings: a finished state does not depend on it
+
+
+def describe_start(run: RunConfig) -> dict[str, Any] | None:
+    """What the record keeps of `run.init_from`: a hash of the weights. None without one.
+
+    Raises:
+        UserError: there is neither a finished run nor an adapter.
+    """
+    if run.init_from is None:
+        return None
+    with _weights(Path(run.init_from)).open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"sha256": digest, "head": run.init_head}
+
+
+def begin(run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
+    """Copies the state at `run.init_from` into a model that the method was applied to.
+
+    Args:
+        backbone: where the model's weights come from.
+
+    Raises:
+        UserError: the state is of another method, setting, backbone or, with `init_head=kept`, task.
+    """
+    folder = Path(run.init_from)
+    if (folder / NAME).exists():
+        state = _run_state(folder, run, backbone)
+    else:
+        state = peft_format.read_adapter(folder, model, run.method, backbone)
+    try:
+        load_trained_state(model, state, head=run.init_head == "kept")
+    except UserError as error:
+        raise UserError(f"init_from={folder}: {error}") from error
+
+
+def _weights(folder: Path) -> Path:
+    """The file that the state is read from."""
+    if not folder.is_dir():
+        raise UserError(f"init_from: there is no folder {folder}")
+    if not (folder / NAME).exists():
+        peft_format.require_adapter(folder)
+        return folder / peft_format.WEIGHTS
+    record = read_record(folder)
+    if record is None or record["status"] != "complete":
+        raise UserError(f"init_from: {folder} holds a run that is not finished")
+    if not (folder / BEST).exists():
+        raise UserError(f"init_from: {folder} has lost its {BEST}")
+    return folder / BEST
+
+
+def _run_state(folder: Path, run: RunConfig, backbone: dict[str, Any]) -> dict[str, Tensor]:
+    """The best state of a run of the same method, settings and backbone."""
+    record = read_record(folder)
+    there, here = record["config"]["method"], to_dict(run.method)
+    for key in sorted((there.keys() | here.keys()) - set(FREE)):
+        if there.get(key) != here.get(key):
+            raise UserError(
+                f"init_from: {folder} was trained with method.{key}={there.get(key)}, this run has {here.get(key)}"
+            )
+    if record["provenance"]["backbone"] != backbone:
+        raise UserError(f"init_from: {folder} was trained on {record['backbone']}, this run's backbone is another")
+    return read_tensors(folder / BEST)

@@ -1,0 +1,30 @@
+"""The words of a script's command line: `key=value`, and the rest."""
+
+from collections.abc import Sequence
+
+from training.errors import UserError, unknown
+
+
+def parse(
+    words: Sequence[str], options: dict[str, str | None], required: tuple[str, ...] = ()
+) -> tuple[dict[str, str | None], list[str]]:
+    """The options with what the words set, and the words that set none.
+
+    Args:
+        options: each with its default.
+
+    Raises:
+        UserError: a required option is missing, or a word looks like an option and is none.
+    """
+    chosen, rest = dict(options), []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in options:
+            chosen[key] = value
+        elif equals and " " not in word and key.replace(".", "").replace("_", "").isalpha():
+            raise UserError(unknown("option", key, options))
+        else:
+            rest.append(word)
+    if missing := [key for key in required if not chosen[key]]:
+        raise UserError(f"{missing[0]}=... is missing")
+    return chosen, rest
