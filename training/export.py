@@ -112,6 +112,7 @@ def card(restored: Restored, library: str) -> str:
     )
     trainer, provenance, trained = run.trainer, record["provenance"], record["parameters"]
     scores = ", ".join(f"{metric} {best[metric]:.4f}" for metric in metrics)
+    settings = ", ".join(f"{k} {v}" for k, v in record["config"]["method"].items() if k != "name").replace("|", "\\|")
     quantized = (
         " The adapter belongs on the backbone in 4 bits, as it was trained." if run.method.name == "qlora" else ""
     )
@@ -127,7 +128,7 @@ def card(restored: Restored, library: str) -> str:
 
 | | |
 |---|---|
-| settings of the method | {", ".join(f"{k} {v}" for k, v in record["config"]["method"].items() if k != "name") or "none"} |
+| settings of the method | {settings or "none"} |
 | learning rate, of the head | {trainer.learning_rate:g}, {trainer.head_learning_rate:g} |
 | epochs, batch size, seed | {trainer.epochs}, {trainer.batch_size}, {run.seed} |
 | parameters trained, without the head | {trained["trained"]:,}, {trained["trained_without_head"]:,} |
