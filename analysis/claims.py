@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import latency
 from analysis.records import BACKBONES, TASKS, best, complete, has_collapsed, in_order, main_metric
 from analysis.statistics import summarize
 from analysis.tables import pick_rate
@@ -35,7 +36,8 @@ class Claim:
         source: where it is claimed.
         experiments: names in `conf/experiment/`, each judged by itself; or, without a test, what would be one.
         rule: what has to be so for it to hold.
-        test: None where this project does not test it.
+        test: None where this project does not test it, or by no runs.
+        measured: backbone, whether it holds, and the figures, of what the script named in `experiments` measured.
     """
 
     text: str
@@ -43,18 +45,23 @@ class Claim:
     experiments: tuple[str, ...]
     rule: str = ""
     test: Test | None = None
+    measured: Callable[[], list[tuple[str, bool, str]]] | None = None
 
     def lines(self, frame: pd.DataFrame) -> list[tuple[str, str, str, str]]:
         """Experiment, backbone, verdict and figures, for every experiment and backbone that has the runs."""
-        if self.test is None:
+        if self.test is None and self.measured is None:
             return [(self.experiments[0], "", ELSEWHERE, "")]
-        runs = complete(frame, experiment=list(self.experiments))
-        lines = []
-        for (experiment, backbone), part in runs.groupby(["experiment", "backbone"]):
-            if (verdict := self.test(part)) is not None:
-                name = BACKBONES.get(backbone, backbone)
-                lines.append((f"`{experiment}`", name, HOLDS if verdict[0] else FAILS, verdict[1]))
+        verdicts = self.tested(frame) if self.test else [(self.experiments[0], *line) for line in self.measured()]
+        lines = [
+            (f"`{source}`", BACKBONES.get(backbone, backbone), HOLDS if holds else FAILS, figures)
+            for source, backbone, holds, figures in verdicts
+        ]
         return lines or [(f"`{self.experiments[0]}`", "", NOT_RUN, "")]
+
+    def tested(self, frame: pd.DataFrame) -> list[tuple[str, str, bool, str]]:
+        """Experiment, backbone, whether it holds, and figures."""
+        runs = complete(frame, experiment=list(self.experiments)).groupby(["experiment", "backbone"])
+        return [(*names, *verdict) for names, part in runs if (verdict := self.test(part)) is not None]
 
 
 def score(runs: pd.DataFrame) -> float | None:
@@ -364,7 +371,14 @@ CLAIMS = (
         f"full fine-tuning gains more than {PAR:g} point by the start, and with it is level with LoRA",
         mnli_start_explains,
     ),
-    Claim("adapters add latency where folded LoRA adds none", f"{LORA}, table 1", ("a latency benchmark",)),
+    Claim(
+        "adapters add latency where folded LoRA adds none",
+        f"{LORA}, table 1",
+        ("scripts/latency.py",),
+        f"at every batch size and length, in the median of pairs, folded LoRA takes at most {latency.LEVEL:g} times as long "
+        "as the plain model, and each kind of adapter longer",
+        measured=latency.verdicts,
+    ),
     Claim(
         "thousands of adapters can be served beside one model",
         f"S-LoRA, by {SLIDES}",

@@ -1,7 +1,7 @@
 """The figures, from records alone: PNG and PDF, the same bytes for the same records.
 
-A method has one colour (Okabe and Ito's, told apart by the colour-blind), one marker and one dash everywhere, so that a
-figure survives a grey printer.
+A method has one colour (Okabe and Ito's, then Tol's, told apart by the colour-blind), one marker and one dash everywhere,
+so that a figure survives a grey printer.
 """
 
 from collections.abc import Iterator
@@ -38,6 +38,12 @@ LOOKS = {  # colour, marker, dash, hatch
     "lora_fa_corrected": ("#56B4E9", "P", (0, (5, 1)), "++"),
     "vera": ("#CC79A7", "v", (0, (3, 1, 1, 1)), ".."),
     "qlora": ("#E69F00", "X", (0, (1, 1)), "oo"),
+    "bitfit": ("#999933", "<", "-.", "--"),
+    "top_layers": ("#555555", ">", "--", "||"),
+    "houlsby": ("#332288", "h", ":", "**"),
+    "lin": ("#AA4499", "d", "-", "///"),
+    "pfeiffer": ("#882255", "p", "--", "xxx"),
+    "adapterdrop": ("#88CCEE", "H", "-.", "..."),
 }
 OTHER = ("#777777", "*", "-", "--")
 TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_tuned", "parikh_wu_table1_minilm"]

@@ -22,6 +22,12 @@ METHODS = {
     "lora_fa_corrected": "LoRA-FA, corrected",
     "vera": "VeRA",
     "qlora": "QLoRA",
+    "bitfit": "BitFit",
+    "top_layers": "Top layers",
+    "houlsby": "Houlsby adapters",
+    "lin": "Lin adapters",
+    "pfeiffer": "Pfeiffer adapters",
+    "adapterdrop": "AdapterDrop",
 }
 TASKS = {
     "mnli": "MNLI",
@@ -48,6 +54,9 @@ SETTINGS = {
     "rank": "method",
     "alpha": "method",
     "target_modules": "method",
+    "bottleneck": "method",
+    "dropped_layers": "method",
+    "layers": "method",
     "quant_type": "method",
     "optimizer": "trainer",
     "schedule": "trainer",

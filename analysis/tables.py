@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import planner, speed
+from analysis import latency, planner, speed
 from analysis.records import (
     BACKBONES,
     METHODS,
@@ -195,14 +195,17 @@ def parikh_wu(row: str) -> list[Runs]:
     return [*roberta, Runs("parikh_wu_table1_minilm", method, backbone="minilm")]
 
 
-def lora_table2(row: str) -> list[Runs]:
-    if row == "RoB base LoRA":
-        return [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")]
-    if row == "RoB large LoRA":
-        return [Runs("lora_table2_large", "lora"), Runs("lora_table2_large_scripts", "lora")]
-    if row == "RoB large LoRA†":
-        return [Runs("lora_table2_large_houlsby", "lora")]
-    return [Runs("lora_table2_large_full", "full")] if row == "RoB large FT*" else []
+LORA_TABLE2 = {
+    # no settings are published for the base rows of BitFit and Adapter-D, nor which layers the latter leaves out: no runs
+    "RoB base LoRA": [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")],
+    "RoB large FT*": [Runs("lora_table2_large_full", "full")],
+    "RoB large LoRA": [Runs("lora_table2_large", "lora"), Runs("lora_table2_large_scripts", "lora")],
+    "RoB large Adapter-P† 3.0M": [Runs("lora_table2_large_adapter_p", "pfeiffer")],
+    "RoB large Adapter-P† 0.8M": [Runs("lora_table2_large_adapter_p_small", "pfeiffer")],
+    "RoB large Adapter-H† 6.0M": [Runs("lora_table2_large_adapter_h", "houlsby")],
+    "RoB large Adapter-H† 0.8M": [Runs("lora_table2_large_adapter_h_small", "houlsby")],
+    "RoB large LoRA†": [Runs("lora_table2_large_houlsby", "lora")],
+}
 
 
 def vera_table2(row: str) -> list[Runs]:
@@ -236,7 +239,7 @@ PUBLISHED = (
         digits=3,
     ),
     Published("lora_table1", "LoRA, table 1: milliseconds of one forward pass"),
-    Published("lora_table2", "LoRA, table 2: GLUE", lora_table2),
+    Published("lora_table2", "LoRA, table 2: GLUE", lambda row: LORA_TABLE2.get(row, [])),
     Published("lora_table3", f"LoRA, table 3: GPT-2 on E2E NLG {ELSEWHERE}"),
     Published("lora_table4", f"LoRA, table 4: GPT-3 {ELSEWHERE}"),
     Published(
@@ -421,6 +424,7 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
         learning_rates(frame),
         training_cost(frame),
         speed.table(),
+        latency.table(),
         *statistics(frame),
     ]
 

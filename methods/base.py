@@ -117,6 +117,18 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
+def encoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The encoder's layers, the lowest first.
+
+    Raises:
+        UserError: it keeps no list of as many modules as its configuration has layers.
+    """
+    for module in model.base_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return module
+    raise UserError(f"{type(model.base_model).__name__} keeps no list of its layers: use another method")
+
+
 def freeze_encoder(model: nn.Module) -> None:
     """Leaves the head alone trainable."""
     model.requires_grad_(False)
@@ -165,7 +177,10 @@ def adapt(model: nn.Module, pattern: str, wrap: Callable[[nn.Linear], nn.Module]
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Writes every adapted layer back as the plain linear layer that it amounts to, in place; for inference."""
+    """Writes every adapted layer back as the plain linear layer that it amounts to, in place; for inference.
+
+    What amounts to none, a bottleneck adapter, stays as it is.
+    """
     for name, child in model.named_children():
         if hasattr(child, "folded"):
             setattr(model, name, child.folded())

@@ -15,12 +15,16 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import methods  # noqa: E402, F401
-from methods.base import AdaptedLinear, Method  # noqa: E402
+from methods.adapter import Houlsby, Lin, Pfeiffer  # noqa: E402
+from methods.adapterdrop import AdapterDrop  # noqa: E402
+from methods.base import AdaptedLinear, Method, head_parameters  # noqa: E402
+from methods.bitfit import BitFit  # noqa: E402
 from methods.dora import DoRA  # noqa: E402
 from methods.full import Full  # noqa: E402
 from methods.lora import LoRA  # noqa: E402
 from methods.lora_fa import LoRAFA, LoRAFACorrected  # noqa: E402
 from methods.qlora import QLoRA  # noqa: E402
+from methods.top_layers import TopLayers  # noqa: E402
 from methods.vera import VeRA  # noqa: E402
 
 METHODS: dict[str, Method] = {
@@ -35,6 +39,13 @@ METHODS: dict[str, Method] = {
     "vera_all": VeRA(rank=48, target_modules="."),
     "qlora": QLoRA(rank=4),
     "qlora_fp4": QLoRA(rank=4, quant_type="fp4", double_quant=False, target_modules="query|value"),
+    "bitfit": BitFit(),
+    "top_layers": TopLayers(layers=1),
+    "houlsby": Houlsby(bottleneck=4),
+    "houlsby_own": Houlsby(bottleneck=4, layer_norms=False),
+    "lin": Lin(bottleneck=4),
+    "pfeiffer": Pfeiffer(bottleneck=4),
+    "adapterdrop": AdapterDrop(bottleneck=4, dropped_layers=1),
 }
 SHAPES = {
     "roberta": {"model_type": "roberta", "max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1},
@@ -77,13 +88,13 @@ def tiny_inputs(seed: int = 0, batch: int = 4, length: int = 12) -> dict[str, to
 
 
 def shake(model: torch.nn.Module, seed: int = 1) -> None:
-    """Moves every trained parameter of an adapted layer off its start, as training would."""
+    """Moves every trained parameter below the head off its start, as training would."""
     torch.manual_seed(seed)
+    head = set(head_parameters(model))
     with torch.no_grad():
-        for layer in adapted_layers(model):
-            for parameter in layer.parameters(recurse=False):
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn_like(parameter) * 0.1)
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter not in head:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
 def adapted_layers(model: torch.nn.Module) -> list[AdaptedLinear]:

@@ -277,7 +277,7 @@ def test_costs_are_relative_to_full_fine_tuning_on_the_same_machine():
 
 def test_claims_follow_the_records():
     def verdicts(records) -> dict[str, str]:
-        return {claim.text: claim.lines(frame(records))[0][2] for claim in CLAIMS}
+        return {claim.text: claim.lines(frame(records))[0][2] for claim in CLAIMS if not claim.measured}
 
     nothing = verdicts([])
     assert NOT_RUN in nothing.values()

@@ -41,9 +41,10 @@ def test_every_cell_of_every_experiment_composes(experiment):
     assert len(runs) >= 2
     assert {run.experiment for run in runs} == {experiment}
     assert len({run.hash for run in runs}) == len(runs)
-    for offline in cells((*words, "profile=offline", "method=lora")):
+    one = () if "adapter" in experiment else ("method=lora",)  # an adapter's size is no setting of LoRA's
+    for offline in cells((*words, "profile=offline", *one)):
         assert (offline.backbone.name, offline.data.name) == ("minilm", "generated")
-    for local in cells((*words, "method=lora", "backbone=minilm", "data=local", "data.path=x")):
+    for local in cells((*words, *one, "backbone=minilm", "data=local", "data.path=x")):
         assert (local.backbone.name, local.data.name) == ("minilm", "local")
 
 
@@ -57,6 +58,12 @@ def test_an_experiments_settings_are_the_papers():
     assert (table["rte"].start, table["cola"].start, table["rte"].trainer.batch_size) == ("mnli", None, 8)
     vera = {run.task.name: run.trainer for run in cells(("experiment=vera_table2_large", "seed=0"))}
     assert (vera["qnli"].learning_rate, vera["qnli"].head_learning_rate) == (1e-2, 2e-4)
+    adapters = {run.task.name: run for run in cells(("experiment=lora_table2_large_adapter_p", "seed=0"))}
+    assert (adapters["sst2"].trainer.learning_rate, adapters["sst2"].trainer.epochs) == (3e-5, 20)
+    assert (adapters["rte"].trainer.learning_rate, adapters["rte"].trainer.batch_size) == (3e-4, 32)
+    small = {run.task.name: run for run in cells(("experiment=lora_table2_large_adapter_h_small", "seed=0"))}
+    assert (small["mnli"].trainer.learning_rate, small["mnli"].trainer.epochs) == (3e-4, 10)
+    assert (small["sst2"].trainer.epochs, small["sst2"].task.max_length, small["sst2"].start) == (5, 128, None)
     ranks = {run.method.target_modules: run.method.rank for run in cells(("experiment=lora_table5", "seed=0"))}
     assert ranks["query"] == 8
     assert ranks["query|value"] == 4
@@ -132,7 +139,7 @@ def test_the_record_of_a_config_is_plain_data():
 
 OFFLINE = ("profile=offline", "backbone=tiny", "logger=none", "trainer.max_steps=2")
 MISTAKES = {
-    "method=dorra": "unknown method 'dorra'; there are: dora, dora_all, full, lora, .*did you mean dora",
+    "method=dorra": "unknown method 'dorra'; there are: adapterdrop, bitfit, dora, .*did you mean dora",
     "task=colla": "unknown task 'colla'; there are: cola, mnli, .*did you mean cola",
     "backbone=roberta": "unknown backbone 'roberta'; there are: custom, deberta",
     "profile=online": "unknown profile 'online'; there are: offline",
@@ -147,6 +154,9 @@ MISTAKES = {
     "method.learning_rate=1e-3": "unknown setting 'method.learning_rate'",
     "method.alpha=nan": "method.alpha is nan",
     "method.target_modules=''": "method.target_modules is empty",
+    "method=pfeiffer method.bottleneck=0": "method.bottleneck is 0; it must be at least 1",
+    "method=top_layers method.layers=3": "method.layers is 3; the encoder has 2",
+    "method=adapterdrop": "method.dropped_layers is 5, of 2 layers",
     "method=vera method.d_initial=0": "method.d_initial is 0",
     "trainer.head_learning_rate=-1": "trainer.head_learning_rate is -1",
     "+backbone.learning_rates.lora=-1": "trainer.learning_rate is -1",

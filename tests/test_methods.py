@@ -4,22 +4,35 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import METHODS, ROOT, adapted_layers, compose, shake, tiny_inputs, tiny_model, train_steps
 from omegaconf import OmegaConf
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from methods.adapter import Adapter, Houlsby, Lin, Pfeiffer
+from methods.adapterdrop import AdapterDrop
 from methods.base import (
+    Method,
+    encoder_layers,
     fold,
     head_parameters,
+    head_prefixes,
     load_trained_state,
     parameter_counts,
     trained_state,
 )
+from methods.bitfit import BitFit
 from methods.dora import DoRA
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA, LoRAFACorrected
 from methods.qlora import Linear4bit, QLoRA
+from methods.top_layers import TopLayers
 from methods.vera import VeRA
 from training.errors import UserError
+from training.meters import activation_bytes
+
+LOW_RANK = [name for name, method in METHODS.items() if hasattr(method, "target_modules")]
+ADAPTERS = ["houlsby", "lin", "pfeiffer", "adapterdrop"]
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -138,6 +151,13 @@ COUNTS = {
     "vera_all": lambda base, h, r: 2 * (5 * h + 48 + 6 * 48),
     "qlora": lambda base, h, r: 2 * (4 * 2 * h + 2 * (h + 48)) * 4,
     "qlora_fp4": lambda base, h, r: 2 * 2 * 2 * h * 4,
+    "bitfit": lambda base, h, r: 2 * (7 * h + 48) + h,
+    "top_layers": lambda base, h, r: 4 * (h * h + h) + 2 * 48 * h + 48 + h + 4 * h,
+    "houlsby": lambda base, h, r: 4 * (2 * h * r + r + h) + 5 * 2 * h,
+    "houlsby_own": lambda base, h, r: 4 * (2 * h * r + r + h),
+    "lin": lambda base, h, r: 2 * (2 * h * r + r + h) + 2 * 2 * h,
+    "pfeiffer": lambda base, h, r: 2 * (2 * h * r + r + h),
+    "adapterdrop": lambda base, h, r: 2 * h * r + r + h,
 }
 
 
@@ -152,7 +172,8 @@ def test_parameter_counts_have_their_closed_form(name):
     assert counts["trained_without_head"] == expected
     assert counts["trained"] == expected + head
     frozen_A = 2 * 2 * 32 * 4 if name.startswith("lora_fa") else 0
-    assert counts["total"] == sum(backbone.values()) + (0 if name == "full" else expected + frozen_A)
+    own = dict.fromkeys(("full", "bitfit", "top_layers"), expected) | {"houlsby": 5 * 2 * 32}  # parts of the backbone
+    assert counts["total"] == sum(backbone.values()) + expected - own.get(name, 0) + frozen_A
 
 
 @pytest.mark.parametrize(
@@ -162,20 +183,48 @@ def test_parameter_counts_have_their_closed_form(name):
         ("roberta-base", VeRA(rank=1024), 43_008),
         ("roberta-large", LoRA(rank=8), 786_432),
         ("roberta-large", VeRA(rank=256), 61_440),
+        ("roberta-base", BitFit(), 102_144),
+        ("roberta-large", TopLayers(layers=2), 25_192_448),  # LoRA's table 3: 25.19M of GPT-2 medium, as wide and deep
+        ("roberta-large", Lin(bottleneck=224), 11_089_152),  # likewise 11.09M
+        ("roberta-large", Lin(bottleneck=6), 368_784),  # and 0.37M
+        ("roberta-large", Houlsby(bottleneck=64), 6_343_680 + 49 * 2 * 1024),
+        ("roberta-large", Houlsby(bottleneck=64, layer_norms=False), 6_343_680),
+        ("roberta-base", AdapterDrop(dropped_layers=0), 894_528),  # table 2: 0.9M
+        ("roberta-base", AdapterDrop(dropped_layers=8), 298_176),  # and 0.3M, if it was so many
     ],
 )
 def test_counts_at_the_papers_shapes(backbone, method, expected):
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    assert count_at(backbone, method) == expected
 
+
+def count_at(backbone: str, method: Method) -> int:
+    """Trained parameters, without the head, at a backbone's true shape."""
     shape = OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/backbone/{backbone}.yaml").architecture)
     config = AutoConfig.for_model(**shape | {"vocab_size": 10}, num_labels=2)
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     method.apply(model)
-    assert parameter_counts(model, {})["trained_without_head"] == expected
+    return parameter_counts(model, {})["trained_without_head"]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+@pytest.mark.parametrize(
+    ("experiment", "adapters", "published"),
+    [
+        ("lora_table2_large_adapter_p", 24, 3.0),
+        ("lora_table2_large_adapter_p_small", 24, 0.8),
+        ("lora_table2_large_adapter_h", 48, 6.0),
+        ("lora_table2_large_adapter_h_small", 48, 0.8),
+    ],
+)
+def test_loras_adapters_have_loras_counts(experiment, adapters, published):
+    """LoRA, section 5.1: |Θ| = L_adpt·(2·d·r + r + d). What table 2 prints is that in units of 2²⁰."""
+    method = compose(f"experiment={experiment}").method
+    count = count_at("roberta-large", method)
+    assert count == adapters * (2 * 1024 * method.bottleneck + method.bottleneck + 1024)
+    assert round(count / 2**20, 1) == published
+
+
+@pytest.mark.parametrize("name", LOW_RANK)
 def test_a_pattern_that_matches_nothing_lists_what_there_is(name):
     config = copy.copy(METHODS[name])
     config.target_modules = "qurey$"
@@ -183,7 +232,7 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is(name):
         config.apply(tiny_model())
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+@pytest.mark.parametrize("name", LOW_RANK)
 def test_the_head_is_never_adapted(name, architecture):
     config = copy.copy(METHODS[name])
     config.target_modules = "dense"
@@ -205,7 +254,7 @@ def test_bad_settings_are_refused(method_class):
             method_class(**bad)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "full"])
+@pytest.mark.parametrize("name", LOW_RANK)
 def test_dropout_is_per_element_and_off_in_evaluation(name):
     config = copy.copy(METHODS[name])
     config.dropout = 0.5
@@ -319,3 +368,160 @@ def test_under_autocast_every_method_answers_in_the_same_type(method):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(**tiny_inputs())
     assert set(types) <= {torch.bfloat16}
+
+
+# Methods that train parts of the encoder, and bottleneck adapters
+
+
+def trained_names(model: torch.nn.Module) -> set[str]:
+    """Of what trains below the head."""
+    return {n for n, p in model.named_parameters() if p.requires_grad and not n.startswith(head_prefixes(model))}
+
+
+def test_bitfit_trains_every_bias_and_nothing_else(architecture):
+    model = tiny_model(architecture)
+    BitFit().apply(model)
+    below_the_head = {name for name, _ in model.named_parameters() if not name.startswith(head_prefixes(model))}
+    assert trained_names(model) == {name for name in below_the_head if name.endswith("bias")}
+    assert f"{model.base_model_prefix}.embeddings.LayerNorm.bias" in trained_names(model)
+
+
+def test_top_layers_trains_the_last_ones_whole(architecture):
+    model = tiny_model(architecture)
+    TopLayers(layers=1).apply(model)
+    names = {name for name, _ in model.named_parameters()}
+    assert trained_names(model) == {name for name in names if ".encoder.layer.1." in name}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapters_place_is_the_papers(name, architecture):
+    """The part of a layer that is adapted, by hand."""
+    model = tiny_model(architecture)
+    METHODS[name].apply(model)
+    shake(model)
+    part = encoder_layers(model)[1].output
+    z, x = torch.randn(2, 5, 48), torch.randn(2, 5, 32)
+    h = F.linear(z, part.dense.weight, part.dense.bias)
+    adapter = part.dropout if name == "houlsby" else part.LayerNorm
+    D, b, U, c = adapter.down.weight, adapter.down.bias, adapter.up.weight, adapter.up.bias
+    norm = part.LayerNorm if name == "houlsby" else part.LayerNorm.base
+    if name == "houlsby":
+        expected = norm(h + F.gelu(h @ D.T + b) @ U.T + c + x)
+    elif name == "lin":
+        n = norm(h + x)
+        expected = n + (adapter.norm(n) @ D.T + b).relu() @ U.T + c
+    else:
+        expected = norm(h + x + (norm(h + x) @ D.T + b).relu() @ U.T + c)
+    torch.testing.assert_close(part(z, x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("houlsby", {f"{i}.{part}.dropout" for i in (0, 1) for part in ("attention.output", "output")}),
+        ("lin", {"0.output.LayerNorm", "1.output.LayerNorm"}),
+        ("pfeiffer", {"0.output.LayerNorm", "1.output.LayerNorm"}),
+        ("adapterdrop", {"1.output.LayerNorm"}),
+    ],
+)
+def test_adapters_are_where_they_belong_and_nowhere_else(name, places, architecture):
+    model = tiny_model(architecture)
+    METHODS[name].apply(model)
+    found = {n for n, m in model.named_modules() if isinstance(m, Adapter)}
+    assert {n.partition(".encoder.layer.")[2] for n in found} == places
+    norms = {n for n in trained_names(model) if "LayerNorm" in n and ".down." not in n and ".up." not in n}
+    own = {n for n in norms if ".norm." in n}
+    assert len(norms - own) == (10 if name == "houlsby" else 0)  # five of the encoder's own, gain and shift
+    assert len(own) == (4 if name == "lin" else 0)
+
+
+def test_nothing_below_the_lowest_adapter_is_held_for_the_backward_pass():
+    held = {}
+    for name in ("pfeiffer", "adapterdrop"):
+        model = tiny_model().train()
+        METHODS[name].apply(model)
+        held[name] = activation_bytes(model, lambda model=model: model(**tiny_inputs()).logits.sum())
+    assert held["adapterdrop"] < 0.6 * held["pfeiffer"]
+
+
+def test_an_adapters_dropout_is_still_dropped():
+    """Houlsby's wraps the encoder's own."""
+    model = tiny_model(dropout=0.5)
+    METHODS["houlsby"].apply(model)
+    part = encoder_layers(model)[0].output
+    z, x = torch.ones(9, 48), torch.ones(9, 32)
+    assert len(torch.unique(part(z, x), dim=0)) == 1
+    assert len(torch.unique(part.train()(z, x), dim=0)) == 9
+
+
+def hidden_types(model: torch.nn.Module) -> list[torch.dtype]:
+    types = []
+    for layer in encoder_layers(model):
+        layer.register_forward_hook(lambda layer, inputs, output: types.append(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(**tiny_inputs())
+    return types
+
+
+def test_under_autocast_layers_answer_in_the_types_of_the_plain_model(method):
+    model = tiny_model()
+    method.apply(model)
+    assert hidden_types(model) == hidden_types(tiny_model())
+
+
+def small(model_type: str, **more: int) -> torch.nn.Module:
+    """Another architecture, two layers of it, at random."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=300, num_labels=3, **more)
+    return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+DEBERTA = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize("name", ["bitfit", "top_layers", *ADAPTERS])
+def test_deberta_takes_them_too(name):
+    model = small("deberta-v2", max_position_embeddings=64, type_vocab_size=0, **DEBERTA)
+    expected, method = logits(model), METHODS[name]
+    method.apply(model)
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
+    train_steps(model, method)
+    assert not torch.allclose(logits(model), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_name_the_layers_they_do_not_know(name):
+    with pytest.raises(UserError, match="not TransformerBlock: use another method"):
+        METHODS[name].apply(small("distilbert", **DISTILBERT))
+
+
+@pytest.mark.parametrize("name", ["bitfit", "top_layers"])
+def test_parts_of_other_encoders_train_as_well(name):
+    model = small("distilbert", **DISTILBERT)
+    METHODS[name].apply(model)
+    assert trained_names(model)
+
+
+def test_an_encoder_without_a_list_of_layers_is_refused():
+    model = tiny_model()
+    model.config.num_hidden_layers = 3
+    with pytest.raises(UserError, match="RobertaModel keeps no list of its layers"):
+        TopLayers(layers=1).apply(model)
+
+
+@pytest.mark.parametrize(
+    ("method_class", "bad", "message"),
+    [
+        (Houlsby, {"bottleneck": 0}, "method.bottleneck is 0; it must be at least 1"),
+        (Lin, {"bottleneck": -1}, "method.bottleneck is -1"),
+        (Pfeiffer, {"bottleneck": 0}, "method.bottleneck is 0"),
+        (AdapterDrop, {"dropped_layers": -1}, "method.dropped_layers is -1; it must be at least 0"),
+        (AdapterDrop, {"dropped_layers": 2}, "method.dropped_layers is 2, of 2 layers: leave at least one"),
+        (TopLayers, {"layers": 0}, "method.layers is 0; it must be at least 1"),
+        (TopLayers, {"layers": 3}, "method.layers is 3; the encoder has 2: choose at most that"),
+    ],
+)
+def test_impossible_places_and_sizes_are_refused(method_class, bad, message):
+    with pytest.raises(UserError, match=message):
+        method_class(**bad).apply(tiny_model())

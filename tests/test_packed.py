@@ -192,7 +192,10 @@ def dropouts(model: nn.Module) -> set[type]:
     return {type(module) for module in model.modules() if isinstance(module, nn.Dropout)}
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora"])
+LOW_RANK = ["lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora"]
+
+
+@pytest.mark.parametrize("name", ["full", *LOW_RANK, "bitfit", "houlsby", "lin", "pfeiffer"])
 def test_training_curves_coincide(name, tmp_path, monkeypatch):
     """Through train.py: same seed, same batches, no dropout; 24 steps and four evaluations."""
     words = ["profile=offline", "backbone=tiny", "logger=none", "task=mrpc", f"method={name}", "trainer.epochs=2"]
@@ -213,7 +216,7 @@ def test_training_curves_coincide(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of bitsandbytes, by dynamo
-@pytest.mark.parametrize("name", ["full", "lora_fa_corrected", "dora", "vera", "qlora"])
+@pytest.mark.parametrize("name", ["full", "lora_fa_corrected", "dora", "vera", "qlora", "houlsby", "pfeiffer"])
 def test_a_compiled_path_trains_as_the_plain_one_does(name, tmp_path):
     """What accelerate compiles, on a CPU: one graph for all lengths, and the same weights after four steps."""
     torch._dynamo.reset()

@@ -10,11 +10,15 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from analysis.planner import plan, quantized_bytes, table
 from analysis.render import Table
+from methods.adapter import Houlsby, Lin, Pfeiffer
+from methods.adapterdrop import AdapterDrop
 from methods.base import head_parameters, head_prefixes, trained_state
+from methods.bitfit import BitFit
 from methods.dora import DoRA
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA
 from methods.qlora import Linear4bit, QLoRA
+from methods.top_layers import TopLayers
 from methods.vera import VeRA
 from scripts.plan import main
 from training.config import BackboneConfig
@@ -49,6 +53,13 @@ def base_bytes(model: torch.nn.Module) -> int:
         ("llama-7b", LoRA(rank=8), LLAMA, 4_194_304, 4_194_304),
         ("llama-7b", LoRA(rank=8, target_modules="."), LLAMA, 19_988_480, 19_988_480),
         ("llama-7b", DoRA(rank=8), LLAMA, 4_456_448, 4_456_448),
+        ("roberta-base", BitFit(), 124_055_040, 102_144, 102_144),
+        ("roberta-base", TopLayers(layers=2), 124_055_040, 14_175_744, 14_175_744),
+        ("roberta-base", Houlsby(bottleneck=64), 124_055_040, 2_417_664, 2_417_664),
+        ("roberta-base", Lin(bottleneck=64), 124_055_040, 1_208_064, 1_208_064),
+        ("roberta-base", Pfeiffer(bottleneck=48), 124_055_040, 894_528, 894_528),
+        ("roberta-base", AdapterDrop(dropped_layers=5), 124_055_040, 521_808, 521_808),
+        ("llama-7b", TopLayers(layers=2), LLAMA, 404_766_720, 404_766_720),
     ],
 )
 def test_counts_have_their_closed_form(name, method, base, trained, saved):
@@ -218,6 +229,8 @@ MISTAKES = {
     "method=lorra": "unknown method 'lorra'; .*did you mean lora",
     "method.rank=99": "method.rank is 99; an adapted layer has 32",
     "method.target_modules=qurey": "no linear layer matches 'qurey'",
+    "backbone=llama-7b method=pfeiffer memory=40": "adapters know the layers of BERT, .* not LlamaDecoderLayer",
+    "backbone=llama-7b method=bitfit memory=40": "method=bitfit trains biases; LlamaModel has none",
     "backbone=lama": "unknown backbone 'lama'; .*llama-7b",
     "backbone=custom backbone.source=x": "backbone 'x' has no architecture in its YAML",
     "backbone.architecture.model_type=rob": "backbone.architecture builds no classifier: Unrecognized model identifier: rob",

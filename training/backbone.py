@@ -38,11 +38,15 @@ class Backbone:
 
     @property
     def max_length(self) -> int:
-        """Of an input, in tokens. RoBERTa's positions start behind its padding id, so it has two fewer than rows."""
-        embeddings = getattr(self.model.base_model, "embeddings", None)
-        positions = getattr(embeddings, "position_embeddings", None)
-        offset = 0 if positions is None or positions.padding_idx is None else positions.padding_idx + 1
-        return self.model.config.max_position_embeddings - offset
+        """Of an input, in tokens."""
+        return max_length(self.model)
+
+
+def max_length(model: nn.Module) -> int:
+    """Of an input, in tokens. RoBERTa's positions start behind its padding id, so it has two fewer than rows."""
+    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    offset = 0 if positions is None or positions.padding_idx is None else positions.padding_idx + 1
+    return model.config.max_position_embeddings - offset
 
 
 def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable[tuple[str, ...]]) -> Backbone:

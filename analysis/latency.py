@@ -1,0 +1,89 @@
+"""What `scripts/latency.py` measured, as a table beside LoRA's table 1, and whether adapters add latency by it."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.records import BACKBONES, METHODS, RECORDS
+from analysis.render import Table
+from analysis.speed import machine
+
+FOLDER = RECORDS / "latency"
+PLAIN, FOLDED = "full", "lora_folded"
+ADAPTERS = ("houlsby", "lin", "pfeiffer")
+VARIANTS = (FOLDED, "lora", "dora", "vera", *ADAPTERS)
+LABELS = METHODS | {FOLDED: "LoRA, folded"}
+LEVEL = 1.02  # times the plain model's pass, up to which a variant counts as no slower
+REPORTED = {PLAIN: "Fine-Tune/LoRA", FOLDED: "Fine-Tune/LoRA", "lin": "Adapter-L", "houlsby": "Adapter-H"}
+NOTES = [
+    "A forward pass without gradients, in evaluation mode, over inputs without padding: milliseconds of the plain model, "
+    "which is what full fine-tuning leaves, and each variant's time over it. All variants take turns in one process, in "
+    "another order each turn; a ratio is of two passes of one turn. Medians, and in brackets the 10th and 90th percentile.",
+    "Methods at their own defaults, weights at random: a pass takes as long with any. LoRA, DoRA and VeRA are measured as "
+    "they train; all three fold, and are then the plain model, as `LoRA, folded` is. Adapters do not fold.",
+]
+
+
+def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """The records, by backbone and machine."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
+    return sorted((record for record in records if "latency" in record), key=lambda r: (r["backbone"], machine(r)))
+
+
+def ratios(cell: dict[str, Any], variant: str) -> pd.Series:
+    """A variant's seconds over the plain model's, turn by turn, in one cell: a batch size and a length."""
+    return pd.Series(cell["seconds"][variant]) / pd.Series(cell["seconds"][PLAIN])
+
+
+def verdict(record: dict[str, Any]) -> tuple[bool, str]:
+    """Whether adapters are slower than the plain model in every cell where folded LoRA is not; and the figures."""
+    medians = {v: [ratios(cell, v).median() for cell in record["cells"]] for v in (FOLDED, *ADAPTERS)}
+    holds = max(medians[FOLDED]) <= LEVEL < min(min(medians[v]) for v in ADAPTERS)
+    return holds, "; ".join(f"{LABELS[v]}: x {min(all_):.2f} to {max(all_):.2f}" for v, all_ in medians.items())
+
+
+def verdicts(folder: Path = FOLDER) -> list[tuple[str, bool, str]]:
+    """Of each record: backbone, whether the claim holds, the figures."""
+    lines = []
+    for record in read(folder):
+        holds, figures = verdict(record)
+        lines.append((record["backbone"], holds, f"{machine(record)}: {figures}"))
+    return lines
+
+
+def line(record: dict[str, Any], cell: dict[str, Any]) -> list[str]:
+    cells = [BACKBONES.get(record["backbone"], record["backbone"]), machine(record)]
+    cells += [str(cell["batch"]), str(cell["length"]), f"{1000 * statistics.median(cell['seconds'][PLAIN]):.1f}"]
+    for variant in VARIANTS:
+        each = ratios(cell, variant)
+        cells.append(f"{each.median():.2f} ({each.quantile(0.1):.2f}-{each.quantile(0.9):.2f})")
+    return cells
+
+
+def published() -> tuple[list[list[str]], str]:
+    """LoRA's table 1 in our columns, and where it is from."""
+    from analysis.tables import read_reported  # which imports this module for its table
+
+    reported = read_reported("lora_table1")
+    lines = []
+    for column, part in reported.groupby("column", sort=False):
+        batch, length = re.findall(r"\d+", column)[:2]
+        ms = {v: float(part.set_index("row")["value"][row]) for v, row in REPORTED.items()}
+        shares = [f"{ms[v] / ms[PLAIN]:.2f}" if v in ms else "" for v in VARIANTS]
+        lines.append(["GPT-2 medium", "published", batch, length, f"{ms[PLAIN]:.1f}", *shares])
+    [source], [protocol] = set(reported["source"]), set(reported["protocol"])
+    same = "one number for full fine-tuning and folded LoRA; ratios taken here, of its means"
+    return lines, f"Published: {source}; {protocol}; {same}."
+
+
+def table(folder: Path = FOLDER) -> Table:
+    """`latency`: a line for each batch size and length, the published ones first."""
+    lines, source = published()
+    lines += [line(record, cell) for record in read(folder) for cell in record["cells"]]
+    columns = ["backbone", "machine", "batch", "length", "ms", *(LABELS[variant] for variant in VARIANTS)]
+    cells = pd.DataFrame(lines, columns=columns)
+    return Table("latency", "A forward pass, over the plain model's", cells, [*NOTES, source], 2)

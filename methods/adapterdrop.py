@@ -1,0 +1,41 @@
+"""AdapterDrop (Rücklé et al. 2020, arXiv 2010.11918): adapters in the upper layers alone.
+
+  layer ── layer ── layer + adapter ── ... ── layer + adapter
+  dropped_layers without                      the backward pass ends at the lowest adapter
+
+The adapters are Pfeiffer's (methods/adapter.py). This is the paper's specialised variant: the same layers go without in
+training and inference. Its robust variant, which draws their number for each batch, is not here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from methods.adapter import Pfeiffer
+from methods.base import encoder_layers, register
+from training.errors import UserError
+
+
+@register
+@dataclass
+class AdapterDrop(Pfeiffer):
+    """The lowest five of RoBERTa-base's twelve layers go without, the paper's own example.
+
+    Attributes:
+        dropped_layers: how many, counted from the bottom.
+    """
+
+    name: str = "adapterdrop"
+    dropped_layers: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dropped_layers < 0:
+            raise UserError(f"method.dropped_layers is {self.dropped_layers}; it must be at least 0")
+
+    def layers(self, model: nn.Module) -> Iterable[nn.Module]:
+        stack = encoder_layers(model)
+        if self.dropped_layers >= (count := len(stack)):
+            raise UserError(f"method.dropped_layers is {self.dropped_layers}, of {count} layers: leave at least one")
+        return stack[self.dropped_layers :]

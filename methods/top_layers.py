@@ -1,0 +1,41 @@
+"""FT^Top2, a baseline of LoRA's table 3 (Hu et al. 2021, arXiv 2106.09685): the last layers alone train.
+
+  embeddings ── layer ── ... ── layer ── [layer ── layer ── head]
+  frozen                        frozen    train, and the backward pass ends here
+
+Deviations: the paper has it on GPT-2 alone, quoted from Li and Liang 2021 (arXiv 2101.00190); here it is the encoder's.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from methods.base import Method, encoder_layers, freeze_encoder, register
+from training.errors import UserError
+
+
+@register
+@dataclass
+class TopLayers(Method):
+    """At full fine-tuning's learning rate.
+
+    Attributes:
+        layers: how many of the encoder's layers train, counted from the top.
+    """
+
+    learning_rate: ClassVar[float] = 2e-5
+
+    name: str = "top_layers"
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise UserError(f"method.layers is {self.layers}; it must be at least 1")
+
+    def apply(self, model: nn.Module) -> None:
+        stack = encoder_layers(model)
+        if self.layers > len(stack):
+            raise UserError(f"method.layers is {self.layers}; the encoder has {len(stack)}: choose at most that")
+        freeze_encoder(model)
+        stack[-self.layers :].requires_grad_(True)

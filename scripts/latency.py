@@ -1,0 +1,152 @@
+"""How long a forward pass takes under each method, as LoRA's table 1 asks: `python scripts/latency.py [overrides]`.
+
+    python scripts/latency.py backbone=minilm                                       # on a CPU
+    python scripts/latency.py backbone=roberta-base batches=1,16,32 lengths=128,256,512   # on a GPU
+
+The plain model, LoRA folded into it, LoRA, DoRA and VeRA unfolded, Houlsby's, Lin's and Pfeiffer's adapters, in turns: in
+each of `repeats=20` turns every one takes one pass over the same inputs, for each of `batches=1,8,32` and of
+`lengths=16,64,128` (tokens). The backbone is its architecture with random weights, so nothing is downloaded; precision,
+device and threads are the trainer's (overrides as for `train.py`), methods are at their own defaults.
+
+Writes a record to `records/latency/` and the table `latency` in `into=paper_tables`, where `make_tables.py` makes it again.
+Leave the machine to it: two processes share their caches, and neither's time is its own.
+"""
+
+import copy
+import random
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import hydra  # noqa: E402
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from analysis.latency import FOLDED, FOLDER, PLAIN, VARIANTS, table, verdict  # noqa: E402
+from analysis.records import describe_hardware  # noqa: E402
+from methods.adapter import Houlsby, Lin, Pfeiffer  # noqa: E402
+from methods.base import fold, parameter_counts  # noqa: E402
+from methods.dora import DoRA  # noqa: E402
+from methods.full import Full  # noqa: E402
+from methods.lora import LoRA  # noqa: E402
+from methods.vera import VeRA  # noqa: E402
+from scripts.benchmark import whole  # noqa: E402
+from train import machine, make_accelerator  # noqa: E402
+from training.backbone import build, max_length  # noqa: E402
+from training.config import RunConfig, file_name, from_hydra  # noqa: E402
+from training.errors import USER_ERRORS, UserError, sentence  # noqa: E402
+from training.files import write_json  # noqa: E402
+from training.record import git_state, hardware, versions  # noqa: E402
+from training.seeding import seeded  # noqa: E402
+
+WARM_UP = 3  # turns
+OWN = {"batches": "1,8,32", "lengths": "16,64,128", "repeats": "20", "into": str(ROOT / "paper_tables")}
+FITTED = (LoRA(), LoRA(), DoRA(), VeRA(), Houlsby(), Lin(), Pfeiffer())
+METHODS = {PLAIN: Full(), **dict(zip(VARIANTS, FITTED, strict=True))}
+
+
+def build_all(run: RunConfig) -> tuple[dict[str, nn.Module], dict[str, int]]:
+    """A model for each variant, all of one encoder, for inference; and how many parameters its method trains."""
+    with seeded(run.seed, "backbone"):
+        plain = build(run.backbone, outputs=2).eval()
+    models, trained = {}, {}
+    for name, method in METHODS.items():
+        models[name] = copy.deepcopy(plain)
+        method.apply(models[name])
+        trained[name] = parameter_counts(models[name], {})["trained_without_head"]
+    fold(models[FOLDED])
+    return models, trained
+
+
+@torch.inference_mode()
+def seconds(model: nn.Module, ids: Tensor, accelerator: Accelerator) -> float:
+    """Of one forward pass; the device is idle before and after."""
+    wait = torch.cuda.synchronize if ids.is_cuda else lambda: None
+    wait()
+    begin = time.perf_counter()
+    with accelerator.autocast():
+        model(input_ids=ids)
+    wait()
+    return time.perf_counter() - begin
+
+
+def measure(
+    models: dict[str, nn.Module], ids: Tensor, repeats: int, accelerator: Accelerator
+) -> dict[str, list[float]]:
+    """Seconds of every turn, by variant; nobody always comes after the same one."""
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(WARM_UP + repeats):
+        for name in random.Random(turn).sample(list(models), len(models)):
+            taken[name].append(seconds(models[name], ids, accelerator))
+    return {name: times[WARM_UP:] for name, times in taken.items()}
+
+
+def record(run: RunConfig, batches: list[int], lengths: list[int], repeats: int) -> dict[str, Any]:
+    """What is written down of one backbone.
+
+    Raises:
+        UserError: a length is above the backbone's.
+    """
+    accelerator = make_accelerator(run)
+    models, trained = build_all(run)
+    config = models[PLAIN].config
+    if max(lengths) > (longest := max_length(models[PLAIN])):
+        raise UserError(f"lengths has {max(lengths)}; {run.backbone.name} takes at most {longest}")
+    for model in models.values():
+        model.to(accelerator.device)
+    cells = []
+    for batch, length in [(batch, length) for batch in batches for length in lengths]:
+        ids = torch.randint(config.pad_token_id + 1, config.vocab_size, (batch, length)).to(accelerator.device)
+        cells.append({"batch": batch, "length": length, "seconds": measure(models, ids, repeats, accelerator)})
+        print(f"batch {batch}, length {length}: measured", flush=True)
+    provenance = {"git": git_state(), "versions": versions(), "hardware": hardware() | machine(accelerator)}
+    return {
+        **{"latency": 1, "backbone": run.backbone.name, "architecture": run.backbone.architecture},
+        **{"methods": {name: asdict(method) for name, method in METHODS.items()}, "trained": trained},
+        **{"provenance": provenance, "cells": cells},
+    }
+
+
+def settings(words: list[str]) -> RunConfig:
+    """Those of the overrides.
+
+    Raises:
+        UserError: among them is one of the method, which is measured at its defaults.
+    """
+    if odd := [word for word in words if word.partition("=")[0].partition(".")[0] == "method"]:
+        raise UserError(f"{odd[0]}: every method is measured, at its own defaults; leave it out")
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return from_hydra(hydra.compose("config", words))
+
+
+def main() -> int:
+    given = {key: value for key, _, value in (word.partition("=") for word in sys.argv[1:]) if key in OWN}
+    own = OWN | given
+    try:
+        batches, lengths = ([whole(key, word) for word in own[key].split(",")] for key in ("batches", "lengths"))
+        repeats = whole("repeats", own["repeats"])
+        run = settings([word for word in sys.argv[1:] if word.partition("=")[0] not in OWN])
+        records = Path(own["into"]) / "records" / FOLDER.name
+        records.mkdir(parents=True, exist_ok=True)
+        measured = record(run, batches, lengths, repeats)
+        own_machine = measured["provenance"]["hardware"]
+        parts = (run.backbone.name, describe_hardware(own_machine), own_machine["precision"])
+        path = records / f"{'-'.join(map(file_name, parts))}.json"
+        write_json(path, measured)
+    except (OSError, *USER_ERRORS) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
+    holds, figures = verdict(measured)
+    print(f"{figures}: adapters add latency where folded LoRA adds none" + ("" if holds else ": NOT IN EVERY CELL"))
+    print(f"record: {path}", *table(records).write(Path(own["into"])), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
