@@ -18,7 +18,10 @@ from training.files import metadata, read_metadata, read_tensors, write_json, wr
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 # settings of PEFT's that change what an adapter computes and leave no trace in its tensors; ours know none of them
-SILENT = ("alpha_pattern", "alora_invocation_tokens", "fan_in_fan_out", "use_qalora")
+SILENT = (
+    *("alpha_pattern", "alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "kasa_config", "layer_replication"),
+    *("monteclora_config", "use_bdlora", "use_qalora"),
+)
 INITS = (True, False, None, "gaussian", "kaiming", "eva", "orthogonal")  # the others change the backbone's weights too
 
 
@@ -81,10 +84,10 @@ def read_adapter(folder: Path, model: nn.Module, method: Method, backbone: dict[
     Raises:
         UserError: the folder holds no adapter, a damaged one, or one of another method, setting or backbone.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     _check_settings(folder, config, method)
     tensors = read_tensors(folder / WEIGHTS)
-    _check_backbone(folder, config, backbone)
+    check_backbone(folder, config, backbone)
     for name, own in method.peft_shared(model).items():
         their = tensors.pop(name, own)
         if their.shape != own.shape or not their.equal(own.to(their)):
@@ -110,7 +113,12 @@ def require_adapter(folder: Path) -> None:
             raise UserError(f"{folder} holds neither a run nor an adapter: there is no {name}")
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of the adapter in a folder.
+
+    Raises:
+        UserError: it holds none, or damaged ones.
+    """
     require_adapter(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -141,8 +149,8 @@ def _check_settings(folder: Path, config: dict[str, Any], method: Method) -> Non
         )
 
 
-def _check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:
-    """By checksum where we wrote the folder, by name where PEFT did."""
+def check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:
+    """Raises a UserError if the adapter is another backbone's: by checksum where we wrote it, by name where PEFT did."""
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         is_ours = "json" in (file.metadata() or {})
     key = "sha256" if is_ours and backbone["sha256"] else "source"
