@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import planner, speed
+from analysis import planner, serving, speed
 from analysis.records import (
     BACKBONES,
     METHODS,
@@ -421,6 +421,7 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
         learning_rates(frame),
         training_cost(frame),
         speed.table(),
+        serving.table(),
         *statistics(frame),
     ]
 
