@@ -382,7 +382,7 @@ CLAIMS = (
     Claim(
         "thousands of adapters can be served beside one model",
         f"S-LoRA, by {SLIDES}",
-        ("`adapters_beside_a_model.md` counts their memory; their speed takes a serving benchmark",),
+        ("`adapters_beside_a_model.md` counts their memory, `serving.md` times them",),
     ),
     Claim(
         "200 numbers tune RoBERTa to 90 % of full fine-tuning",

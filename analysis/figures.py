@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis import serving
 from analysis.records import BACKBONES, METHODS, METRICS, TASKS, best, complete, in_order, main_metric
 from analysis.tables import pick_rate, suffix
 
@@ -46,6 +47,12 @@ LOOKS = {  # colour, marker, dash, hatch
     "adapterdrop": ("#88CCEE", "H", "-.", "..."),
 }
 OTHER = ("#777777", "*", "-", "--")
+WAYS = {
+    serving.MIXED: ("#0072B2", "s", "-"),
+    serving.SWITCHED: ("#D55E00", "^", "--"),
+    serving.FOLDED: ("#CC79A7", "v", "-."),
+    serving.BARE: ("#000000", "o", ":"),
+}
 TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_tuned", "parikh_wu_table1_minilm"]
 
 
@@ -308,6 +315,23 @@ def subspace(pairs: list[dict[str, Any]]) -> Figure | None:
     return figure
 
 
+def throughput(records: list[dict[str, Any]]) -> Figure | None:
+    """Requests a second by the number of adapters beside one backbone. S-LoRA, table 3 in idea."""
+    if not records:
+        return None
+    figure, axes = panels(len(records), width=4.2)
+    for ax, record in zip(axes, records, strict=True):
+        counts = [step["adapters"] for step in record["steps"]]
+        for way, (colour, marker, dash) in WAYS.items():
+            speeds = [serving.rate(record, step, way) for step in record["steps"]]
+            ax.plot(counts, speeds, color=colour, marker=marker, linestyle=dash, markersize=5, label=way)
+        backbone, machine, batch = serving.title(record)
+        ax.set(xscale="log", xlabel="adapters", ylabel="requests/s", title=f"{backbone}, batches of {batch}\n{machine}")
+        ax.set_ylim(bottom=0)
+    legend(figure, axes[-1])
+    return figure
+
+
 def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[str, Figure]:
     """By name; those without records are left out."""
     figures = {
@@ -321,6 +345,7 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
         "rank_alpha": rank_alpha(runs),
         "front": front(runs),
         "subspace": subspace(similarity),
+        "serving": throughput(serving.read()),
     }
     return {name: figure for name, figure in figures.items() if figure is not None}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import latency, planner, speed
+from analysis import latency, planner, serving, speed
 from analysis.records import (
     BACKBONES,
     METHODS,
@@ -425,6 +425,7 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
         training_cost(frame),
         speed.table(),
         latency.table(),
+        serving.table(),
         *statistics(frame),
     ]
 

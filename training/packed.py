@@ -73,7 +73,7 @@ class PackedBatch:
 
     Attributes:
         inputs: each (tokens): `input_ids`, `position_ids` counted from 0, for BERT `token_type_ids`.
-        first: (examples), where each begins, in the order in which they lie: the shortest first.
+        first: (examples), where each begins, in the order in which they lie.
         places: (examples), which of those each is, in the order of labels and logits.
     """
 
@@ -100,10 +100,16 @@ class PackedBatch:
         return PackedBatch(inputs, move(self.labels), move(self.first), move(self.places), spans)
 
 
-def pack(data: Encoded, indices: list[int], grid_cost: float) -> PackedBatch:
-    """Lays the examples at `indices` end to end, and cuts them for attention as is cheapest at so many tokens a grid."""
+def pack(data: Encoded, indices: list[int], grid_cost: float, sort: bool = True) -> PackedBatch:
+    """Lays the examples at `indices` end to end, and cuts them for attention as is cheapest at so many tokens a grid.
+
+    Args:
+        sort: the shortest first, so that neighbours are of similar length; else as they come.
+    """
     labels = torch.tensor([data.split.labels[i] for i in indices], dtype=data.label_type)
-    order = sorted(range(len(indices)), key=lambda place: data.lengths[indices[place]])
+    order = list(range(len(indices)))
+    if sort:
+        order.sort(key=lambda place: data.lengths[indices[place]])
     laid = [indices[place] for place in order]
     lengths = [data.lengths[i] for i in laid]
     inputs = {name: torch.tensor([token for i in laid for token in ids[i]]) for name, ids in data.inputs.items()}
@@ -163,13 +169,17 @@ class Padded(nn.Module):
 class Packed(nn.Module):
     """The fast path, for BERT's and RoBERTa's classifiers."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, sort: bool = True):
+        """
+        Args:
+            sort: see `pack`.
+        """
         super().__init__()
-        self.model = model
+        self.model, self.sort = model, sort
 
     def collate(self, data: Encoded, indices: list[int]) -> PackedBatch:
         """A batch as the device likes it."""
-        return pack(data, indices, GRID_COST.get(next(self.model.parameters()).device.type, math.inf))
+        return pack(data, indices, GRID_COST.get(next(self.model.parameters()).device.type, math.inf), self.sort)
 
     @staticmethod
     def cost(lengths: list[int]) -> int:
@@ -237,10 +247,10 @@ def mix(q: Tensor, k: Tensor, v: Tensor, gaps: Tensor | None, p: float) -> Tenso
     return dropout(scores.softmax(-1).to(v.dtype), p) @ v
 
 
-def forward_path(model: nn.Module, forward: str) -> Packed | Padded:
+def forward_path(model: nn.Module, forward: str, sort: bool = True) -> Packed | Padded:
     """That of `trainer.forward`; the fast one only if it knows the model: classes it stands in for, with no hook on them."""
     if forward == "packed" and is_known(model):
-        return Packed(model)
+        return Packed(model, sort)
     return Padded(model, MULTIPLE if forward == "compiled" else 1)
 
 

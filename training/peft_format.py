@@ -20,7 +20,7 @@ PREFIX = "base_model.model."
 # settings of PEFT's that change what an adapter computes and leave no trace in its tensors; ours know none of them
 SILENT = (
     *("alpha_pattern", "alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "kasa_config", "layer_replication"),
-    *("monteclora_config", "use_bdlora", "use_qalora"),
+    *("monteclora_config", "rank_pattern", "use_bdlora", "use_qalora"),
 )
 INITS = (True, False, None, "gaussian", "kaiming", "eva", "orthogonal")  # the others change the backbone's weights too
 
@@ -85,7 +85,7 @@ def read_adapter(folder: Path, model: nn.Module, method: Method, backbone: dict[
         UserError: the folder holds no adapter, a damaged one, or one of another method, setting or backbone.
     """
     config = read_config(folder)
-    _check_settings(folder, config, method)
+    check_settings(folder, config, method)
     tensors = read_tensors(folder / WEIGHTS)
     check_backbone(folder, config, backbone)
     for name, own in method.peft_shared(model).items():
@@ -129,8 +129,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_settings(folder: Path, config: dict[str, Any], method: Method) -> None:
-    """What would change the result in silence has to agree."""
+def check_settings(folder: Path, config: dict[str, Any], method: Method) -> None:
+    """Raises a UserError unless all that would change the result in silence agrees with the method's settings."""
     if not method.peft_names:
         raise UserError(
             f"{folder} holds an adapter, and method={method.name} has none that PEFT knows: use another method"

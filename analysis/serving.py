@@ -1,0 +1,77 @@
+"""What `scripts/serve_bench.py` measured, as a table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.records import BACKBONES, RECORDS, TASKS
+from analysis.render import Table
+from analysis.speed import machine
+
+FOLDER = RECORDS / "serving"
+MIXED, SWITCHED, FOLDED, BARE = "mixed batch", "one at a time", "folded, one at a time", "no adapters"
+WAYS = (MIXED, SWITCHED, FOLDED, BARE)
+NOTES = [
+    "A batch's requests are drawn at random over the adapters (LoRA of mixed rank, each with a head of its own), its texts "
+    "over the task's validation set. Four ways serve the same batches by turns in one process: all adapters in one forward "
+    "pass; a pass for each adapter in the batch; the same with the adapter written into the weights and taken out again; and "
+    "one pass of the backbone with one head, which no adapters can be faster than. Tokenizing and drawing are outside.",
+    "`adapters a batch`: the median. `ms`: median a batch (90th percentile). `x ...`: requests/s of the mixed batch over "
+    "theirs, over all turns.",
+    "`GB`: the backbone and all adapters with their heads; `GB of models`: as many whole models. `loads`: how often an "
+    "adapter came to the device in all turns; on a CPU that takes no time.",
+]
+
+
+def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """The records, in the order of backbones, machines and tasks."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    place = {name: i for i, name in enumerate(TASKS)}
+    return sorted(
+        (record for record in records if "serving" in record),
+        key=lambda r: (r["backbone"], machine(r), place[r["task"]], r["settings"]["batch"]),
+    )
+
+
+def title(record: dict[str, Any]) -> list[str]:
+    """Backbone, machine, and what a batch is made of."""
+    backbone = BACKBONES.get(record["backbone"], record["backbone"])
+    return [backbone, machine(record), f"{record['settings']['batch']} of {TASKS[record['task']]}"]
+
+
+def rate(record: dict[str, Any], step: dict[str, Any], way: str) -> float:
+    """Requests a second over all turns."""
+    seconds = step["seconds"][way]
+    return record["settings"]["batch"] * len(seconds) / sum(seconds)
+
+
+def ratio(step: dict[str, Any], way: str) -> float:
+    """Requests/s of the mixed batch over another way's, over all turns."""
+    return sum(step["seconds"][way]) / sum(step["seconds"][MIXED])
+
+
+def line(record: dict[str, Any], step: dict[str, Any]) -> list[str]:
+    ms = {way: 1000 * np.array(step["seconds"][way]) for way in WAYS}
+    memory = record["model_bytes"] + step["adapter_bytes"], step["adapters"] * record["model_bytes"]
+    return [
+        *title(record),
+        f"{step['adapters']:,}",
+        f"{np.median(step['adapters_a_batch']):.0f}",
+        *(f"{rate(record, step, way):.0f}" for way in WAYS),
+        *(f"{np.median(each):.0f} ({np.quantile(each, 0.9):.0f})" for each in ms.values()),
+        *(f"{ratio(step, way):.2f}" for way in WAYS[1:]),
+        *(f"{size / 1e9:.2f}" for size in memory),
+        str(step["loads"]),
+    ]
+
+
+def table(folder: Path = FOLDER) -> Table:
+    """`serving`: a line for each number of adapters."""
+    lines = [line(record, step) for record in read(folder) for step in record["steps"]]
+    columns = ["backbone", "machine", "batch", "adapters", "adapters a batch"]
+    columns += [f"{way}, {what}" for what in ("requests/s", "ms") for way in WAYS] + [f"x {way}" for way in WAYS[1:]]
+    columns += ["GB", "GB of models", "loads"]
+    return Table("serving", "Many adapters beside one backbone", pd.DataFrame(lines, columns=columns), NOTES, 3)
