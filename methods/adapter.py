@@ -4,9 +4,9 @@ Three papers, three places, in the names of BERT's modules:
 
   houlsby   Houlsby et al. 2019, arXiv 1902.00751, figure 2: in attention's part and in the feed-forward's, before each sum
 
-              x ─┬─ attention ─ dense ─ dropout ─ h ─┬───── + ─┬─ + ─ LayerNorm     the LayerNorms train too
-                 │                                   └ U·f·D ┘ │
-                 └─────────────────────────────────────────────┘
+              x ─┬─ attention ─ dense ─ dropout ─ h ─┬──────── + ─ + ─ LayerNorm     the LayerNorms train too
+                 │                                   └ U·f·D ──┘   │
+                 └─────────────────────────────────────────────────┘
 
   lin       Lin et al. 2020, arXiv 2004.03829: after the whole layer, with a LayerNorm of its own
 

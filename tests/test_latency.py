@@ -48,6 +48,8 @@ def test_the_variants_share_one_encoder(built):
         logits = [model(input_ids=ids).logits for model in models.values()]
     for other in logits[1:]:
         torch.testing.assert_close(other, logits[0], atol=1e-5, rtol=1e-5)
+    words = {model.base_model.embeddings.word_embeddings.weight.data_ptr() for model in models.values()}
+    assert len(words) == 1  # not equal copies, but the same memory
 
 
 def test_every_variant_takes_one_pass_a_turn_in_changing_order(monkeypatch):
