@@ -112,7 +112,7 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
     if accelerator.is_main_process:
         record |= {"status": status, "reason": reason} | loop.summary()
         if status == "complete" and run.method.peft_names:
-            write_adapter(folder / ADAPTER, loop.model, run.method, read_tensors(folder / BEST), *about_adapter(record))
+            write_adapter(folder / ADAPTER, loop.model, run.method, read_tensors(folder / BEST), record)
         path = write_record(folder, record)
         tracker.finish(record)
         if status != "interrupted":
@@ -120,12 +120,6 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
         print(f"result: {path}", flush=True)
     if error is not None:
         raise error
-
-
-def about_adapter(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where the backbone's weights come from, and what else an adapter's header says of its run."""
-    kept = ("method", "task", "seed", "config_hash", "metric")
-    return record["provenance"]["backbone"], {key: record[key] for key in kept} | {"best": record["best"]}
 
 
 def make_accelerator(run: RunConfig) -> Accelerator:

@@ -204,7 +204,7 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], head: bool = 
     """Copies a saved `trained_state` into a model that the same method was applied to; without the head if so told.
 
     Raises:
-        UserError: names or shapes differ from the model's.
+        UserError: names or shapes differ from the model's, or a number is not finite.
     """
     own = trained_state(model)
     if not head:
@@ -216,6 +216,8 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], head: bool = 
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
             raise UserError(f"the saved {name} has shape {tuple(state[name].shape)}, the model's {tuple(tensor.shape)}")
+        if not state[name].isfinite().all():
+            raise UserError(f"the saved {name} has numbers that are not finite: the file is damaged")
         tensor.copy_(state[name])
 
 

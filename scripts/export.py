@@ -5,12 +5,15 @@ again; form=adapter what `peft.PeftModel.from_pretrained` loads. Both come with 
 numbers. push=USER/NAME sends the folder to the Hugging Face hub; data.path=DIR says where the data lie now.
 """
 
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training.errors import USER_ERRORS, UserError, sentence
+from training.errors import USER_ERRORS, Diverged, UserError, sentence
 from training.words import parse
 
 OPTIONS = {"run": None, "into": None, "form": "folded", "push": None, "data.path": None}
@@ -25,17 +28,32 @@ def export(options: dict[str, str | None]) -> None:
     from training.restore import restore
 
     choose("form", options["form"], FORMS)
-    run_folder, folder = Path(options["run"]), Path(options["into"])
+    run_folder, folder = Path(options["run"].removesuffix("result.json")), Path(options["into"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
     restored = restore(run_folder, options["data.path"])
-    if options["form"] == "adapter":
-        export_adapter(restored, run_folder, folder)
-    else:
-        print(folding_table(export_folded(restored, folder, make_accelerator(restored.run))))
+    with complete(folder) as unfinished:
+        if options["form"] == "adapter":
+            export_adapter(restored, unfinished)
+        else:
+            print(folding_table(export_folded(restored, unfinished, make_accelerator(restored.run))))
     print(f"written: {folder}")
     if options["push"]:
         print(f"pushed: {push(folder, options['push'])}")
+
+
+@contextmanager
+def complete(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its place when all is written; nothing is left of it otherwise."""
+    unfinished = folder.resolve().with_name(f".{folder.resolve().name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        yield unfinished
+        if folder.exists():
+            folder.rmdir()  # it is empty
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def push(folder: Path, repository: str) -> str:
@@ -55,7 +73,7 @@ def push(folder: Path, repository: str) -> str:
 def main() -> int:
     try:
         export(parse(sys.argv[1:], OPTIONS, required=("run", "into"))[0])
-    except (OSError, *USER_ERRORS) as error:
+    except (Diverged, OSError, *USER_ERRORS) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     return 0

@@ -58,8 +58,6 @@ def answers(task: "Task", split: "Split", logits: "np.ndarray") -> list[dict[str
 
 def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
     """The examples of the command line, or of a file."""
-    import datasets
-
     from tasks.loading import read_examples, unlabelled
 
     if file:
@@ -69,8 +67,10 @@ def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
     size = len(task.columns)
     if not sentences or len(sentences) % size:
         raise UserError(f"{task.name} takes {' and '.join(task.columns)}; {len(sentences)} sentences were given")
-    columns = {column: sentences[i::size] for i, column in enumerate(task.columns)}
-    return unlabelled(task, "the command line", datasets.Dataset.from_dict(columns))
+    if not all(part.encode("utf-8", "ignore").decode() == part for part in sentences):
+        raise UserError("a sentence is not valid UTF-8: give it in a file")
+    pairs = zip(*(sentences[i::size] for i in range(size)), strict=True)
+    return unlabelled(task, "the command line", [dict(zip(task.columns, pair, strict=True)) for pair in pairs])
 
 
 def show(answer: dict[str, Any]) -> str:
@@ -96,8 +96,10 @@ def main() -> int:
         from training.files import write_text  # and what follows takes seconds: a mistake should not wait for it
         from training.restore import restore
 
-        restored = restore(Path(options["run"]), options["data.path"])
+        restored = restore(Path(options["run"].removesuffix("result.json")), options["data.path"])
         task = restored.run.task.row
+        if options["submission"] and (options["file"] or sentences):
+            raise UserError("submission= predicts GLUE's test split: leave out file= and sentences")
         if options["submission"]:
             print(*submit(restored, Path(options["submission"])), sep="\n")
             return 0

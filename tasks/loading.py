@@ -3,6 +3,7 @@
 Each source gives a table per split in GLUE's columns; what follows, checks included, never asks where it came from.
 """
 
+import csv
 import hashlib
 import json
 import math
@@ -10,10 +11,9 @@ import random
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -85,19 +85,11 @@ def load_test(task: Task, config: "DataConfig") -> dict[str, Split]:
         raise UserError("generated data have no test split: it is GLUE's own that a submission is made of")
     names = tuple(name.replace("validation", "test") for name in task.validation)
     folder = hub_folder(task, config, names) if config.name == "hub" else Path(config.path).expanduser()
-    return {name: unlabelled(task, f"{task.name}/{name}", _read(folder, task, name)) for name in names}
-
-
-READERS = {
-    ".csv": partial(pd.read_csv, dtype=str, keep_default_na=False),
-    ".tsv": partial(pd.read_csv, dtype=str, keep_default_na=False, sep="\t"),
-    ".jsonl": partial(pd.read_json, lines=True, dtype=False),
-    ".parquet": pd.read_parquet,
-}
+    return {name: unlabelled(task, f"{task.name}/{name}", _read(folder, task, name).to_list()) for name in names}
 
 
 def read_examples(task: Task, file: Path) -> Split:
-    """Examples without labels, from a table with the task's columns.
+    """Examples without labels, from a table with the task's columns; a .tsv has no quotes, as GLUE's have none.
 
     Raises:
         UserError: the file is missing, of another kind, damaged, or lacks a column.
@@ -105,16 +97,55 @@ def read_examples(task: Task, file: Path) -> Split:
     if file.suffix not in READERS:
         raise UserError(f"{file} is none of: {', '.join(f'*{suffix}' for suffix in READERS)}")
     try:
-        table = READERS[file.suffix](file)
-    except (ValueError, OSError) as error:
+        rows = READERS[file.suffix](file)
+    except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-    return unlabelled(task, str(file), datasets.Dataset.from_pandas(table, preserve_index=False))
+    return unlabelled(task, str(file), rows)
 
 
-def unlabelled(task: Task, where: str, dataset: datasets.Dataset) -> Split:
-    """A table's examples; their labels are all 0 and mean nothing."""
-    texts = _texts(task, where, dataset)
-    return Split(where, texts, [0] * len(texts), _idx(dataset))
+def _separated(file: Path, **dialect: Any) -> list[dict[str, Any]]:
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, strict=True, **dialect)
+        rows = list(reader)
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():  # the key of fields too many, the value of fields too few
+            raise ValueError(f"row {number} has not the header's {len(reader.fieldnames)} fields")
+    if len(set(reader.fieldnames or [])) < len(reader.fieldnames or []):
+        raise ValueError("two of its columns have the same name")
+    return rows
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("not every line is an object")
+    return rows
+
+
+READERS = {
+    ".csv": _separated,
+    ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".jsonl": _json_lines,
+    ".parquet": lambda file: pq.read_table(file).to_pylist(),
+}
+
+
+def unlabelled(task: Task, where: str, rows: list[dict[str, Any]]) -> Split:
+    """Examples whose labels are all 0 and mean nothing.
+
+    Raises:
+        UserError: there are none, or a column is missing or no text.
+    """
+    if not rows:
+        raise UserError(f"{where} has no rows")
+    for number, row in enumerate(rows):
+        for column in task.columns:
+            if column not in row:
+                raise UserError(f"{where} has no column {column}; its columns are: {', '.join(map(str, row))}")
+            if not isinstance(row[column], str):
+                raise UserError(f"{where}, row {number}: {column} is not a text")
+    texts = [tuple(row[column] for column in task.columns) for row in rows]
+    return Split(where, texts, [0] * len(rows), [row.get("idx", number) for number, row in enumerate(rows)])
 
 
 def hub_folder(task: Task, config: "DataConfig", names: tuple[str, ...] = ()) -> Path:
@@ -166,33 +197,23 @@ def _hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
     """Checks a table's columns and labels, row by row."""
     where = f"{task.name}/{name}"
-    texts = _texts(task, where, dataset, "label")
-    named = getattr(dataset.features["label"], "names", None)
-    if named is not None and tuple(named) != task.labels:
-        raise UserError(f"{where} names its labels {', '.join(named)}; GLUE has {', '.join(task.labels)}")
-    labels = list(dataset["label"])
-    for row, label in enumerate(labels):
-        if not _is_label(task, label):
-            expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
-            raise UserError(f"{where}, row {row}: the label is {label}; it must be {expected}")
-    return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, _idx(dataset))
-
-
-def _texts(task: Task, where: str, dataset: datasets.Dataset, *more: str) -> list[tuple[str, ...]]:
-    """The task's columns; the others have to be there."""
-    if absent := [column for column in (*task.columns, *more) if column not in dataset.column_names]:
+    if absent := [column for column in (*task.columns, "label") if column not in dataset.column_names]:
         raise UserError(f"{where} has no column {absent[0]}; its columns are: {', '.join(dataset.column_names)}")
     if len(dataset) == 0:
         raise UserError(f"{where} has no rows")
+    named = getattr(dataset.features["label"], "names", None)
+    if named is not None and tuple(named) != task.labels:
+        raise UserError(f"{where} names its labels {', '.join(named)}; GLUE has {', '.join(task.labels)}")
     texts = list(zip(*(dataset[column] for column in task.columns), strict=True))
-    for row, text in enumerate(texts):
+    labels = list(dataset["label"])
+    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
         if not all(isinstance(part, str) for part in text):
             raise UserError(f"{where}, row {row}: {' or '.join(task.columns)} is not a text")
-    return texts
-
-
-def _idx(dataset: datasets.Dataset) -> list[int]:
-    return list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
+        if not _is_label(task, label):
+            expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
+            raise UserError(f"{where}, row {row}: the label is {label}; it must be {expected}")
+    idx = list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
+    return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)
 
 
 def _is_label(task: Task, label: object) -> bool:

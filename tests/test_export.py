@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import datasets
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import compose
+from safetensors.torch import load_file, save_file
 from test_backbone import save_encoder
 from test_scripts import call
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -19,7 +21,7 @@ from methods.base import AdaptedLinear
 from scripts.export import export, push
 from tasks.generated import generate
 from tasks.glue import GLUE
-from tasks.loading import Split
+from tasks.loading import Split, read_examples
 from tasks.submission import FILES, write_submission
 from training.errors import UserError
 from training.export import export_folded
@@ -94,6 +96,66 @@ def test_what_does_not_fold_is_not_exported_as_if_it_did(house, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def damage(folder, name: str = "best.safetensors") -> None:
+    tensors = load_file(folder / name)
+    key = next(key for key in tensors if key.endswith(("A", "lora_A.weight")))
+    tensors[key][0, 0] = torch.nan
+    save_file(tensors, folder / name)
+
+
+def test_nothing_half_is_left_of_a_failed_export(house, tmp_path, monkeypatch):
+    run = trained(house, "lora")
+    options = {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "folded", "push": None, "data.path": None}
+    monkeypatch.setattr("training.export.TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="nothing is written"):
+        export(options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_not_finite_are_a_damaged_file(house, tmp_path):
+    run = trained(house, "lora")
+    shutil.copytree(run.folder, tmp_path / "run")
+    damage(tmp_path / "run")
+    with pytest.raises(UserError, match="not finite: the file is damaged"):
+        restore(tmp_path / "run")
+
+
+def test_the_export_is_judged_by_the_runs_own_data(house, tmp_path):
+    run = trained(house, "lora")
+    for split, size in (("train", 40), ("validation", 20)):
+        (tmp_path / "rte").mkdir(exist_ok=True)
+        table = pa.table(generate("rte", split, size, 9))
+        pq.write_table(table, tmp_path / "rte" / f"{split}-00000-of-00001.parquet")
+    restored = restore(run.folder, str(tmp_path))
+    with pytest.raises(UserError, match="data are not those"):
+        export_folded(restored, tmp_path / "out", train.make_accelerator(restored.run))
+    assert not (tmp_path / "out").exists()
+
+
+def test_glues_unquoted_lines_and_other_tables(tmp_path):
+    cola = GLUE["cola"]
+    (tmp_path / "q.tsv").write_text('sentence\tidx\n"It is so, he said.\t7\nplain\t8\n')
+    split = read_examples(cola, tmp_path / "q.tsv")
+    assert split.texts == [('"It is so, he said.',), ("plain",)]
+    (tmp_path / "q.csv").write_text('id,sentence\n1,"one, two"\n2,three\n')
+    assert read_examples(cola, tmp_path / "q.csv").texts == [("one, two",), ("three",)]
+    wrong = {
+        "a.csv": ("sentence\nabc, def\n", "row 1 has not the header's 1 fields"),
+        "b.csv": ("id,sentence\n1,a\n2\n", "row 2 has not the header's 2 fields"),
+        "c.csv": ("sentence,sentence\na,b\n", "the same name"),
+        "d.csv": ("text\na\n", "has no column sentence"),
+        "e.csv": ("sentence\n", "has no rows"),
+        "f.jsonl": ('{"sentence": 1}\n', "sentence is not a text"),
+        "g.jsonl": ("[1]\n", "not every line is an object"),
+        "h.jsonl": ("{\n", "cannot be read"),
+        "i.parquet": ("no parquet", "cannot be read"),
+    }
+    for name, (text, message) in wrong.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_examples(cola, tmp_path / name)
+
+
 def test_an_adapter_is_exported_with_tokenizer_and_card(house, tmp_path):
     run = trained(house, "vera")
     options = {
@@ -108,7 +170,7 @@ def test_an_adapter_is_exported_with_tokenizer_and_card(house, tmp_path):
     assert names >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
     with pytest.raises(UserError, match="name a new folder"):
         export(options)
-    with pytest.raises(UserError, match="has no adapter that PEFT knows"):
+    with pytest.raises(UserError, match="PEFT knows no method like full"):
         export(options | {"run": str(trained(house, "full").folder), "into": str(tmp_path / "other")})
 
 

@@ -225,6 +225,33 @@ def test_an_adapter_of_ours_belongs_to_its_backbone(lora_of_peft, tmp_path):
             train.train(settings(tmp_path / "other", *METHODS["lora"], f"output_dir={tmp_path}", f"init_from={init}"))
 
 
+@pytest.mark.parametrize("place", ["", "adapter"])
+def test_what_a_run_begins_at_is_of_its_method_and_with_a_kept_head_of_its_task(place, lora_of_peft, tmp_path):
+    encoder, _ = lora_of_peft
+    first = settings(encoder, *METHODS["lora_fa"], f"output_dir={tmp_path}")
+    train.train(first)
+    words = (f"init_from={first.folder / place}", f"output_dir={tmp_path}")
+    with pytest.raises(UserError, match=r"method.name=lora_fa, this run has lora"):
+        train.train(settings(encoder, "method=lora", "method.rank=4", *words))
+    with pytest.raises(UserError, match="its head is of the task rte"):
+        train.train(settings(encoder, *METHODS["lora_fa"], *words, "task=wnli", "init_head=kept"))
+    with pytest.raises(UserError, match=r"has r 4|method.rank=4"):
+        train.train(settings(encoder, "method=lora_fa", "method.rank=2", *words))
+
+
+def test_a_sweep_looks_again_at_what_its_runs_began_at(lora_of_peft, tmp_path):
+    encoder, _ = lora_of_peft
+    first = settings(encoder, *METHODS["lora"], f"output_dir={tmp_path}")
+    train.train(first)
+    second = settings(encoder, *METHODS["lora"], f"output_dir={tmp_path}", f"init_from={first.folder}")
+    train.train(second)
+    train.train(second)
+    state = load_file(first.folder / "best.safetensors")
+    save_file({name: tensor + 1 for name, tensor in state.items()}, first.folder / "best.safetensors")
+    with pytest.raises(UserError, match="another start"):
+        train.train(second)
+
+
 def test_projections_of_another_seed_are_refused(lora_of_peft, tmp_path):
     encoder, _ = lora_of_peft
     trained_by_peft(encoder, "vera", tmp_path / "adapter")

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         with seeded(seed, "backbone"):
             model = build(config, task.outputs)
         tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
-        provenance = {"source": f"random, seed {seed}", "revision": None, "sha256": None}
+        drawn = json.dumps(config.architecture, sort_keys=True) + tokenizer.backend_tokenizer.to_str()
+        checksum = hashlib.sha256(drawn.encode()).hexdigest()  # with the seed, all that such a backbone comes from
+        provenance = {"source": f"random, seed {seed}", "revision": None, "sha256": checksum}
     else:
         folder = find(config)
         checksum = _checksum(folder)

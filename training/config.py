@@ -259,6 +259,8 @@ class RunConfig:
         if self.start is not None and (self.start not in GLUE or self.start == self.task.name):
             others = [name for name in GLUE if name != self.task.name]
             raise UserError(f"start is '{self.start}'; choose another task to start from: {', '.join(others)}")
+        if self.init_from == "":
+            raise UserError("init_from is empty; name the folder of a run or of an adapter")
         if self.start is not None and self.init_from is not None:
             raise UserError("start and init_from are both given; a run begins at one of them")
         choose("init_head", self.init_head, ("fresh", "kept"))

@@ -1,6 +1,5 @@
 """A run as others use it: folded into a plain transformers checkpoint, or as PEFT's adapter, each with a model card."""
 
-import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,15 +10,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from methods.base import fold
-from tasks.loading import load_splits
+from methods.base import fold, trained_state
 from training.batches import Encoded, encode
 from training.errors import UserError
 from training.evaluation import judge, predict
 from training.files import write_json, write_text
-from training.loop import ADAPTER
 from training.packed import forward_path
-from training.restore import Restored
+from training.peft_format import write_adapter
+from training.restore import Restored, load_data
 
 TOLERANCE = 1e-3  # of logits: sums of hundreds of float32 products, taken in another order
 
@@ -36,7 +34,7 @@ def export_folded(restored: Restored, folder: Path, accelerator: Accelerator) ->
     run, model = restored.run, restored.model
     task, folded = run.task.row, fold(deepcopy(model))
     require_plain(folded, run.method.name)
-    splits = load_splits(task, run.data)
+    splits = load_data(run, restored.record)
     data = {name: encode(splits[name], restored.tokenizer, run.task.max_length) for name in task.validation}
     if task.labels:
         folded.config.id2label = dict(enumerate(task.labels))
@@ -51,21 +49,22 @@ def export_folded(restored: Restored, folder: Path, accelerator: Accelerator) ->
         metrics = judge(logits, data, task).summary.metrics
         numbers[name] = metrics | {"largest difference": max(_difference(logits[k], first[k]) for k in logits)}
     if (worst := numbers["saved and loaded"]["largest difference"]) > TOLERANCE:
-        raise UserError(f"folding changed a logit by {worst:.2g}: {folder} is not to be used")
+        raise UserError(f"folding changed a logit by {worst:.2g}: nothing is written")
     write_json(folder / "folding.json", numbers)
     write_text(folder / "README.md", card(restored, "transformers") + "\n" + folding_table(numbers))
     return numbers
 
 
-def export_adapter(restored: Restored, run_folder: Path, folder: Path) -> None:
-    """Copies the run's adapter, and writes tokenizer and card beside it.
+def export_adapter(restored: Restored, folder: Path) -> None:
+    """Writes the adapter, and tokenizer and card beside it.
 
     Raises:
         UserError: PEFT does not know the method.
     """
-    if not (run_folder / ADAPTER).is_dir():
-        raise UserError(f"method={restored.run.method.name} has no adapter that PEFT knows: use form=folded")
-    shutil.copytree(run_folder / ADAPTER, folder, dirs_exist_ok=True)
+    method, model = restored.run.method, restored.model
+    if not method.peft_names:
+        raise UserError(f"form=adapter: PEFT knows no method like {method.name}")
+    write_adapter(folder, model, method, trained_state(model), restored.record)
     restored.tokenizer.save_pretrained(folder)
     write_text(folder / "README.md", card(restored, "peft"))
 
@@ -98,17 +97,23 @@ def card(restored: Restored, library: str) -> str:
         EvalResult(
             task_type="text-classification",
             dataset_type=run.data.repository,
-            dataset_name=f"GLUE {run.task.name} ({source})",
+            dataset_name=f"GLUE {run.task.name}",
             dataset_config=run.task.name,
             dataset_split="validation",
             metric_type=metric,
             metric_value=best[metric],
         )
         for metric in metrics
+        if run.data.name == "hub" and run.data.eval_size is None  # only such a score is GLUE's
     ]
     hub = run.backbone.source if run.backbone.revision else None
     header = ModelCardData(
-        base_model=hub, library_name=library, language="en", model_name=name, tags=["glue"], eval_results=results
+        base_model=hub,
+        library_name=library,
+        language="en",
+        model_name=name,
+        tags=["glue"],
+        eval_results=results or None,
     )
     trainer, provenance, trained = run.trainer, record["provenance"], record["parameters"]
     scores = ", ".join(f"{metric} {best[metric]:.4f}" for metric in metrics)

@@ -218,7 +218,8 @@ class Loop:
         with torch.random.fork_rng():
             for batch in shapes.values():
                 for _ in range(GRAPH_RUNS):
-                    self.accelerator.backward(self.loss(self.parallel, batch.to(self.accelerator.device)))
+                    with self.accelerator.no_sync(self.parallel):  # other processes may have other shapes
+                        self.accelerator.backward(self.loss(self.parallel, batch.to(self.accelerator.device)))
                     self.optimizer.zero_grad(set_to_none=True)
 
     def log(self, bar: tqdm) -> None:

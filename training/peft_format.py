@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from methods.base import AdaptedLinear, Method, head_prefixes, trained_state
 from training.errors import UserError
-from training.files import metadata, read_metadata, read_tensors, write_json, write_tensors
+from training.files import metadata, read_tensors, write_json, write_tensors
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -49,17 +49,18 @@ def write_adapter(
     model: nn.Module,
     method: Method,
     state: dict[str, Tensor],
-    backbone: dict[str, Any],
-    about: dict[str, Any],
+    record: dict[str, Any],
 ) -> None:
     """Writes an adapter that `peft.PeftModel.from_pretrained(backbone, folder)` loads, head included.
 
     Args:
         model: after `method.apply`.
         state: its trained state, the best one, say.
-        backbone: where its weights come from (`provenance.backbone` of a record).
-        about: kept in the tensors' header, beside `backbone`; whatever JSON can hold.
+        record: the run's, of which the tensors' header keeps what the adapter is of.
     """
+    backbone = record["provenance"]["backbone"]
+    header = {"backbone": backbone, "method": record["config"]["method"]}
+    header |= {key: record[key] for key in ("task", "seed", "config_hash", "metric", "best")}
     adapted = [name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)]
     config = method.peft_config() | {
         "task_type": "SEQ_CLS",
@@ -70,7 +71,7 @@ def write_adapter(
         "inference_mode": True,
     }
     tensors = {theirs: state[name] for name, theirs in names(model, method).items()} | method.peft_shared(model)
-    write_tensors(folder / WEIGHTS, tensors, metadata({"backbone": backbone} | about) | {"format": "pt"})
+    write_tensors(folder / WEIGHTS, tensors, metadata(header))
     write_json(folder / CONFIG, config)
 
 
@@ -149,15 +150,28 @@ def check_settings(folder: Path, config: dict[str, Any], method: Method) -> None
         )
 
 
+def header(folder: Path) -> dict[str, Any] | None:
+    """What `write_adapter` kept beside the tensors; None where somebody else wrote them.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            kept = json.loads((file.metadata() or {}).get("json", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{folder / WEIGHTS} is damaged ({error})") from error
+    return kept if isinstance(kept, dict) and kept.keys() >= {"backbone", "method", "task"} else None
+
+
 def check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:
     """Raises a UserError if the adapter is another backbone's: by checksum where we wrote it, by name where PEFT did."""
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        is_ours = "json" in (file.metadata() or {})
-    key = "sha256" if is_ours and backbone["sha256"] else "source"
-    there = (
-        read_metadata(folder / WEIGHTS)["backbone"] if is_ours else {"source": config.get("base_model_name_or_path")}
-    )
-    if there[key] != backbone[key]:
-        raise UserError(
-            f"{folder} was trained on a backbone with {key} '{there[key]}'; use that one, this one's is '{backbone[key]}'"
-        )
+    ours = header(folder)
+    there = ours["backbone"] if ours else {"source": config.get("base_model_name_or_path")}
+    if not ours and config.get("revision") and backbone["revision"]:
+        there["revision"] = config["revision"]
+    for key in there:
+        if there[key] != backbone[key]:
+            raise UserError(
+                f"{folder} was trained on a backbone with {key} '{there[key]}'; use that one, this one's is '{backbone[key]}'"
+            )

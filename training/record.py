@@ -70,7 +70,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and "status" in record else None
+    return record if isinstance(record, dict) and record.keys() >= {"status", "config", "provenance"} else None
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:

@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from methods.base import load_trained_state
-from tasks.loading import load_splits
+from tasks.loading import Split, fingerprint, load_splits
 from training.backbone import load_backbone
 from training.config import RunConfig, from_dict
 from training.errors import UserError
@@ -18,6 +17,20 @@ from training.files import read_tensors
 from training.loop import BEST
 from training.record import read_record
 from training.seeding import seeded
+
+
+def load_data(run: RunConfig, record: dict[str, Any]) -> dict[str, Split]:
+    """The splits that the run was trained and evaluated on.
+
+    Raises:
+        UserError: others are there now.
+    """
+    splits = load_splits(run.task.row, run.data)
+    if fingerprint(splits) != record["provenance"]["data_fingerprint"]:
+        raise UserError(
+            "the data are not those that the run was trained and evaluated on: data.path=DIR says where these are"
+        )
+    return splits
 
 
 @dataclass(frozen=True)
@@ -46,12 +59,14 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
     record = read_record(folder)
     if record is None or record["status"] != "complete":
         raise UserError(f"{folder} holds no finished run: name the folder of a result.json")
-    run = from_dict(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    if not (folder / BEST).exists():
+        raise UserError(f"{folder} has lost its {BEST}: force=true trains the run again")
+    run = from_dict(record["config"])
     trainer = replace(run.trainer, precision="fp32", device="auto", forward="packed", threads=None)
     run = replace(run, trainer=trainer, data=replace(run.data, path=data_path or run.data.path))
 
     def texts() -> Iterator[tuple[str, ...]]:  # read only if the tokenizer has to be trained again
-        yield from load_splits(run.task.row, run.data)["train"].texts
+        yield from load_data(run, record)["train"].texts
 
     backbone = load_backbone(run.backbone, run.task.row, run.seed, texts())
     if backbone.provenance != record["provenance"]["backbone"]:

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from methods.base import load_trained_state
 from training import peft_format
@@ -41,13 +41,31 @@ def begin(run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
     """
     folder = Path(run.init_from)
     if (folder / NAME).exists():
-        state = _run_state(folder, run, backbone)
+        record = read_record(folder)
+        there = {"method": record["config"]["method"], "task": record["task"]}
+        there["backbone"] = record["provenance"]["backbone"]
+        state = read_tensors(folder / BEST)
     else:
-        state = peft_format.read_adapter(folder, model, run.method, backbone)
+        there, state = peft_format.header(folder), peft_format.read_adapter(folder, model, run.method, backbone)
     try:
+        if there:  # PEFT's own folders do not say
+            _check(there, run, backbone)
         load_trained_state(model, state, head=run.init_head == "kept")
     except UserError as error:
         raise UserError(f"init_from={folder}: {error}") from error
+
+
+def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> None:
+    """Raises a UserError unless method, settings and backbone agree, and with a kept head the task."""
+    theirs, here = there["method"], to_dict(run.method)
+    for key in ["name", *sorted((theirs.keys() | here.keys()) - {"name", *FREE})]:
+        if theirs.get(key) != here.get(key):
+            raise UserError(f"it was trained with method.{key}={theirs.get(key)}, this run has {here.get(key)}")
+    for key, value in there["backbone"].items():
+        if value != backbone[key]:
+            raise UserError(f"it was trained on a backbone with {key} '{value}', this run's has '{backbone[key]}'")
+    if run.init_head == "kept" and there["task"] != run.task.name:
+        raise UserError(f"its head is of the task {there['task']}: leave out init_head=kept")
 
 
 def _weights(folder: Path) -> Path:
@@ -63,17 +81,3 @@ def _weights(folder: Path) -> Path:
     if not (folder / BEST).exists():
         raise UserError(f"init_from: {folder} has lost its {BEST}")
     return folder / BEST
-
-
-def _run_state(folder: Path, run: RunConfig, backbone: dict[str, Any]) -> dict[str, Tensor]:
-    """The best state of a run of the same method, settings and backbone."""
-    record = read_record(folder)
-    there, here = record["config"]["method"], to_dict(run.method)
-    for key in sorted((there.keys() | here.keys()) - set(FREE)):
-        if there.get(key) != here.get(key):
-            raise UserError(
-                f"init_from: {folder} was trained with method.{key}={there.get(key)}, this run has {here.get(key)}"
-            )
-    if record["provenance"]["backbone"] != backbone:
-        raise UserError(f"init_from: {folder} was trained on {record['backbone']}, this run's backbone is another")
-    return read_tensors(folder / BEST)

@@ -71,10 +71,8 @@ def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
         complain(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
         exit_statuses.append(1)
         return False
-    moved = (
-        record is not None and record["config"]["data"]["path"] != run.data.path
-    )  # other data, perhaps: the run looks
-    return run.force or word != "complete" or moved
+    moved = record is not None and record["config"]["data"]["path"] != run.data.path
+    return run.force or word != "complete" or moved or run.init_from is not None  # other data or weights: the run looks
 
 
 def state(run: RunConfig) -> tuple[str, dict[str, Any] | None]:
