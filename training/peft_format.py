@@ -59,8 +59,8 @@ def write_adapter(
         record: the run's, of which the tensors' header keeps what the adapter is of.
     """
     backbone = record["provenance"]["backbone"]
-    header = {"backbone": backbone, "method": record["config"]["method"]}
-    header |= {key: record[key] for key in ("task", "seed", "config_hash", "metric", "best")}
+    kept = {"backbone": backbone, "method": record["config"]["method"]}
+    kept |= {key: record[key] for key in ("task", "seed", "config_hash", "metric", "best")}
     adapted = [name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)]
     config = method.peft_config() | {
         "task_type": "SEQ_CLS",
@@ -71,7 +71,7 @@ def write_adapter(
         "inference_mode": True,
     }
     tensors = {theirs: state[name] for name, theirs in names(model, method).items()} | method.peft_shared(model)
-    write_tensors(folder / WEIGHTS, tensors, metadata(header))
+    write_tensors(folder / WEIGHTS, tensors, metadata(kept))
     write_json(folder / CONFIG, config)
 
 
