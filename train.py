@@ -80,7 +80,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         run.method.apply(model)
     if start:
         load_trained_state(model, read_tensors(start.folder / BEST), head=False)
-    if run.init_from:
+    if run.init_from and (run.force or not (folder / checkpoint.NAME).exists()):
         begin(run, model, backbone.provenance)
     record["parameters"] = parameter_counts(model, backbone_parameters)
     encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}

@@ -14,7 +14,8 @@ import train
 from tasks.glue import GLUE
 from tasks.loading import load_splits
 from training.batches import collate, encode
-from training.errors import Diverged, UserError
+from training.errors import Diverged, Interrupted, UserError
+from training.loop import Loop
 from training.record import read_record
 from training.restore import restore
 
@@ -250,6 +251,26 @@ def test_a_sweep_looks_again_at_what_its_runs_began_at(lora_of_peft, tmp_path):
     save_file({name: tensor + 1 for name, tensor in state.items()}, first.folder / "best.safetensors")
     with pytest.raises(UserError, match="another start"):
         train.train(second)
+
+
+def test_a_run_that_has_begun_does_without_what_it_began_at(lora_of_peft, tmp_path, monkeypatch):
+    encoder, folder = lora_of_peft
+    shutil.copytree(folder, tmp_path / "adapter")
+    words = (*METHODS["lora"], f"init_from={tmp_path / 'adapter'}", "trainer.epochs=1", "trainer.eval_every=1")
+    whole = settings(encoder, *words, f"output_dir={tmp_path / 'whole'}")
+    train.train(whole)
+    cut = settings(encoder, *words, f"output_dir={tmp_path / 'cut'}")
+    monkeypatch.setattr(Loop, "is_stop_requested", lambda loop: loop.progress.step == 1)
+    with pytest.raises(Interrupted):
+        train.train(cut)
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "adapter")
+    for _ in range(2):  # goes on, and stands
+        train.train(cut)
+    one, other = (load_file(run.folder / "best.safetensors") for run in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(UserError, match="there is no folder"):
+        train.train(settings(encoder, *words, f"output_dir={tmp_path / 'cut'}", "force=true"))
 
 
 def test_projections_of_another_seed_are_refused(lora_of_peft, tmp_path):

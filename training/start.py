@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from methods.base import load_trained_state
-from training import peft_format
+from training import checkpoint, peft_format
 from training.config import RunConfig, to_dict
 from training.errors import UserError
 from training.files import read_tensors
@@ -20,11 +20,15 @@ FREE = ("dropout",)  # of a method's settings: a finished state does not depend 
 def describe_start(run: RunConfig) -> dict[str, Any] | None:
     """What the record keeps of `run.init_from`: a hash of the weights. None without one.
 
+    A run that has begun does without the folder, if that is gone: what it began with is in the run's own state.
+
     Raises:
         UserError: there is neither a finished run nor an adapter.
     """
     if run.init_from is None:
         return None
+    if not Path(run.init_from).is_dir() and not run.force and (noted := _noted(run.folder)):
+        return noted
     with _weights(Path(run.init_from)).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"sha256": digest, "head": run.init_head}
@@ -66,6 +70,14 @@ def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> N
             raise UserError(f"it was trained on a backbone with {key} '{value}', this run's has '{backbone[key]}'")
     if run.init_head == "kept" and there["task"] != run.task.name:
         raise UserError(f"its head is of the task {there['task']}: leave out init_head=kept")
+
+
+def _noted(folder: Path) -> dict[str, Any] | None:
+    """What the unfinished or finished run in a folder began at."""
+    if (folder / checkpoint.NAME).exists():
+        return checkpoint.read_identity(folder)["start"]
+    record = read_record(folder)
+    return record["provenance"].get("start") if record else None
 
 
 def _weights(folder: Path) -> Path:
