@@ -13,9 +13,9 @@ import torch
 from conftest import compose
 from safetensors.torch import load_file, save_file
 from test_backbone import save_encoder
-from test_scripts import call
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import scripts.predict
 import train
 from methods.base import AdaptedLinear
 from scripts.export import export, push
@@ -45,6 +45,18 @@ def house(tmp_path_factory):
                 columns["idx"] = list(range(size))[::-1]
             pq.write_table(pa.table(columns), folder / task / f"{split}-00000-of-00001.parquet")
     return folder
+
+
+@pytest.fixture
+def answer(monkeypatch, capsys):
+    """Calls scripts/predict.py: exit status, output, errors."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["predict.py", *words])
+        return scripts.predict.main(), *capsys.readouterr()
+
+    return call
 
 
 def trained(house, method: str, *words: str):
@@ -189,10 +201,10 @@ def test_pushing_sends_the_folder_and_its_mistakes_are_sentences(tmp_path, monke
         push(tmp_path, "me/mine")
 
 
-def test_predictions_of_sentences_and_of_a_file_agree(house, tmp_path):
+def test_predictions_of_sentences_and_of_a_file_agree(house, answer, tmp_path):
     run = trained(house, "dora")
     pairs = [("the cat sat", "a dog ran"), ("a dog ran", "the cat sat on the mat")]
-    status, out, err = call("predict.py", f"run={run.folder}", *(part for pair in pairs for part in pair))
+    status, out, err = answer(f"run={run.folder}", *(part for pair in pairs for part in pair))
     assert status == 0, err
     assert [line.split("\t")[0] in ("entailment", "not_entailment") for line in out.splitlines()] == [True, True]
     for suffix, separator in ((".tsv", "\t"), (".csv", ",")):
@@ -203,21 +215,21 @@ def test_predictions_of_sentences_and_of_a_file_agree(house, tmp_path):
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "pairs.parquet")
     for suffix in (".tsv", ".csv", ".jsonl", ".parquet"):
         words = (f"run={run.folder}", f"file={tmp_path / f'pairs{suffix}'}", f"into={tmp_path / 'found.jsonl'}")
-        status, _, err = call("predict.py", *words)
+        status, _, err = answer(*words)
         assert status == 0, err
         found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
-        assert [answer["sentence1"] for answer in found] == [pair[0] for pair in pairs]
-        for answer, line in zip(found, out.splitlines(), strict=True):
+        assert [one["sentence1"] for one in found] == [pair[0] for pair in pairs]
+        for one, line in zip(found, out.splitlines(), strict=True):
             label, probabilities = line.split("\t")
-            assert answer["label"] == label
-            assert sum(answer["probabilities"].values()) == pytest.approx(1)
-            assert f"{label} {answer['probabilities'][label]:.3f}" in probabilities
+            assert one["label"] == label
+            assert sum(one["probabilities"].values()) == pytest.approx(1)
+            assert f"{label} {one['probabilities'][label]:.3f}" in probabilities
 
 
 @pytest.mark.parametrize("task", ["cola", "rte", "stsb"])
-def test_a_submission_is_glues(task, house, tmp_path):
+def test_a_submission_is_glues(task, house, answer, tmp_path):
     run = trained(house, "lora", f"task={task}")
-    status, out, err = call("predict.py", f"run={run.folder}", f"submission={tmp_path}")
+    status, out, err = answer(f"run={run.folder}", f"submission={tmp_path}")
     assert status == 0, err
     name = {"cola": "CoLA.tsv", "rte": "RTE.tsv", "stsb": "STS-B.tsv"}[task]
     assert out.strip() == str(tmp_path / name)
@@ -225,7 +237,7 @@ def test_a_submission_is_glues(task, house, tmp_path):
     assert lines[0] == ["index", "prediction"]
     assert [int(index) for index, _ in lines[1:]] == list(range(12))
     allowed = {"cola": {"0", "1"}, "rte": {"entailment", "not_entailment"}}.get(task)
-    assert all(answer in allowed if allowed else 0 <= float(answer) <= 5 for _, answer in lines[1:])
+    assert all(word in allowed if allowed else 0 <= float(word) <= 5 for _, word in lines[1:])
 
 
 def test_every_task_has_its_submission_file(tmp_path):
@@ -258,9 +270,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("words", MISTAKES, ids=MISTAKES.values())
-def test_a_mistake_is_a_sentence(words, house):
+def test_a_mistake_is_a_sentence(words, house, answer):
     run = trained(house, "lora")
-    status, out, err = call("predict.py", *(word.format(run=run.folder) for word in words))
+    status, out, err = answer(*(word.format(run=run.folder) for word in words))
     assert status == 2
     assert out == ""
     assert len(err.splitlines()) == 1

@@ -70,7 +70,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.keys() >= {"status", "config", "provenance"} else None
+    return record if isinstance(record, dict) and "status" in record else None
+
+
+def read_finished(folder: Path) -> dict[str, Any] | None:
+    """The record of a run that ended well, if the folder holds a whole one."""
+    record = read_record(folder)
+    whole = record is not None and record.keys() >= {"task", "config", "provenance"}
+    return record if whole and record["status"] == "complete" else None
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:

@@ -15,7 +15,7 @@ from training.config import RunConfig, from_dict
 from training.errors import UserError
 from training.files import read_tensors
 from training.loop import BEST
-from training.record import read_record
+from training.record import read_finished
 from training.seeding import seeded
 
 
@@ -56,8 +56,8 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
     Raises:
         UserError: the folder holds no finished run, a damaged one, or its backbone's weights are not those it had.
     """
-    record = read_record(folder)
-    if record is None or record["status"] != "complete":
+    record = read_finished(folder)
+    if record is None:
         raise UserError(f"{folder} holds no finished run: name the folder of a result.json")
     if not (folder / BEST).exists():
         raise UserError(f"{folder} has lost its {BEST}: force=true trains the run again")

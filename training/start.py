@@ -12,7 +12,7 @@ from training.config import RunConfig, to_dict
 from training.errors import UserError
 from training.files import read_tensors
 from training.loop import BEST
-from training.record import NAME, read_record
+from training.record import NAME, read_finished, read_record
 
 FREE = ("dropout",)  # of a method's settings: a finished state does not depend on it
 
@@ -45,7 +45,7 @@ def begin(run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
     """
     folder = Path(run.init_from)
     if (folder / NAME).exists():
-        record = read_record(folder)
+        record = read_finished(folder)
         there = {"method": record["config"]["method"], "task": record["task"]}
         there["backbone"] = record["provenance"]["backbone"]
         state = read_tensors(folder / BEST)
@@ -87,8 +87,7 @@ def _weights(folder: Path) -> Path:
     if not (folder / NAME).exists():
         peft_format.require_adapter(folder)
         return folder / peft_format.WEIGHTS
-    record = read_record(folder)
-    if record is None or record["status"] != "complete":
+    if read_finished(folder) is None:
         raise UserError(f"init_from: {folder} holds a run that is not finished")
     if not (folder / BEST).exists():
         raise UserError(f"init_from: {folder} has lost its {BEST}")
