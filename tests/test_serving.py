@@ -17,7 +17,7 @@ from analysis.serving import BARE, FOLDED, MIXED, SWITCHED, WAYS, ratio, table
 from methods.base import trained_state
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA
-from scripts.serve_bench import verdict
+from scripts.serve_bench import main, verdict
 from serving.adapters import Adapter, AdapterStore, from_folder, from_state
 from serving.mixed import MixedLinear, Server, by_adapter
 from tasks.glue import GLUE
@@ -275,9 +275,11 @@ def test_states_of_other_methods_are_refused(name):
 # The measurement
 
 
+SMALL = ("backbone=tiny", "task=rte", "data.train_size=40", "data.eval_size=20", "batch=6", "rounds=2")
+
+
 def serve_bench(folder, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts/serve_bench.py"), "backbone=tiny", "task=rte", *words]
-    command += ["data.train_size=40", "data.eval_size=20", "batch=6", "rounds=2", f"into={folder}"]
+    command = [sys.executable, str(ROOT / "scripts/serve_bench.py"), *SMALL, f"into={folder}", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -311,11 +313,12 @@ def test_the_command_serves_four_ways_and_writes_a_record_and_a_table(tmp_path):
         ("backbone=tiney", "unknown backbone 'tiney'"),
     ],
 )
-def test_mistakes_are_one_sentence(word, message, tmp_path):
-    done = serve_bench(tmp_path, word)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_mistakes_are_one_sentence(word, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["serve_bench.py", *SMALL, f"into={tmp_path}", word])
+    assert main() == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def step(**more) -> dict:
