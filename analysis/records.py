@@ -147,7 +147,7 @@ def variant(config: dict[str, Any]) -> str:
     config["method"].pop("projection_seed", None)
     config["data"].pop("path", None)
     if config.get("init_from") is None:  # no earlier record has the settings
-        config.pop("init_from", None), config.pop("init_head", None)
+        config = {key: value for key, value in config.items() if key not in ("init_from", "init_head")}
     for key in ("forward", "packed"):  # as earlier records have it
         config["trainer"].pop(key, None)
     for key in ("learning_rates", "head_learning_rates"):
