@@ -19,6 +19,7 @@ import scripts.predict
 import train
 from methods.base import AdaptedLinear
 from scripts.export import export, push
+from scripts.predict import OPTIONS
 from tasks.generated import generate
 from tasks.glue import GLUE
 from tasks.loading import Split, read_examples
@@ -27,6 +28,7 @@ from training.errors import UserError
 from training.export import export_folded
 from training.record import read_record
 from training.restore import restore
+from training.words import parse
 
 QUICK = ("logger=none", "task.max_length=32", "trainer.epochs=2", "trainer.learning_rate=0.01")
 
@@ -254,6 +256,12 @@ def test_every_task_has_its_submission_file(tmp_path):
             assert (first, second) == (task.labels[0], task.labels[-1])
         else:
             assert (first, second) == ("0", str(task.outputs - 1))
+
+
+def test_a_sentence_may_look_like_an_option_and_an_options_slip_may_not():
+    assert parse(["run=x", "E=mc2", "a = b"], OPTIONS) == (OPTIONS | {"run": "x"}, ["E=mc2", "a = b"])
+    with pytest.raises(UserError, match="did you mean submission"):
+        parse(["submision=x"], OPTIONS)
 
 
 MISTAKES = {

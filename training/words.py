@@ -1,5 +1,6 @@
 """The words of a script's command line: `key=value`, and the rest."""
 
+import difflib
 from collections.abc import Sequence
 
 from training.errors import UserError, unknown
@@ -14,14 +15,14 @@ def parse(
         options: each with its default.
 
     Raises:
-        UserError: a required option is missing, or a word looks like an option and is none.
+        UserError: a required option is missing, or a word is nearly one.
     """
     chosen, rest = dict(options), []
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in options:
             chosen[key] = value
-        elif equals and " " not in word and key.replace(".", "").replace("_", "").isalpha():
+        elif equals and difflib.get_close_matches(key, options, n=1):
             raise UserError(unknown("option", key, options))
         else:
             rest.append(word)
