@@ -33,6 +33,7 @@ from training.errors import USER_ERRORS, UserError, sentence
 from training.files import write_json
 from training.record import git_state, hardware, versions
 from training.sweep import cells
+from training.words import parse
 
 LOSS_TOLERANCE = 0.02  # bf16 rounds that far
 OWN = {"rounds": "6", "steps": "4", "into": str(ROOT / "paper_tables")}
@@ -151,9 +152,8 @@ def whole(key: str, value: str) -> int:
 
 
 def main() -> int:
-    words = [word for word in sys.argv[1:] if word.partition("=")[0] not in OWN]
     try:
-        own = OWN | {key: value for key, _, value in (w.partition("=") for w in sys.argv[1:] if w not in words)}
+        own, words = parse(sys.argv[1:], OWN)
         rounds, steps = (whole(key, own[key]) for key in ("rounds", "steps"))
         records = Path(own["into"]) / "records" / FOLDER.name
         runs = cells(["experiment=benchmark", *words])

@@ -44,6 +44,7 @@ from training.errors import USER_ERRORS, UserError, sentence  # noqa: E402
 from training.files import write_json  # noqa: E402
 from training.record import git_state, hardware, versions  # noqa: E402
 from training.seeding import seeded  # noqa: E402
+from training.words import parse  # noqa: E402
 
 WARM_UP = 3  # turns
 OWN = {"batches": "1,8,32", "lengths": "16,64,128", "repeats": "20", "into": str(ROOT / "paper_tables")}
@@ -129,12 +130,11 @@ def settings(words: list[str]) -> RunConfig:
 
 
 def main() -> int:
-    given = {key: value for key, _, value in (word.partition("=") for word in sys.argv[1:]) if key in OWN}
-    own = OWN | given
     try:
+        own, words = parse(sys.argv[1:], OWN)
         batches, lengths = ([whole(key, word) for word in own[key].split(",")] for key in ("batches", "lengths"))
         repeats = whole("repeats", own["repeats"])
-        run = settings([word for word in sys.argv[1:] if word.partition("=")[0] not in OWN])
+        run = settings(words)
         records = Path(own["into"]) / "records" / FOLDER.name
         records.mkdir(parents=True, exist_ok=True)
         measured = record(run, batches, lengths, repeats)

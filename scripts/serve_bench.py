@@ -44,6 +44,7 @@ from training.packed import forward_path
 from training.record import git_state, hardware, versions
 from training.seeding import named_seed, seeded
 from training.sweep import cells
+from training.words import parse
 
 RANKS, OUTPUTS = (4, 8, 16), (1, 2, 3)
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of logits, between the ways
@@ -200,9 +201,8 @@ def verdict(step: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    words = [word for word in sys.argv[1:] if word.partition("=")[0] not in OWN]
     try:
-        own = OWN | {key: value for key, _, value in (w.partition("=") for w in sys.argv[1:] if w not in words)}
+        own, words = parse(sys.argv[1:], OWN)
         counts = sorted({whole("adapters", part) for part in own["adapters"].split(",")})
         batch, rounds, budget = (whole(key, own[key]) for key in ("batch", "rounds", "budget"))
         records = Path(own["into"]) / "records" / FOLDER.name

@@ -5,7 +5,10 @@ import shutil
 
 import pytest
 import torch
-from conftest import compose
+from conftest import ROOT, compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from safetensors.torch import load_file, save_file
 from test_backbone import save_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
@@ -18,11 +21,13 @@ from training.errors import Diverged, Interrupted, UserError
 from training.loop import Loop
 from training.record import read_record
 from training.restore import restore
+from training.sweep import is_pending
 
 peft = pytest.importorskip("peft", reason="peft is in requirements-dev.txt")
 
 QUICK = ("data=generated", "data.train_size=40", "data.eval_size=20", "logger=none", "task.max_length=32", "task=rte")
 STILL = ("trainer.learning_rate=1e-12", "trainer.head_learning_rate=1e-12", "trainer.epochs=1")
+RATES = ["trainer.learning_rate=0.02", "trainer.head_learning_rate=0.02"]
 METHODS = {
     "lora": ["method=lora", "method.rank=4", "method.alpha=6"],
     "lora_all": ["method=lora_all", "method.rank=4", "method.rank_stabilized=true"],
@@ -42,7 +47,7 @@ def encoder(request, tmp_path_factory):
 
 
 def settings(encoder, *words: str):
-    rates = [] if words and words[-1] in STILL else ["trainer.learning_rate=0.02", "trainer.head_learning_rate=0.02"]
+    rates = [] if words and words[-1] in STILL else RATES
     return compose(*QUICK, "backbone=custom", f"backbone.source={encoder}", "trainer.epochs=2", *rates, *words)
 
 
@@ -244,9 +249,15 @@ def test_a_sweep_looks_again_at_what_its_runs_began_at(lora_of_peft, tmp_path):
     encoder, _ = lora_of_peft
     first = settings(encoder, *METHODS["lora"], f"output_dir={tmp_path}")
     train.train(first)
-    second = settings(encoder, *METHODS["lora"], f"output_dir={tmp_path}", f"init_from={first.folder}")
+    words = [*METHODS["lora"], f"output_dir={tmp_path}", f"init_from={first.folder}"]
+    second = settings(encoder, *words)
     train.train(second)
     train.train(second)
+    job = [*QUICK, "backbone=custom", f"backbone.source={encoder}", "trainer.epochs=2", *RATES, *words]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        sweep = GlobalHydra.instance().config_loader().load_configuration("config", [], RunMode.MULTIRUN)
+        assert is_pending(sweep, job)
+        assert not is_pending(sweep, job[:-1])
     state = load_file(first.folder / "best.safetensors")
     save_file({name: tensor + 1 for name, tensor in state.items()}, first.folder / "best.safetensors")
     with pytest.raises(UserError, match="another start"):
