@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import scripts.predict
 import train
 from methods.base import AdaptedLinear
+from scripts import benchmark, latency, serve_bench
 from scripts.export import export, push
 from scripts.predict import OPTIONS
 from tasks.generated import generate
@@ -267,6 +268,16 @@ def test_every_task_has_its_submission_file(tmp_path):
 
 def test_a_sentence_may_look_like_an_option_and_an_options_slip_may_not():
     assert parse(["run=x", "E=mc2", "a = b"], OPTIONS) == (OPTIONS | {"run": "x"}, ["E=mc2", "a = b"])
+    overrides = [
+        "method=lora",
+        "init_from=x",
+        "start=mnli",
+        "trainer.batch_size=8",
+        "trainer.max_steps=3",
+        "data.path=x",
+    ]
+    for script in (benchmark, latency, serve_bench):
+        assert parse([*overrides, "into=x"], script.OWN) == (script.OWN | {"into": "x"}, overrides)
     with pytest.raises(UserError, match="did you mean submission"):
         parse(["submision=x"], OPTIONS)
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from training.errors import UserError, unknown
 
+SLIP = 0.75  # how like an option a word's key has to be to be a slip of it: fle is, init_from is none of into
+
 
 def parse(
     words: Sequence[str], options: dict[str, str | None], required: tuple[str, ...] = ()
@@ -22,7 +24,7 @@ def parse(
         key, equals, value = word.partition("=")
         if equals and key in options:
             chosen[key] = value
-        elif equals and difflib.get_close_matches(key, options, n=1):
+        elif equals and difflib.get_close_matches(key, options, n=1, cutoff=SLIP):
             raise UserError(unknown("option", key, options))
         else:
             rest.append(word)
