@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test faults lint clean
 
 help:                ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -26,6 +26,9 @@ demo: setup          ## DoRA on generated CoLA with a small encoder: under two m
 
 test: $(VENV)/dev.stamp ## all tests, on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+faults: $(VENV)/dev.stamp ## the long form of tests/faults: fifty kills, a full disk, bad input by the hundred
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --long -n auto
 
 lint: $(VENV)/dev.stamp ## ruff
 	$(BIN)/ruff check .

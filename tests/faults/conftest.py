@@ -1,0 +1,35 @@
+"""`make faults`: the long form, and at its end how much was tried and what was lost."""
+
+import pytest
+
+from faults.harness import Hang, Lost
+
+COUNTED = ("kills survived", "other faults", "inputs tried")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="at least fifty kills, and inputs by the hundred")
+
+
+@pytest.fixture(scope="session")
+def is_long(request) -> bool:
+    """False in `make test`, where this file's options are not known."""
+    return request.config.getoption("--long", default=False)
+
+
+@pytest.fixture
+def tally(record_property):
+    """`tally("inputs tried")` counts for the summary."""
+    return lambda name, count=1: record_property(f"faults/{COUNTED[COUNTED.index(name)]}", count)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "outcome")]
+    pairs = [pair for report in reports if report.when == "call" for pair in report.user_properties]
+    lines = [f"{name}: {sum(n for key, n in pairs if key == f'faults/{name}')}" for name in COUNTED]
+    failed = [report.longreprtext for report in reports if report.failed]
+    lines += [
+        f"{name}: {sum(kind.__name__ in text for text in failed)}"
+        for name, kind in (("records lost", Lost), ("hangs", Hang))
+    ]
+    terminalreporter.write_sep("=", ", ".join(lines))

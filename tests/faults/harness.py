@@ -1,0 +1,101 @@
+"""`train.py` as a process that is broken from outside, and what two equal runs must share."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from conftest import ROOT
+
+TINY = (
+    "profile=offline",
+    "backbone=tiny",
+    "logger=none",
+    "data.train_size=96",
+    "data.eval_size=40",
+    "method.rank=4",
+    "trainer.batch_size=8",
+)
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"OMP_NUM_THREADS": "1"}
+PATIENCE = 120  # seconds until a process counts as hung
+
+
+class Hang(AssertionError):
+    """A process did not end."""
+
+
+class Lost(AssertionError):
+    """A finished record, or the way back to it, is gone."""
+
+
+class Ended(NamedTuple):
+    """Exit status (minus the signal's number for a killed one) and what was printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def start(
+    output: Path, *words: str, launch: tuple[str, ...] = (), environment: dict[str, str] | None = None, **options
+) -> subprocess.Popen:
+    """`python train.py` on the smallest run, its folder below `output`, in a process group of its own.
+
+    Args:
+        words: overrides after those of TINY.
+        launch: what stands before `train.py` in place of the interpreter, as in `accelerate launch`.
+        environment: variables to add.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    command = [*(launch or (sys.executable,)), str(ROOT / "train.py"), *TINY, f"output_dir={output}", *words]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        command, env=ENVIRONMENT | (environment or {}), cwd=output, start_new_session=True, **(pipes | options)
+    )
+
+
+def finish(process: subprocess.Popen, patience: float = PATIENCE) -> Ended:
+    """Waits for the end; a process that does not come to it is killed, with all that it started."""
+    try:
+        out, err = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise Hang(f"no end after {patience} s\n{out}\n{err}") from None
+    return Ended(process.returncode, out or "", err or "")
+
+
+def call(output: Path, *words: str, **options) -> Ended:
+    return finish(start(output, *words, **options))
+
+
+def require_sentence(ended: Ended) -> None:
+    """A refusal: one sentence on the error stream, and a status that is not 0."""
+    assert ended.status in (1, 2, 130), ended
+    lines = ended.err.splitlines()
+    assert len(lines) == 1, ended.err
+    assert lines[0].startswith(("error: ", "interrupted")), ended.err
+
+
+def run_folder(output: Path) -> Path:
+    """Of the one run below `output`."""
+    [folder] = (path for path in output.glob("*/*") if path.is_dir() and not path.name.startswith("."))
+    return folder
+
+
+def outcome(output: Path) -> dict:
+    """All of the one finished run below `output` that an equal run must share to the bit."""
+    folder = run_folder(output)
+    if not (folder / "result.json").exists():
+        raise Lost(f"{folder} has no record: {sorted(path.name for path in folder.iterdir())}")
+    record = json.loads((folder / "result.json").read_text())
+    shared = ("status", "config_hash", "history", "best", "last", "selected", "parameters")
+    files = ["predictions.jsonl", "best.safetensors", "last.safetensors", *_below(folder / "adapter")]
+    return {key: record[key] for key in shared} | {name: (folder / name).read_bytes() for name in files}
+
+
+def _below(folder: Path) -> list[str]:
+    return [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*"))]
