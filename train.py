@@ -5,6 +5,7 @@ unfinished run and does not repeat a finished one (`force=true` does).
 """
 
 import os
+import signal
 import sys
 import traceback
 from contextlib import nullcontext
@@ -26,16 +27,22 @@ from training import checkpoint
 from training.backbone import load_backbone
 from training.batches import encode
 from training.config import RunConfig, from_hydra, to_dict
-from training.errors import USER_ERRORS, Diverged, Interrupted, UserError, complain, sentence
-from training.files import empty, held, read_tensors, require_writable, write_text
+from training.errors import USER_ERRORS, Damaged, Diverged, Interrupted, UserError, complain, out_of_memory, sentence
+from training.files import empty, held, read_tensors, require_writable, set_aside, write_text
 from training.loop import ADAPTER, BEST, Loop
 from training.meters import release_memory
 from training.peft_format import write_adapter
 from training.record import NAME, describe, read_record, write_record
+from training.secrets import redacted
 from training.seeding import seeded
 from training.start import begin, describe_start
 from training.sweep import exit_statuses, start_config, state
 from training.tracker import make_tracker
+
+NO_MEMORY = (
+    "error: out of memory ({error}): the same command goes on from the last evaluation once there is more; "
+    "trainer.micro_batch_size=N and trainer.eval_batch_size=N take less"
+)
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
@@ -50,8 +57,8 @@ def main(cfg: DictConfig) -> None:
     except (Diverged, OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
         exit_statuses.append(1 if isinstance(error, Diverged) else 2)
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        complain(NO_MEMORY.format(error=error) if out_of_memory(error) else traceback.format_exc())
         exit_statuses.append(1)
 
 
@@ -79,8 +86,8 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
     if start:
-        load_trained_state(model, read_tensors(start.folder / BEST), head=False)
-    if run.init_from and (run.force or not (folder / checkpoint.NAME).exists()):
+        load_trained_state(model, read_tensors(start.folder / BEST)[0], head=False)
+    if run.init_from and (run.force or not checkpoint.is_whole(folder)):
         begin(run, model, backbone.provenance)
     record["parameters"] = parameter_counts(model, backbone_parameters)
     encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
@@ -108,18 +115,26 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
     except Diverged as diverged:
         error, status, reason = diverged, "failed", str(diverged)
     except (Exception, KeyboardInterrupt) as stopped:  # the checkpoint stands; the same command goes on from it
-        error, status, reason = stopped, "interrupted", f"{type(stopped).__name__}: {stopped}"
+        error, status, reason = stopped, "interrupted", f"{type(stopped).__name__}: {stopped}".rstrip(": ")
     if accelerator.is_main_process:
-        record |= {"status": status, "reason": reason} | loop.summary()
+        record |= {"status": status, "reason": reason and redacted(reason)} | loop.summary()
         if status == "complete" and run.method.peft_names:
-            write_adapter(folder / ADAPTER, loop.model, run.method, read_tensors(folder / BEST), record)
+            write_adapter(folder / ADAPTER, loop.model, run.method, read_tensors(folder / BEST)[0], record)
         path = write_record(folder, record)
         tracker.finish(record)
         if status != "interrupted":
             (folder / checkpoint.NAME).unlink(missing_ok=True)
         print(f"result: {path}", flush=True)
+    if loop.stopped_by:
+        hand_on(loop.stopped_by)
     if error is not None:
         raise error
+
+
+def hand_on(number: signal.Signals) -> None:
+    """Lets who handled a signal before have it, now that the state is kept: submitit then queues the job again."""
+    if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
+        signal.raise_signal(number)
 
 
 def make_accelerator(run: RunConfig) -> Accelerator:
@@ -132,6 +147,9 @@ def make_accelerator(run: RunConfig) -> Accelerator:
         raise UserError("trainer.device is cuda, and torch sees no GPU here: use trainer.device=cpu")
     if config.forward == "compiled" and not has_gpu:
         raise UserError("trainer.forward is compiled, which is for a GPU; on a CPU packed is faster: leave it out")
+    if run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first call
+    torch.use_deterministic_algorithms(run.deterministic)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_gpu and torch.cuda.is_bf16_supported())
     AcceleratorState._reset_state()  # a sweep's earlier run may have set another precision in this process
     graphs = TorchDynamoPlugin(backend="inductor", mode="reduce-overhead", dynamic=True)
@@ -170,7 +188,11 @@ def is_settled(run: RunConfig, record: dict[str, Any]) -> bool:
         UserError: it was finished on other data, or from other weights.
         Diverged: it failed before, and would again.
     """
-    folder, earlier = run.folder, read_record(run.folder)
+    folder = run.folder
+    try:
+        earlier = read_record(folder)
+    except Damaged:
+        return False
     if run.force or earlier is None or earlier["status"] == "interrupted":
         return False
     if run.retry and earlier["status"] == "failed":
@@ -190,9 +212,15 @@ def is_settled(run: RunConfig, record: dict[str, Any]) -> bool:
 
 
 def prepare_folder(run: RunConfig) -> None:
-    """The run's folder with its resolved settings in it; emptied by `force`."""
+    """The run's folder with its resolved settings in it; emptied by `force`, and what is damaged in it set aside."""
     if run.force:
-        empty(run.folder)
+        empty(run.folder, first=NAME)
+    for name, read in ((NAME, read_record), (checkpoint.NAME, checkpoint.read_identity)):
+        try:
+            read(run.folder)
+        except Damaged as error:
+            complain(f"warning: {error}")
+            set_aside(run.folder / name)
     write_text(run.folder / "config.yaml", yaml.safe_dump(to_dict(run), sort_keys=False))
 
 

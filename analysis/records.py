@@ -9,11 +9,14 @@ from typing import Any
 import pandas as pd
 
 from tasks.glue import GLUE
-from training.errors import UserError
-from training.files import write_json
+from training.config import LATER
+from training.errors import Damaged, UserError, complain
+from training.files import sealed, write_json
+from training.record import parse
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
+MEASURED = ("benchmark", "latency", "serving")  # folders of what scripts measured, in forms of their own
 METHODS = {
     "full": "Full FT",
     "lora": "LoRA",
@@ -69,14 +72,16 @@ SETTINGS = {
 }
 
 
-def parse(file: Path) -> dict[str, Any] | None:
-    """A record that ended, well or not; None for any other file."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    ended = isinstance(record, dict) and record.get("status") in ("complete", "failed") and "config" in record
-    return record if ended else None
+def ended(files: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Those of the files that are records of runs that ended, well or not; a damaged one is named, and left out."""
+    for file in files:
+        try:
+            record = parse(file)
+        except Damaged as error:
+            complain(f"warning: {error}: left out; the command that trained it sets it aside and trains it again")
+            continue
+        if record["status"] in ("complete", "failed") and "config" in record:
+            yield file, record
 
 
 def collect(folder: Path, into: Path = RECORDS) -> list[Path]:
@@ -90,22 +95,21 @@ def collect(folder: Path, into: Path = RECORDS) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give a folder of runs, as in runs/parikh_wu_table1")
     written = []
-    for file in sorted(folder.rglob("result.json")):
-        record = parse(file)
-        if record and record["data"] != "generated" and record["experiment"] != "default":
+    for file, record in ended(sorted(folder.rglob("result.json"))):
+        if record["data"] != "generated" and record["experiment"] != "default":
             record["config"]["data"]["path"] = None
             record["config"]["output_dir"] = "runs"
             if begun := record["config"].get("init_from"):
                 record["config"]["init_from"] = Path(begun).name
             written.append(into / record["experiment"] / f"{file.parent.name}.json")
-            write_json(written[-1], record)
+            write_json(written[-1], sealed(record))
     return written
 
 
 def load(folder: Path = RECORDS) -> pd.DataFrame:
     """Every record below `folder`, in the order of their names; an empty frame has the columns all the same."""
-    records = filter(None, map(parse, sorted(folder.rglob("*.json"))))
-    return frame(record for record in records if "schema" in record)
+    files = [file for file in sorted(folder.rglob("*.json")) if file.parent.name not in MEASURED]
+    return frame(record for _, record in ended(files))
 
 
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -146,8 +150,7 @@ def variant(config: dict[str, Any]) -> str:
         config.pop(key, None)
     config["method"].pop("projection_seed", None)
     config["data"].pop("path", None)
-    if config.get("init_from") is None:  # no earlier record has the settings
-        config = {key: value for key, value in config.items() if key not in ("init_from", "init_head")}
+    config = {key: value for key, value in config.items() if key not in LATER or value != LATER[key]}
     for key in ("forward", "packed"):  # as earlier records have it
         config["trainer"].pop(key, None)
     for key in ("learning_rates", "head_learning_rates"):

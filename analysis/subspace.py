@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.records import RECORDS, parse
+from analysis.records import RECORDS, ended
 from training.errors import UserError
 from training.files import read_tensors, write_json
 
@@ -35,7 +35,7 @@ def similarity(A: Tensor, other: Tensor) -> Tensor:
 def adapters(run: Path) -> dict[str, dict[str, Tensor]]:
     """A of every adapted layer at the run's best, by kind of matrix and by layer name."""
     kinds: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in read_tensors(run / "best.safetensors").items():
+    for name, tensor in read_tensors(run / "best.safetensors")[0].items():
         if name.endswith(".A"):
             layer = name.removesuffix(".A")
             kinds.setdefault(layer.rpartition(".")[2], {})[layer] = tensor
@@ -50,8 +50,8 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     """
     runs = [
         (record, adapters(file.parent))
-        for file in sorted(folder.rglob("result.json"))
-        if (record := parse(file)) and record["status"] == "complete" and record["method"] == "lora"
+        for file, record in ended(sorted(folder.rglob("result.json")))
+        if record["status"] == "complete" and record["method"] == "lora"
     ]
     runs.sort(key=lambda run: (run[0]["config"]["method"]["rank"], run[0]["seed"]))
     pairs = []

@@ -24,6 +24,8 @@ from omegaconf import DictConfig
 from training.errors import Interrupted, complain
 from training.sweep import ROOT, exit_statuses, is_pending
 
+STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 @dataclass
 class ProcessLauncherConfig:
@@ -51,14 +53,18 @@ class ProcessLauncher(Launcher):
         jobs = [list(job) for job in job_overrides]
         pending = [job for job in jobs if is_pending(self.config, job)]
         print(f"sweep: {len(jobs)} runs, {len(pending)} of them to train", flush=True)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
+        before = {number: signal.getsignal(number) for number in STOPS}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)  # stops as Ctrl-C does
         try:
             self.train_all(pending)
         except KeyboardInterrupt:
             self.stop()
             raise Interrupted(f"the sweep, with {len(pending)} runs to train when it began") from None
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
 
     def train_all(self, pending: list[list[str]]) -> None:

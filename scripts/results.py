@@ -9,19 +9,25 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from analysis.records import METHODS, TASKS, parse
+from analysis.records import METHODS, TASKS, ended
 from analysis.records import variant as shared_settings
+from training.record import NAME
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:
     """The complete records below the paths."""
-    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.json")))]
-    return [record for record in map(parse, files) if record and record["status"] == "complete"]
+    return [record for _, record in ended(chain.from_iterable(map(files, paths))) if record["status"] == "complete"]
+
+
+def files(path: Path) -> list[Path]:
+    """A record; the runs' below a folder; or those that `paper_tables/` keeps there."""
+    return [path] if path.is_file() else sorted(path.rglob(NAME)) or sorted(path.rglob("*.json"))
 
 
 def variant(record: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from training.config import RunConfig, to_dict
 from training.errors import USER_ERRORS, sentence
 from training.sweep import cells, state
 
-LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "missing": "."}
+LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
 PLACE = ("method.name", "task.name", "seed")  # where in the grid a run stands, whatever else varies
 
 
@@ -88,8 +88,10 @@ def grid(found: list[Cell]) -> list[str]:
 
 def complaint(cell: Cell) -> str:
     """One line: which run failed or was interrupted, why, and what trains it."""
-    reason = " ".join(str((cell.record or {}).get("reason") or "killed; its checkpoint stands").split())
-    hint = "retry=true trains it again" if cell.word == "failed" else "the same command goes on with it"
+    unknown = "its record is not as it was written" if cell.word == "damaged" else "killed; its checkpoint stands"
+    reason = " ".join(str((cell.record or {}).get("reason") or unknown).split())
+    hints = {"failed": "retry=true trains it again", "damaged": "the same command trains it again"}
+    hint = hints.get(cell.word, "the same command goes on with it")
     return f"{cell.word}: {cell.row} on {cell.run.task.name}, seed {cell.run.seed}: {reason} ({hint})"
 
 
@@ -125,7 +127,7 @@ def main() -> int:
         return 2
     counts = Counter(cell.word for cell in found)
     lines = [", ".join(f"{counts[word]} {word}" for word in LETTERS) + f", of {len(found)}", "", *grid(found)]
-    lines += [complaint(cell) for cell in found if cell.word in ("failed", "interrupted")]
+    lines += [complaint(cell) for cell in found if cell.word in ("failed", "interrupted", "damaged")]
     if left := seconds_left(found):
         lines.append(f"about {duration(left)} left, one process at a time")
     print("\n".join(lines))

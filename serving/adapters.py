@@ -19,7 +19,7 @@ from methods.base import head_prefixes, linear_layers
 from methods.lora import LoRA
 from training import peft_format
 from training.errors import UserError
-from training.files import read_tensors
+from training.files import read_foreign_tensors
 from training.loop import ADAPTER
 
 
@@ -74,7 +74,7 @@ def from_folder(folder: Path, backbone: dict[str, Any]) -> Adapter:
     peft_format.check_settings(folder, config, method)
     peft_format.check_backbone(folder, config, backbone)
     state = {}
-    for name, tensor in read_tensors(folder / peft_format.WEIGHTS).items():
+    for name, tensor in read_foreign_tensors(folder / peft_format.WEIGHTS)[0].items():
         for ours, theirs in LoRA.peft_names.items():
             name = re.sub(rf"\.{re.escape(theirs)}$", f".{ours}", name)
         state[name.removeprefix(peft_format.PREFIX)] = tensor

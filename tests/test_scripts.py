@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT, compose
 
 from training.config import to_dict
+from training.record import SCHEMA, write_record
 
 
 def call(script: str, *words: str) -> tuple[int, str, str]:
@@ -17,10 +18,11 @@ def call(script: str, *words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def write_record(folder, method: str, task: str, seed: int, score: float, *more: str, collapsed: bool = False) -> None:
+def leave(folder, method: str, task: str, seed: int, score: float, *more: str, collapsed: bool = False) -> None:
     config = compose(f"method={method}", f"task={task}", f"seed={seed}", "profile=offline", *more)
     metric = config.task.row.metrics[0]
     record = {
+        "schema": SCHEMA,
         "status": "complete",
         "method": method,
         "task": task,
@@ -32,20 +34,23 @@ def write_record(folder, method: str, task: str, seed: int, score: float, *more:
         "parameters": {"trained_without_head": 1234},
         "config": to_dict(config),
     }
-    (folder / config.folder.name).mkdir(parents=True)
-    (folder / config.folder.name / "result.json").write_text(json.dumps(record))
+    write_record(folder / config.folder.name, record)
 
 
 def test_results_are_medians_over_seeds_and_never_over_settings(tmp_path):
     for seed, score in ((0, 0.5), (1, 0.7), (2, 0.6)):
-        write_record(tmp_path, "vera", "cola", seed, score)
-    write_record(tmp_path, "vera", "cola", 0, 0.1, "method.rank=2")
-    write_record(tmp_path, "full", "rte", 0, 0.9)
-    write_record(tmp_path, "full", "cola", 0, 0.0, collapsed=True)
+        leave(tmp_path, "vera", "cola", seed, score)
+    leave(tmp_path, "vera", "cola", 0, 0.1, "method.rank=2")
+    leave(tmp_path, "full", "rte", 0, 0.9)
+    leave(tmp_path, "full", "cola", 0, 0.0, collapsed=True)
     (tmp_path / "odd.json").write_text("[1]")
-    (tmp_path / "odder.json").write_text("no json")
-    status, out, _ = call("results.py", str(tmp_path))
+    leave(tmp_path, "lora", "cola", 0, 0.5)
+    [damaged] = tmp_path.glob("lora-*/result.json")
+    damaged.write_text(damaged.read_text().replace("0.5", "0.7"))
+    status, out, err = call("results.py", str(tmp_path))
     assert status == 0
+    assert err.startswith(f"warning: {damaged} is damaged: its checksum is of another content: left out")
+    assert err.count("\n") == 1
     assert "minilm, data=generated" in out
     rows = [line for line in out.splitlines() if line.startswith("| ")]
     assert rows[0] == "| method | learning rate | trained | cola (matthews_correlation) | rte (accuracy) |"

@@ -11,11 +11,12 @@ from conftest import ROOT
 from scripts import status
 from training.checkpoint import NAME as CHECKPOINT
 from training.config import RunConfig
-from training.files import held
+from training.files import held, sealed
+from training.record import SCHEMA
 from training.sweep import cells
 
 TINY = ("profile=offline", "backbone=tiny")
-LEGEND = "C complete, R running, I interrupted, F failed, . missing"
+LEGEND = "C complete, R running, I interrupted, F failed, D damaged, . missing"
 
 
 @pytest.fixture
@@ -38,7 +39,8 @@ def places(output: Path, *words: str) -> dict[tuple[str, str, int], RunConfig]:
 
 def leave(run: RunConfig, word: str, seconds: float = 60.0, reason: str | None = None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "result.json").write_text(json.dumps({"status": word, "seconds": seconds, "reason": reason}))
+    record = {"schema": SCHEMA, "status": word, "seconds": seconds, "reason": reason}
+    (run.folder / "result.json").write_text(json.dumps(sealed(record)))
 
 
 def table(out: str) -> list[str]:
@@ -52,6 +54,9 @@ def test_every_state_of_a_run_is_counted_in_the_grid_and_explained(show, tmp_pat
     leave(runs["full", "cola", 0], "complete")
     leave(runs["full", "cola", 1], "failed", reason="the loss is nan\nat step 6")
     leave(runs["full", "rte", 0], "interrupted", reason="Interrupted: stopped at step 3 of 9")
+    leave(runs["full", "rte", 1], "complete")
+    damaged = runs["full", "rte", 1].folder / "result.json"
+    damaged.write_text(damaged.read_text().replace("60", "61"))
     killed = runs["lora", "rte", 1].folder
     killed.mkdir()
     (killed / CHECKPOINT).touch()
@@ -59,20 +64,21 @@ def test_every_state_of_a_run_is_counted_in_the_grid_and_explained(show, tmp_pat
         done, out, err = show(*words)
     assert (done, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "1 complete, 1 running, 2 interrupted, 1 failed, 3 missing, of 8"
+    assert lines[0] == "1 complete, 1 running, 2 interrupted, 1 failed, 1 damaged, 2 missing, of 8"
     assert lines[2:7] == [
         "      cola  rte",
-        "full  CF    I.",
+        "full  CF    ID",
         "lora  R.    .I",
         "",
         f"a letter a seed (0, 1): {LEGEND}",
     ]
-    assert lines[7:10] == [
+    assert lines[7:11] == [
         "failed: full on cola, seed 1: the loss is nan at step 6 (retry=true trains it again)",
+        "damaged: full on rte, seed 1: its record is not as it was written (the same command trains it again)",
         "interrupted: full on rte, seed 0: Interrupted: stopped at step 3 of 9 (the same command goes on with it)",
         "interrupted: lora on rte, seed 1: killed; its checkpoint stands (the same command goes on with it)",
     ]
-    assert show(*words)[1].startswith("1 complete, 0 running, 2 interrupted, 1 failed, 4 missing, of 8\n")
+    assert show(*words)[1].startswith("1 complete, 0 running, 2 interrupted, 1 failed, 1 damaged, 3 missing, of 8\n")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +150,6 @@ def test_the_words_of_train_py_do_from_any_folder_and_without_a_grid(tmp_path):
     command = [sys.executable, str(ROOT / "scripts/status.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("0 complete, 0 running, 0 interrupted, 0 failed, 1 missing, of 1\n")
+    assert done.stdout.startswith("0 complete, 0 running, 0 interrupted, 0 failed, 0 damaged, 1 missing, of 1\n")
     assert table(done.stdout) == ["cola", "vera ."]
     assert not list(tmp_path.iterdir())

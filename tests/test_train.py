@@ -1,6 +1,7 @@
 """Whole runs of `train.py`, in this process, with a tiny random RoBERTa on generated data."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_every_task_leaves_a_whole_record(task, tmp_path):
     assert set(record) == {
         *("schema", "status", "reason", "method", "task", "backbone", "data", "seed", "experiment", "config"),
         *("config_hash", "metric", "best", "selected", "last", "history", "seconds", "parameters", "speed", "memory"),
-        "provenance",
+        *("provenance", "sha256"),
     }
     assert (record["status"], record["method"], record["task"], record["data"]) == (
         "complete",
@@ -243,15 +244,44 @@ def test_the_trainers_settings_run(more, tmp_path):
         assert [entry["step"] for entry in record["history"]] == [5, 10, 12]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
-    stop_at(monkeypatch, 4)
-    with pytest.raises(Interrupted):
+def test_a_signal_goes_on_to_who_handled_it_before_once_the_state_is_kept(tmp_path, monkeypatch):
+    """As submitit does, which queues a Slurm job again at its USR2."""
+    step, kept = Loop.train_step, []
+
+    def warned(loop, indices):
+        step(loop, indices)
+        if loop.progress.step == 4:
+            signal.raise_signal(signal.SIGUSR2)
+
+    def queue_again(number, frame):
+        folder = next((tmp_path / "default").iterdir())
+        kept.append((read_record(folder)["status"], (folder / "checkpoint.safetensors").exists()))
+        raise SystemExit(-1)
+
+    monkeypatch.setattr(Loop, "train_step", warned)
+    before = signal.signal(signal.SIGUSR2, queue_again)
+    try:
+        with pytest.raises(SystemExit):
+            run(tmp_path)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert kept == [("interrupted", True)]
+
+
+def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, monkeypatch):
+    """The loss of the step is finite, and a signal comes before the next."""
+    step = Loop.train_step
+
+    def broken(loop, indices):
+        step(loop, indices)
+        if loop.progress.step == 4:
+            loop.trained[0].data.fill_(float("nan"))
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Loop, "train_step", broken)
+    with pytest.raises(Diverged, match="not finite at step 4"):
         run(tmp_path)
-    monkeypatch.undo()
-    file = next(tmp_path.rglob("checkpoint.safetensors"))
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match="damaged"):
-        run(tmp_path)
+    assert not list(tmp_path.rglob("checkpoint.safetensors"))
 
 
 def test_a_checkpoint_of_other_data_is_refused_and_the_interrupted_record_left_alone(tmp_path, monkeypatch):

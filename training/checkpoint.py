@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import load_trained_state, trained_state
-from training.files import metadata, read_metadata, read_tensors, write_tensors
+from training.errors import Damaged
+from training.files import read_tensors, write_tensors
 
 NAME = "checkpoint.safetensors"
 
@@ -40,12 +41,24 @@ def save_checkpoint(
     for rank, state in enumerate(generators):
         tensors |= {f"generator/{rank}/{device}": value for device, value in state.items()}
     tensors |= {f"extra/{name}": tensor for name, tensor in extra.items()}
-    write_tensors(folder / NAME, tensors, metadata({"identity": identity, "progress": progress}))
+    write_tensors(folder / NAME, tensors, {"identity": identity, "progress": progress})
 
 
-def read_identity(folder: Path) -> dict[str, Any]:
-    """What the checkpoint was written with."""
-    return read_metadata(folder / NAME)["identity"]
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What the checkpoint was written with; None without one.
+
+    Raises:
+        Damaged: it is not as it was written.
+    """
+    return read_tensors(folder / NAME)[1]["identity"] if (folder / NAME).exists() else None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    try:
+        return read_identity(folder) is not None
+    except Damaged:
+        return False
 
 
 def load_checkpoint(
@@ -56,7 +69,7 @@ def load_checkpoint(
     Raises:
         UserError: the file is damaged, or of another model.
     """
-    tensors = read_tensors(folder / NAME)
+    tensors, header = read_tensors(folder / NAME)
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "generator": {}, "extra": {}}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
@@ -70,7 +83,7 @@ def load_checkpoint(
         optimizer.state[parameter][key] = tensor.to(device)
     own = {name.partition("/")[2]: t for name, t in groups["generator"].items() if name.startswith(f"{rank}/")}
     set_generator_state(own)
-    return groups["extra"], read_metadata(folder / NAME)["progress"]
+    return groups["extra"], header["progress"]
 
 
 def generator_state() -> dict[str, Tensor]:

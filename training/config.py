@@ -20,6 +20,7 @@ import methods  # noqa: F401  (registers each method's schema)
 from methods.base import Method
 from tasks.glue import GLUE, Task
 from training.errors import USER_ERRORS, UserError, sentence, unknown
+from training.secrets import secrets
 
 
 def choose(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -223,6 +224,9 @@ class LoggerConfig:
         choose("logger.name", self.name, ("wandb", "offline", "none"))
 
 
+LATER = {"init_from": None, "init_head": "fresh", "deterministic": False}  # runs keep the names that they had before
+
+
 @dataclass
 class RunConfig:
     """One run.
@@ -236,6 +240,7 @@ class RunConfig:
             trains that first if it is missing. null: at the pretrained weights.
         init_from: a folder; the run begins at the adapter that PEFT saved there, or at another run's best state.
         init_head: of `init_from`: fresh, or kept, for the same task.
+        deterministic: only algorithms of torch's that give the same bits each time, on a GPU too, where they are slower.
         force: train again what is finished.
         retry: train again what failed.
     """
@@ -252,6 +257,7 @@ class RunConfig:
     start: str | None = None
     init_from: str | None = None
     init_head: str = "fresh"
+    deterministic: bool = False
     force: bool = False
     retry: bool = False
 
@@ -275,6 +281,10 @@ class RunConfig:
             raise UserError(
                 f"experiment '{self.experiment}' cannot name a folder: use letters, digits, '.', '_' and '-'"
             )
+        shown = json.dumps(to_dict(self))
+        for name, secret in secrets():
+            if secret in shown:
+                raise UserError(f"a setting holds {name}, and a record would show it: leave it to the environment")
         trainer, method = self.trainer, self.method
         if trainer.learning_rate is None:
             trainer.learning_rate = self.backbone.learning_rates.get(method.name, method.learning_rate)
@@ -290,8 +300,9 @@ class RunConfig:
         config = to_dict(self)
         for key in ("experiment", "output_dir", "force", "retry", "logger"):
             del config[key]
-        if self.init_from is None:  # runs keep the names that they had before it was a setting
-            del config["init_from"], config["init_head"]
+        for key, default in LATER.items():
+            if config[key] == default:
+                del config[key]
         del config["data"]["path"], config["trainer"]["forward"]
         for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
             del config["backbone"][key]

@@ -8,10 +8,17 @@ from collections.abc import Iterable
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+from torch import OutOfMemoryError
+
+from training.secrets import redacted
 
 
 class UserError(Exception):
     """A mistake in what the user gave: its message is one sentence that names the thing and the way out."""
+
+
+class Damaged(UserError):
+    """A file is not what was written: cut short, or changed."""
 
 
 class Diverged(Exception):
@@ -50,7 +57,12 @@ def sentence(error: Exception) -> str:
 def complain(text: str) -> None:
     """To the error stream, by the first process only; under `accelerate launch` all of them meet the same mistake."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(redacted(text), file=sys.stderr, flush=True)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or its GPU, had no more to give."""
+    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)

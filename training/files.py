@@ -1,6 +1,7 @@
-"""Writing so that a reader never meets half a file."""
+"""Writing so that a reader never meets half a file, and reading so that a changed one is noticed."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -8,14 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.errors import UserError
+from training.errors import Damaged, UserError, complain
 
 LOCK = ".lock"
+CHECKSUM = "sha256"  # in records and in headers: of all the rest
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -31,6 +34,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         with unfinished.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(unfinished, path)
+        _settle(path.parent)
     except (OSError, SafetensorError) as error:
         _discard(unfinished)
         raise UserError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
@@ -44,6 +48,15 @@ def _discard(file: Path) -> None:
         file.unlink()
 
 
+def _settle(folder: Path) -> None:
+    """Puts a folder's names on the disk, lest a power failure should take back the last change of them."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
@@ -53,41 +66,71 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """A safetensors file; nothing is ever pickled."""
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda file: save_file(contiguous, file, header))
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """`value`, which JSON can hold, with a checksum of itself."""
+    rest = json.loads(json.dumps({key: part for key, part in value.items() if key != CHECKSUM}))
+    return value | {CHECKSUM: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
-def metadata(value: Any) -> dict[str, str]:
-    """JSON for a safetensors header: under one key, as the format keeps several in no order, and equal runs equal files."""
-    return {"json": json.dumps(value, sort_keys=True)}
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """A safetensors file with `header`, and a checksum of all that is in it; nothing is ever pickled.
+
+    The header is JSON under one key, as the format keeps several in no order, and equal runs leave equal files.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(header | {CHECKSUM: _digest(tensors, header)}, sort_keys=True)
+    write_atomically(path, lambda file: save_file(tensors, file, {"json": text}))
 
 
-def read_metadata(path: Path) -> Any:
-    """What `metadata` put into a file's header.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header of a file that `write_tensors` wrote.
 
     Raises:
-        UserError: the file is damaged.
+        Damaged: it is not as it was written.
+    """
+    try:
+        tensors, header = read_foreign_tensors(path)
+        if CHECKSUM not in header:
+            raise Damaged(f"{path} is damaged: it has no checksum")
+    except Damaged as error:
+        raise Damaged(f"{error}; force=true trains its run again") from error
+    return tensors, header
+
+
+def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file that others may have written, and the header, empty if it is not ours.
+
+    Raises:
+        Damaged: it cannot be read, or has our checksum, and that of another content.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["json"])
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it to start anew") from error
+            header = json.loads((file.metadata() or {}).get("json", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+    if not isinstance(header, dict):
+        return tensors, {}
+    if CHECKSUM in header and header[CHECKSUM] != _digest(tensors, header):
+        raise Damaged(f"{path} is damaged: its checksum is of another content")
+    return tensors, header
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
+    """sha256 of names, types, shapes and bytes, and of the rest of the header."""
+    rest = {key: part for key, part in header.items() if key != CHECKSUM}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it to start anew") from error
+
+def set_aside(path: Path) -> None:
+    """Takes a damaged file out of the way."""
+    aside = path.with_name(f"{path.name}.damaged")
+    os.replace(path, aside)
+    complain(f"set aside as {aside}")
 
 
 @contextlib.contextmanager
@@ -125,8 +168,9 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def empty(folder: Path) -> None:
-    """Removes all that is in the folder but its lock, which this process holds."""
+def empty(folder: Path, first: str) -> None:
+    """Removes all that is in the folder but its lock, which this process holds: first the file that speaks for the others."""
+    (folder / first).unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from training.config import RunConfig
 from training.dropout import replace_dropout
 from training.errors import Diverged, Interrupted, UserError
 from training.evaluation import Evaluation, evaluate
-from training.files import metadata, write_tensors, write_text
+from training.files import write_tensors, write_text
 from training.meters import (
     MemoryMeter,
     SpeedMeter,
@@ -45,6 +45,7 @@ from training.tracker import Tracker
 BEST, LAST, PREDICTIONS = "best.safetensors", "last.safetensors", "predictions.jsonl"
 ADAPTER = "adapter"  # a folder with the best state in PEFT's format
 DIVERGED_AT = 10  # times the first loss
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GRAPH_RUNS = 3  # until a CUDA graph replays: one to warm up, one to be recorded
 
 
@@ -112,7 +113,7 @@ class Loop:
         self.window = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.progress = Progress()
         self.speed, self.memory = SpeedMeter(accelerator.device), MemoryMeter(accelerator.device)
-        self.stop_requested = False
+        self.stopped_by: signal.Signals | None = None
 
     def fit(self, tracker: Tracker) -> None:
         """Trains and evaluates until the last step.
@@ -305,18 +306,24 @@ class Loop:
 
     def keep_best(self, evaluation: Evaluation) -> None:
         if self.accelerator.is_main_process:
-            write_tensors(self.folder / BEST, trained_state(self.model), metadata(self.identity))
+            write_tensors(self.folder / BEST, trained_state(self.model), self.identity)
             write_text(self.folder / PREDICTIONS, evaluation.predictions)
 
     def finish(self) -> None:
         """Leaves the last state beside the best one; the checkpoint goes when the record stands."""
         if self.accelerator.is_main_process:
-            write_tensors(self.folder / LAST, trained_state(self.model), metadata(self.identity))
+            write_tensors(self.folder / LAST, trained_state(self.model), self.identity)
 
     # Checkpoints
 
     def save(self) -> None:
-        """Writes the checkpoint; every process gives its generators."""
+        """Writes the checkpoint; every process gives its generators.
+
+        Raises:
+            Diverged: what trains is not finite, and no state to go on from.
+        """
+        if not all(parameter.isfinite().all() for parameter in self.trained):
+            raise Diverged(f"the weights are not finite at step {self.progress.step}: try a lower learning rate")
         generators = gather_object([checkpoint.generator_state()])
         window = self.accelerator.reduce(self.window, "mean").item()
         if self.world > 1:  # what the others hold is in the first one's sum from here on
@@ -344,13 +351,13 @@ class Loop:
             UserError: the checkpoint is damaged, or not this run's.
         """
         torch.manual_seed(named_seed(self.run.seed, f"dropout/{self.rank}"))
-        file = self.folder / checkpoint.NAME
-        if not file.exists():
+        identity = checkpoint.read_identity(self.folder)
+        if identity is None:
             return
-        odd = [key for key, value in checkpoint.read_identity(self.folder).items() if self.identity.get(key) != value]
-        if odd:
+        if odd := [key for key, value in identity.items() if self.identity.get(key) != value]:
             raise UserError(
-                f"{file} was written with another {' and '.join(odd)}: go on with that, or start with force=true"
+                f"{self.folder / checkpoint.NAME} was written with another {' and '.join(odd)}: go on with that, "
+                "or start with force=true"
             )
         tensors, progress = checkpoint.load_checkpoint(self.folder, self.model, self.optimizer, self.rank)
         self.progress = Progress(**progress)
@@ -363,13 +370,17 @@ class Loop:
 
     @contextmanager
     def stop_on_signal(self) -> Iterator[None]:
-        """Ctrl-C, or a scheduler's SIGTERM, ends the run after the step under way; a second Ctrl-C at once."""
+        """Ctrl-C, a scheduler's warning or a closed terminal ends the run after the step under way; a second Ctrl-C now."""
 
         def request(number: int, _frame: Any) -> None:
-            self.stop_requested = True
-            signal.signal(number, before[number])
+            self.stopped_by = signal.Signals(number)
+            if number == signal.SIGINT:
+                signal.signal(number, before[number])
 
-        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in STOPS}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # nohup's wish
+                signal.signal(number, request)
         try:
             yield
         finally:
@@ -379,8 +390,8 @@ class Loop:
     def is_stop_requested(self) -> bool:
         """On any process; they have to agree on the step."""
         if self.world == 1:
-            return self.stop_requested
-        flag = torch.tensor(float(self.stop_requested), device=self.accelerator.device)
+            return self.stopped_by is not None
+        flag = torch.tensor(float(self.stopped_by is not None), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item())
 
     def start_meters(self) -> None:
@@ -404,7 +415,8 @@ class Loop:
 
     def say(self, text: str, bar: tqdm | None = None) -> None:
         if self.accelerator.is_main_process:
-            (bar or tqdm).write(text)
+            with suppress(OSError):  # nobody listens any longer: no reason to stop
+                (bar or tqdm).write(text)
 
     def summary(self) -> dict[str, Any]:
         """The part of the record that training made."""

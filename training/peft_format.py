@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from methods.base import AdaptedLinear, Method, head_prefixes, trained_state
 from training.errors import UserError
-from training.files import metadata, read_tensors, write_json, write_tensors
+from training.files import read_foreign_tensors, write_json, write_tensors
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -71,7 +71,7 @@ def write_adapter(
         "inference_mode": True,
     }
     tensors = {theirs: state[name] for name, theirs in names(model, method).items()} | method.peft_shared(model)
-    write_tensors(folder / WEIGHTS, tensors, metadata(kept))
+    write_tensors(folder / WEIGHTS, tensors, kept)
     write_json(folder / CONFIG, config)
 
 
@@ -87,7 +87,7 @@ def read_adapter(folder: Path, model: nn.Module, method: Method, backbone: dict[
     """
     config = read_config(folder)
     check_settings(folder, config, method)
-    tensors = read_tensors(folder / WEIGHTS)
+    tensors, _ = read_foreign_tensors(folder / WEIGHTS)
     check_backbone(folder, config, backbone)
     for name, own in method.peft_shared(model).items():
         their = tensors.pop(name, own)

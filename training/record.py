@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from training.config import RunConfig, to_dict
-from training.files import write_json
+from training.errors import Damaged
+from training.files import CHECKSUM, sealed, write_json
 
-SCHEMA = 2
+SCHEMA = 3
+UNSEALED = 2  # records up to this schema have no checksum
 NAME = "result.json"
 PACKAGES = (
     "torch",
@@ -65,12 +67,32 @@ def describe(
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The folder's record, if it has a readable one."""
+    """The folder's record, if it has one.
+
+    Raises:
+        Damaged: it is not as it was written.
+    """
+    file = folder / NAME
+    return parse(file) if file.is_file() else None
+
+
+def parse(file: Path) -> dict[str, Any]:
+    """A record's file.
+
+    Raises:
+        Damaged: it cannot be read, or is not as it was written.
+    """
     try:
-        record = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and "status" in record else None
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{file} is damaged: {error}") from error
+    if not isinstance(record, dict) or "status" not in record:
+        raise Damaged(f"{file} is damaged: it holds no record")
+    if CHECKSUM not in record and record.get("schema") in range(UNSEALED + 1):
+        return record
+    if sealed(record) != record:
+        raise Damaged(f"{file} is damaged: its checksum is of another content")
+    return record
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
@@ -82,7 +104,7 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:
     """Writes the record, last of all files; returns its path."""
-    write_json(folder / NAME, record)
+    write_json(folder / NAME, sealed(record))
     return folder / NAME
 
 

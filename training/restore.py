@@ -73,5 +73,5 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
         raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
     with seeded(run.seed, "adapter"):
         run.method.apply(backbone.model)
-    load_trained_state(backbone.model, read_tensors(folder / BEST))
+    load_trained_state(backbone.model, read_tensors(folder / BEST)[0])
     return Restored(run, record, backbone.model.eval(), backbone.tokenizer)

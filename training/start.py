@@ -48,7 +48,7 @@ def begin(run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
         record = read_finished(folder)
         there = {"method": record["config"]["method"], "task": record["task"]}
         there["backbone"] = record["provenance"]["backbone"]
-        state = read_tensors(folder / BEST)
+        state, _ = read_tensors(folder / BEST)
     else:
         there, state = peft_format.header(folder), peft_format.read_adapter(folder, model, run.method, backbone)
     try:
@@ -74,8 +74,8 @@ def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> N
 
 def _noted(folder: Path) -> dict[str, Any] | None:
     """What the unfinished or finished run in a folder began at."""
-    if (folder / checkpoint.NAME).exists():
-        return checkpoint.read_identity(folder)["start"]
+    if identity := checkpoint.read_identity(folder):
+        return identity["start"]
     record = read_record(folder)
     return record["provenance"].get("start") if record else None
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from training import checkpoint
 from training.config import RunConfig, from_hydra
-from training.errors import USER_ERRORS, complain, sentence
+from training.errors import USER_ERRORS, Damaged, complain, sentence
 from training.files import is_held
 from training.record import read_record
 
@@ -76,8 +76,14 @@ def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
 
 
 def state(run: RunConfig) -> tuple[str, dict[str, Any] | None]:
-    """complete, failed, running, interrupted (killed, too, with a checkpoint left) or missing; and the record, if any."""
-    record = read_record(run.folder)
+    """The run's word, and its record, if it has one that can be read.
+
+    complete, failed, running, interrupted (killed, too, with a checkpoint left), damaged (its record) or missing.
+    """
+    try:
+        record = read_record(run.folder)
+    except Damaged:
+        return ("running" if is_held(run.folder) else "damaged"), None
     if record and record["status"] == "complete":
         return "complete", record
     if is_held(run.folder):
