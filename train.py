@@ -29,10 +29,11 @@ from training.batches import encode
 from training.config import RunConfig, from_hydra, to_dict
 from training.errors import USER_ERRORS, Damaged, Diverged, Interrupted, UserError, complain, out_of_memory, sentence
 from training.files import empty, held, read_tensors, require_writable, set_aside, write_text
-from training.loop import ADAPTER, BEST, Loop
+from training.loop import ADAPTER, BEST, PREDICTIONS, Loop
 from training.meters import release_memory
 from training.peft_format import write_adapter
-from training.record import NAME, describe, read_record, write_record
+from training.record import NAME, describe, parse, read_record, write_record
+from training.restore import read_best
 from training.secrets import redacted
 from training.seeding import seeded
 from training.start import begin, describe_start
@@ -86,7 +87,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
     if start:
-        load_trained_state(model, read_tensors(start.folder / BEST)[0], head=False)
+        load_trained_state(model, read_best(start.folder), head=False)
     if run.init_from and (run.force or not checkpoint.is_whole(folder)):
         begin(run, model, backbone.provenance)
     record["parameters"] = parameter_counts(model, backbone_parameters)
@@ -119,7 +120,7 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
     if accelerator.is_main_process:
         record |= {"status": status, "reason": reason and redacted(reason)} | loop.summary()
         if status == "complete" and run.method.peft_names:
-            write_adapter(folder / ADAPTER, loop.model, run.method, read_tensors(folder / BEST)[0], record)
+            write_adapter(folder / ADAPTER, loop.model, run.method, read_best(folder), record)
         path = write_record(folder, record)
         tracker.finish(record)
         if status != "interrupted":
@@ -212,16 +213,25 @@ def is_settled(run: RunConfig, record: dict[str, Any]) -> bool:
 
 
 def prepare_folder(run: RunConfig) -> None:
-    """The run's folder with its resolved settings in it; emptied by `force`, and what is damaged in it set aside."""
+    """The run's folder with its resolved settings in it; emptied by `force`."""
     if run.force:
         empty(run.folder, first=NAME)
-    for name, read in ((NAME, read_record), (checkpoint.NAME, checkpoint.read_identity)):
-        try:
-            read(run.folder)
-        except Damaged as error:
-            complain(f"warning: {error}")
-            set_aside(run.folder / name)
+    mend(run.folder)
     write_text(run.folder / "config.yaml", yaml.safe_dump(to_dict(run), sort_keys=False))
+
+
+def mend(folder: Path) -> None:
+    """Sets aside what is damaged, and a checkpoint that has lost the best state so far: the run starts anew."""
+    for name, read in ((NAME, parse), (BEST, read_tensors), (checkpoint.NAME, read_tensors)):
+        try:
+            if (folder / name).exists():
+                read(folder / name)
+        except Damaged as error:
+            set_aside(folder / name, str(error))
+    progress = checkpoint.read_progress(folder)
+    lost = [name for name in (BEST, PREDICTIONS) if not (folder / name).exists()]
+    if progress and progress["history"] and lost:
+        set_aside(folder / checkpoint.NAME, f"{folder / lost[0]} is gone, and the checkpoint counts on it")
 
 
 def cli() -> int:

@@ -50,7 +50,20 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
     Raises:
         Damaged: it is not as it was written.
     """
-    return read_tensors(folder / NAME)[1]["identity"] if (folder / NAME).exists() else None
+    return _header(folder).get("identity")
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """How far the checkpoint is; None without one.
+
+    Raises:
+        Damaged: it is not as it was written.
+    """
+    return _header(folder).get("progress")
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    return read_tensors(folder / NAME)[1] if (folder / NAME).exists() else {}
 
 
 def is_whole(folder: Path) -> bool:

@@ -83,17 +83,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the header of a file that `write_tensors` wrote.
+    """The tensors and the header of a file that `write_tensors` wrote, and nobody changed.
 
     Raises:
         Damaged: it is not as it was written.
     """
-    try:
-        tensors, header = read_foreign_tensors(path)
-        if CHECKSUM not in header:
-            raise Damaged(f"{path} is damaged: it has no checksum")
-    except Damaged as error:
-        raise Damaged(f"{error}; force=true trains its run again") from error
+    tensors, header = read_foreign_tensors(path)
+    if CHECKSUM not in header:
+        raise Damaged(f"{path} is damaged: it has no checksum")
     return tensors, header
 
 
@@ -126,11 +123,10 @@ def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def set_aside(path: Path) -> None:
-    """Takes a damaged file out of the way."""
-    aside = path.with_name(f"{path.name}.damaged")
-    os.replace(path, aside)
-    complain(f"set aside as {aside}")
+def set_aside(path: Path, why: str) -> None:
+    """Takes a damaged file out of the way, and says so."""
+    os.replace(path, path.with_name(f"{path.name}.damaged"))
+    complain(f"warning: {why}: {path.name} is set aside as {path.name}.damaged")
 
 
 @contextlib.contextmanager

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from methods.base import load_trained_state
 from tasks.loading import Split, fingerprint, load_splits
 from training.backbone import load_backbone
 from training.config import RunConfig, from_dict
-from training.errors import UserError
+from training.errors import Damaged, UserError
 from training.files import read_tensors
 from training.loop import BEST
 from training.record import read_finished
@@ -31,6 +31,20 @@ def load_data(run: RunConfig, record: dict[str, Any]) -> dict[str, Split]:
             "the data are not those that the run was trained and evaluated on: data.path=DIR says where these are"
         )
     return splits
+
+
+def read_best(folder: Path) -> dict[str, Tensor]:
+    """The trained state of a run at its best.
+
+    Raises:
+        UserError: it is gone, or damaged.
+    """
+    if not (folder / BEST).exists():
+        raise UserError(f"{folder} has lost its {BEST}: force=true trains the run again")
+    try:
+        return read_tensors(folder / BEST)[0]
+    except Damaged as error:
+        raise Damaged(f"{error}; force=true trains its run again") from error
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,6 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
     record = read_finished(folder)
     if record is None:
         raise UserError(f"{folder} holds no finished run: name the folder of a result.json")
-    if not (folder / BEST).exists():
-        raise UserError(f"{folder} has lost its {BEST}: force=true trains the run again")
     run = from_dict(record["config"])
     trainer = replace(run.trainer, precision="fp32", device="auto", forward="packed", threads=None)
     run = replace(run, trainer=trainer, data=replace(run.data, path=data_path or run.data.path))
@@ -73,5 +85,5 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
         raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
     with seeded(run.seed, "adapter"):
         run.method.apply(backbone.model)
-    load_trained_state(backbone.model, read_tensors(folder / BEST)[0])
+    load_trained_state(backbone.model, read_best(folder))
     return Restored(run, record, backbone.model.eval(), backbone.tokenizer)

@@ -10,9 +10,9 @@ from methods.base import load_trained_state
 from training import checkpoint, peft_format
 from training.config import RunConfig, to_dict
 from training.errors import UserError
-from training.files import read_tensors
 from training.loop import BEST
 from training.record import NAME, read_finished, read_record
+from training.restore import read_best
 
 FREE = ("dropout",)  # of a method's settings: a finished state does not depend on it
 
@@ -48,7 +48,7 @@ def begin(run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
         record = read_finished(folder)
         there = {"method": record["config"]["method"], "task": record["task"]}
         there["backbone"] = record["provenance"]["backbone"]
-        state, _ = read_tensors(folder / BEST)
+        state = read_best(folder)
     else:
         there, state = peft_format.header(folder), peft_format.read_adapter(folder, model, run.method, backbone)
     try:

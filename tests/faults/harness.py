@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from conftest import ROOT
 
+from training.files import LOCK, read_tensors
+from training.record import read_record
+
 TINY = (
     "profile=offline",
     "backbone=tiny",
@@ -78,6 +81,16 @@ def require_sentence(ended: Ended) -> None:
     lines = ended.err.splitlines()
     assert len(lines) == 1, ended.err
     assert lines[0].startswith(("error: ", "interrupted")), ended.err
+
+
+def require_whole(output: Path) -> None:
+    """Whatever is below `output` by its own name is as it was written, and nothing that is half written lies about."""
+    for folder in [path.parent for path in output.rglob(LOCK)]:
+        read_record(folder)
+        for file in folder.glob("*.safetensors"):
+            read_tensors(file)
+        unfinished = [path.name for path in folder.rglob("*.unfinished")]
+        assert not unfinished, unfinished
 
 
 def run_folder(output: Path) -> Path:

@@ -1,0 +1,129 @@
+"""Files of a run's folder cut short, emptied, with a bit flipped: noticed, set aside, and the run ends as it would have."""
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import compose
+
+import train
+from analysis.records import collect
+from faults.harness import TINY, Lost, outcome
+from training.checkpoint import NAME as CHECKPOINT
+from training.errors import Damaged, Interrupted
+from training.loop import BEST, Loop
+from training.record import NAME, read_record
+from training.restore import restore
+
+WORDS = (*TINY, "trainer.epochs=2", "trainer.eval_every=6")
+
+
+def cut(content: bytes, moments: random.Random) -> bytes:
+    return content[: moments.randrange(1, len(content))]
+
+
+def empty(content: bytes, moments: random.Random) -> bytes:
+    return b""
+
+
+def flip(content: bytes, moments: random.Random) -> bytes:
+    changed = bytearray(content)
+    changed[moments.randrange(len(changed))] ^= 1 << moments.randrange(8)
+    return bytes(changed)
+
+
+def zero(content: bytes, moments: random.Random) -> bytes:
+    """As a file system leaves a block that never reached the disk."""
+    start = moments.randrange(len(content))
+    return (content[:start] + bytes(min(4096, len(content) - start)) + content[start + 4096 :]).ljust(
+        len(content), b"\0"
+    )
+
+
+DAMAGES = (cut, empty, flip, zero)
+
+
+def run(output: Path):
+    return compose(*WORDS, f"output_dir={output}")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Path:
+    """`whole/` of a finished run, `part/` of one that was stopped at step 16 of 24."""
+    house = tmp_path_factory.mktemp("house")
+    train.train(run(house / "whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "is_stop_requested", lambda loop: loop.progress.step == 16)
+        with pytest.raises(Interrupted):
+            train.train(run(house / "part"))
+    return house
+
+
+def damaged(source: Path, output: Path, name: str, damage: Callable, moments: random.Random) -> Path:
+    """A copy with one file damaged; the file."""
+    shutil.copytree(source, output)
+    file = run(output).folder / name
+    content = file.read_bytes()
+    while (changed := damage(content, moments)) == content:
+        pass
+    file.write_bytes(changed)
+    return file
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(("state", "name"), [("part", CHECKPOINT), ("part", NAME), ("part", BEST), ("whole", NAME)])
+def test_the_same_command_ends_as_an_undisturbed_run(state, name, damage, is_long, house, tmp_path, tally, capsys):
+    whole, times = outcome(house / "whole"), 40 if is_long else 2
+    for seed in range(times):
+        output = tmp_path / str(seed)
+        file = damaged(house / state, output, name, damage, random.Random(seed))
+        capsys.readouterr()
+        train.train(run(output))
+        assert outcome(output) == whole
+        if name != BEST:
+            assert f"{file} is damaged: " in capsys.readouterr().err
+            assert file.with_name(f"{name}.damaged").exists()
+        shutil.rmtree(output)
+    tally("other faults", times)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_enters_no_table_and_is_named(damage, is_long, house, tmp_path, tally, capsys):
+    times = 200 if is_long else 10
+    for seed in range(times):
+        output = tmp_path / str(seed)
+        file = damaged(house / "whole", output, NAME, damage, random.Random(seed))
+        with pytest.raises(Damaged, match=NAME):
+            read_record(file.parent)
+        capsys.readouterr()
+        assert collect(output, into=tmp_path / "records") == []
+        assert f"{file} is damaged" in capsys.readouterr().err
+        shutil.rmtree(output)
+    tally("other faults", times)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_not_restored(damage, is_long, house, tmp_path, tally):
+    times = 40 if is_long else 3
+    for seed in range(times):
+        output = tmp_path / str(seed)
+        file = damaged(house / "whole", output, BEST, damage, random.Random(seed))
+        with pytest.raises(Damaged, match="force=true trains its run again"):
+            restore(file.parent)
+        shutil.rmtree(output)
+    tally("other faults", times)
+
+
+def test_a_file_that_is_gone_costs_no_more_than_itself(house, tmp_path, tally):
+    whole = outcome(house / "whole")
+    for name in sorted(os.listdir(run(house / "part").folder)):
+        output = tmp_path / name
+        shutil.copytree(house / "part", output)
+        (run(output).folder / name).unlink()
+        train.train(run(output))
+        if outcome(output) != whole:
+            raise Lost(name)
+        tally("other faults")

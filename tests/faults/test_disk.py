@@ -1,0 +1,144 @@
+"""A disk that is full, a folder that cannot be written, a reader that hangs up: a sentence, and nothing lost."""
+
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from faults.harness import call, finish, outcome, require_sentence, require_whole, run_folder, start
+from training.record import read_record
+
+WORDS = ("trainer.epochs=3", "trainer.eval_every=5", "method=dora")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed")
+    ended = call(output, *WORDS)
+    assert ended.status == 0, ended.err
+    return output
+
+
+def sizes(output: Path) -> list[int]:
+    """Bytes of a run's files, in ascending order."""
+    return sorted(path.stat().st_size for path in output.rglob("*") if path.is_file())
+
+
+def goes_on(output: Path, undisturbed: Path) -> None:
+    ended = call(output, *WORDS)
+    assert ended.status == 0, ended.err
+    assert outcome(output) == outcome(undisturbed)
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_a_file_that_may_not_grow_is_one_sentence(place, is_long, undisturbed, tmp_path, tally):
+    """Limits between the smallest of the files that a run writes and the largest."""
+    if place != 3 and not is_long:
+        pytest.skip("one limit; others by `make faults`")
+    least, *_, most = filter(None, sizes(undisturbed))
+    limit = int(least + (most - least) * (place / 8) ** 2)
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    ended = call(tmp_path, *WORDS, preexec_fn=small_files)
+    require_sentence(ended)
+    assert "cannot be written" in ended.err
+    require_whole(tmp_path)
+    goes_on(tmp_path, undisturbed)
+    tally("other faults")
+
+
+@pytest.mark.parametrize("part", [0.3, 0.05, 0.6, 0.8, 0.95])
+def test_a_disk_that_fills_loses_nothing(part, is_long, undisturbed, tmp_path, tally):
+    if part != 0.3 and not is_long:
+        pytest.skip("one size; others by `make faults`")
+    with small_disk(tmp_path, int(sum(sizes(undisturbed)) * part)) as grow:
+        ended = call(tmp_path, *WORDS)
+        require_sentence(ended)
+        assert "No space left" in ended.err
+        require_whole(tmp_path)
+        grow()
+        goes_on(tmp_path, undisturbed)
+    tally("other faults")
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator:
+    """A file system of `size` bytes at `folder`, and a function that makes it large."""
+
+    def mount(*words: str) -> None:
+        try:
+            subprocess.run(["mount", *words, str(folder)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting is not allowed here")
+
+    mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+    try:
+        yield lambda: mount("-o", "remount,size=64m")
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nothing in it can be made or removed; for root, whom modes do not bind, by an attribute."""
+    root = os.geteuid() == 0
+    if root and subprocess.run(["chattr", "+i", str(folder)], capture_output=True).returncode:
+        pytest.skip("this file system has no immutable folders, and nothing else binds root")
+    mode = folder.stat().st_mode
+    if not root:
+        folder.chmod(0o555)
+    try:
+        yield
+    finally:
+        if root:
+            subprocess.run(["chattr", "-i", str(folder)], check=True)
+        else:
+            folder.chmod(mode)
+
+
+def test_a_folder_that_is_read_only_from_the_start_is_one_sentence(undisturbed, tmp_path, tally):
+    (tmp_path / "runs").mkdir()
+    with read_only(tmp_path / "runs"):
+        ended = call(tmp_path, *WORDS, f"output_dir={tmp_path / 'runs'}")
+        require_sentence(ended)
+        assert "cannot be written" in ended.err
+    assert not list((tmp_path / "runs").iterdir())
+    tally("other faults")
+
+
+def test_a_folder_that_becomes_read_only_is_one_sentence_and_the_run_goes_on_later(undisturbed, tmp_path, tally):
+    process = start(tmp_path, *WORDS, "trainer.epochs=40")
+    while not list(tmp_path.rglob("checkpoint.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    folder = run_folder(tmp_path)
+    with read_only(folder):
+        ended = finish(process)
+        require_sentence(ended)
+        assert "cannot be written" in ended.err
+    require_whole(tmp_path)
+    assert read_record(folder) is None
+    ended = call(tmp_path, *WORDS, "trainer.epochs=40")
+    assert ended.status == 0
+    assert "goes on from step" in ended.out
+    tally("other faults")
+
+
+def test_a_reader_that_hangs_up_stops_no_run(undisturbed, tmp_path, tally):
+    """As `| head -1` does."""
+    process = start(tmp_path, *WORDS)
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    finish(process)
+    assert outcome(tmp_path) == outcome(undisturbed)
+    tally("other faults")

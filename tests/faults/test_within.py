@@ -1,0 +1,81 @@
+"""Memory that runs out, gradients that are NaN, a clock that is set back, all in the midst of a run."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from faults.harness import call, outcome, require_sentence, run_folder
+from training.record import read_record
+
+WORDS = ("trainer.epochs=3", "trainer.eval_every=5", "trainer.log_every=4")
+STEPS = 36
+
+
+def broken(fault: str, step: int) -> dict:
+    return {"launch": (sys.executable, str(Path(__file__).with_name("broken.py")), f"{fault}={step}")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict:
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert call(output, *WORDS).status == 0
+    return outcome(output)
+
+
+@pytest.mark.parametrize("step", [3, 5, 17, 36])
+def test_without_memory_a_run_says_so_and_goes_on_when_there_is_some(step, is_long, undisturbed, tmp_path, tally):
+    skip_some(step, is_long)
+    ended = call(tmp_path, *WORDS, **broken("allocation", step))
+    require_sentence(ended)
+    assert "out of memory" in ended.err
+    assert "trainer.micro_batch_size" in ended.err
+    assert read_record(run_folder(tmp_path))["status"] == "interrupted"
+    ended = call(tmp_path, *WORDS)
+    assert ended.status == 0, ended.err
+    assert outcome(tmp_path) == undisturbed
+    tally("other faults")
+
+
+@pytest.mark.parametrize("step", [1, 5, 17, 36])
+def test_gradients_that_are_not_finite_fail_the_run_and_a_retry_is_as_good_as_new(
+    step, is_long, undisturbed, tmp_path, tally
+):
+    skip_some(step, is_long)
+    ended = call(tmp_path, *WORDS, **broken("gradients", step))
+    require_sentence(ended)
+    assert ended.status == 1
+    assert "lower" in ended.err
+    folder = run_folder(tmp_path)
+    assert read_record(folder)["status"] == "failed"
+    assert not (folder / "checkpoint.safetensors").exists()
+    ended = call(tmp_path, *WORDS)
+    require_sentence(ended)
+    assert "retry=true" in ended.err
+    assert call(tmp_path, *WORDS, "retry=true").status == 0
+    assert outcome(tmp_path) == undisturbed
+    tally("other faults")
+
+
+def test_a_clock_that_is_set_back_changes_nothing(undisturbed, tmp_path, tally):
+    """In the midst of a run, and between its parts: files from the future."""
+    ended = call(tmp_path, *WORDS, **broken("clock", 9))
+    assert ended.status == 0, ended.err
+    assert outcome(tmp_path) == undisturbed
+    assert read_record(run_folder(tmp_path))["seconds"] > 0
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (2**32, 2**32))
+    assert "finished before" in call(tmp_path, *WORDS).out
+    ended = call(tmp_path / "parts", *WORDS, **broken("allocation", 9))
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (2**32, 2**32))
+    ended = call(tmp_path / "parts", *WORDS)
+    assert "goes on from step 5" in ended.out
+    assert outcome(tmp_path / "parts") == undisturbed
+    tally("other faults", 2)
+
+
+def skip_some(step: int, is_long: bool) -> None:
+    if step != 17 and not is_long:
+        pytest.skip("at step 17; at others by `make faults`")
