@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test faults lint clean
+.PHONY: help setup demo test faults lint audit clean
 
 help:                ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -33,6 +33,11 @@ faults: $(VENV)/dev.stamp ## the long form of tests/faults: fifty kills, a full 
 lint: $(VENV)/dev.stamp ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+audit:               ## known vulnerabilities of the pinned packages, asked of PyPI
+	test -x $(VENV)/audit/bin/python || $(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:               ## removes the environment; runs/ stays
 	rm -rf $(VENV)

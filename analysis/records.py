@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.glue import GLUE
-from training.config import LATER
+from training.config import LATER, file_name
 from training.errors import Damaged, UserError, complain
 from training.files import sealed, write_json
 from training.record import parse
@@ -96,7 +96,9 @@ def collect(folder: Path, into: Path = RECORDS) -> list[Path]:
         raise UserError(f"there is no folder {folder}; give a folder of runs, as in runs/parikh_wu_table1")
     written = []
     for file, record in ended(sorted(folder.rglob("result.json"))):
-        if record["data"] != "generated" and record["experiment"] != "default":
+        if file_name(record["experiment"]) != record["experiment"]:
+            complain(f"warning: {file}: experiment '{record['experiment']}' cannot name a folder: left out")
+        elif record["data"] != "generated" and record["experiment"] != "default":
             record["config"]["data"]["path"] = None
             record["config"]["output_dir"] = "runs"
             if begun := record["config"].get("init_from"):

@@ -9,7 +9,6 @@ import pytest
 from faults.harness import call, finish, outcome, start
 
 WORDS = ("trainer.epochs=6", "trainer.eval_every=9")
-LONG = ("trainer.epochs=200", "trainer.eval_every=36")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +32,9 @@ def test_who_waits_goes_on_where_a_killed_one_was(undisturbed, tmp_path, tally):
     while not list(tmp_path.rglob(".lock")):
         assert first.poll() is None
         time.sleep(0.02)
+    os.kill(first.pid, signal.SIGSTOP)
     second = start(tmp_path, *WORDS)
-    while "waiting for it" not in second.stdout.readline():
-        assert second.poll() is None, "the first was too quick"
+    assert "waiting for it" in second.stdout.readline()
     os.kill(first.pid, signal.SIGKILL)
     finish(first)
     assert finish(second).status == 0
