@@ -1,8 +1,10 @@
 """`make faults`: the long form, and at its end how much was tried and what was lost."""
 
+from pathlib import Path
+
 import pytest
 
-from faults.harness import Hang, Lost
+from faults.harness import RUN, Hang, Lost, call, outcome
 
 COUNTED = ("kills survived", "other faults", "inputs tried")
 
@@ -15,6 +17,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def is_long(request) -> bool:
     """False in `make test`, where this file's options are not known."""
     return request.config.getoption("--long", default=False)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Path:
+    """The output of `RUN` when nothing happens to it."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    ended = call(output, *RUN)
+    assert ended.status == 0, ended.err
+    return output
+
+
+@pytest.fixture(scope="session")
+def expected(undisturbed) -> dict:
+    """What every run of `RUN` has to end with, whatever happens to it."""
+    return outcome(undisturbed)
 
 
 @pytest.fixture

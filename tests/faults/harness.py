@@ -22,6 +22,7 @@ TINY = (
     "method.rank=4",
     "trainer.batch_size=8",
 )
+RUN = ("method=dora", "trainer.epochs=6", "trainer.eval_every=5", "trainer.log_every=4")  # 72 steps, 15 evaluations
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"OMP_NUM_THREADS": "1"}
 PATIENCE = 120  # seconds until a process counts as hung
 
@@ -83,14 +84,14 @@ def require_sentence(ended: Ended) -> None:
     assert lines[0].startswith(("error: ", "interrupted")), ended.err
 
 
-def require_whole(output: Path) -> None:
-    """Whatever is below `output` by its own name is as it was written, and nothing that is half written lies about."""
+def require_whole(output: Path, killed: bool = False) -> None:
+    """What is below `output` by its own name is as it was written; half a file lies about only where a process was killed."""
     for folder in [path.parent for path in output.rglob(LOCK)]:
         read_record(folder)
         for file in folder.glob("*.safetensors"):
             read_tensors(file)
-        unfinished = [path.name for path in folder.rglob("*.unfinished")]
-        assert not unfinished, unfinished
+        if not killed:
+            assert not list(folder.rglob("*.unfinished"))
 
 
 def run_folder(output: Path) -> Path:

@@ -45,13 +45,16 @@ def test_the_same_command_in_two_processes_gives_the_same_bits(method, is_long, 
     assert one == other
 
 
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    return train(tmp_path_factory.mktemp("here"))
+
+
 @pytest.mark.parametrize("change", ["threads", "processor"])
-def test_other_machines_agree_within_the_tolerance(change, tmp_path):
-    here = train(tmp_path / "here")
+def test_other_machines_agree_within_the_tolerance(change, here, tmp_path):
     elsewhere = train(tmp_path / "elsewhere", **({"OMP_NUM_THREADS": "2"} if change == "threads" else OLD))
     assert np.abs(losses(here) / losses(elsewhere) - 1).max() < LOSS
     difference = np.abs(logits(here) - logits(elsewhere)).max()
     assert difference < LOGIT * np.abs(logits(here)).max()
     if change == "processor":
         assert difference > 0, "the processor was not another"
-    print(difference, np.abs(losses(here) / losses(elsewhere) - 1).max())

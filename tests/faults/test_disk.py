@@ -11,18 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from faults.harness import call, finish, outcome, require_sentence, require_whole, run_folder, start
+from faults.harness import RUN, call, finish, outcome, require_sentence, require_whole, run_folder, start
 from training.record import read_record
-
-WORDS = ("trainer.epochs=3", "trainer.eval_every=5", "method=dora")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    output = tmp_path_factory.mktemp("undisturbed")
-    ended = call(output, *WORDS)
-    assert ended.status == 0, ended.err
-    return output
 
 
 def sizes(output: Path) -> list[int]:
@@ -30,14 +20,14 @@ def sizes(output: Path) -> list[int]:
     return sorted(path.stat().st_size for path in output.rglob("*") if path.is_file())
 
 
-def goes_on(output: Path, undisturbed: Path) -> None:
-    ended = call(output, *WORDS)
+def goes_on(output: Path, expected: dict) -> None:
+    ended = call(output, *RUN)
     assert ended.status == 0, ended.err
-    assert outcome(output) == outcome(undisturbed)
+    assert outcome(output) == expected
 
 
 @pytest.mark.parametrize("place", range(8))
-def test_a_file_that_may_not_grow_is_one_sentence(place, is_long, undisturbed, tmp_path, tally):
+def test_a_file_that_may_not_grow_is_one_sentence(place, is_long, undisturbed, expected, tmp_path, tally):
     """Limits between the smallest of the files that a run writes and the largest."""
     if place != 3 and not is_long:
         pytest.skip("one limit; others by `make faults`")
@@ -48,25 +38,25 @@ def test_a_file_that_may_not_grow_is_one_sentence(place, is_long, undisturbed, t
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    ended = call(tmp_path, *WORDS, preexec_fn=small_files)
+    ended = call(tmp_path, *RUN, preexec_fn=small_files)
     require_sentence(ended)
     assert "cannot be written" in ended.err
     require_whole(tmp_path)
-    goes_on(tmp_path, undisturbed)
+    goes_on(tmp_path, expected)
     tally("other faults")
 
 
 @pytest.mark.parametrize("part", [0.3, 0.05, 0.6, 0.8, 0.95])
-def test_a_disk_that_fills_loses_nothing(part, is_long, undisturbed, tmp_path, tally):
+def test_a_disk_that_fills_loses_nothing(part, is_long, undisturbed, expected, tmp_path, tally):
     if part != 0.3 and not is_long:
         pytest.skip("one size; others by `make faults`")
     with small_disk(tmp_path, int(sum(sizes(undisturbed)) * part)) as grow:
-        ended = call(tmp_path, *WORDS)
+        ended = call(tmp_path, *RUN)
         require_sentence(ended)
         assert "No space left" in ended.err
         require_whole(tmp_path)
         grow()
-        goes_on(tmp_path, undisturbed)
+        goes_on(tmp_path, expected)
     tally("other faults")
 
 
@@ -105,18 +95,20 @@ def read_only(folder: Path) -> Iterator[None]:
             folder.chmod(mode)
 
 
-def test_a_folder_that_is_read_only_from_the_start_is_one_sentence(undisturbed, tmp_path, tally):
+def test_a_folder_that_is_read_only_from_the_start_is_one_sentence(tmp_path, tally):
     (tmp_path / "runs").mkdir()
     with read_only(tmp_path / "runs"):
-        ended = call(tmp_path, *WORDS, f"output_dir={tmp_path / 'runs'}")
+        ended = call(tmp_path, *RUN, f"output_dir={tmp_path / 'runs'}")
         require_sentence(ended)
         assert "cannot be written" in ended.err
     assert not list((tmp_path / "runs").iterdir())
     tally("other faults")
 
 
-def test_a_folder_that_becomes_read_only_is_one_sentence_and_the_run_goes_on_later(undisturbed, tmp_path, tally):
-    process = start(tmp_path, *WORDS, "trainer.epochs=40")
+def test_a_folder_that_becomes_read_only_is_one_sentence_and_the_run_goes_on_later(is_long, tmp_path, tally):
+    if not is_long:
+        pytest.skip("by `make faults`")
+    process = start(tmp_path, *RUN, "trainer.epochs=40")
     while not list(tmp_path.rglob("checkpoint.safetensors")):
         assert process.poll() is None
         time.sleep(0.02)
@@ -127,18 +119,18 @@ def test_a_folder_that_becomes_read_only_is_one_sentence_and_the_run_goes_on_lat
         assert "cannot be written" in ended.err
     require_whole(tmp_path)
     assert read_record(folder) is None
-    ended = call(tmp_path, *WORDS, "trainer.epochs=40")
+    ended = call(tmp_path, *RUN, "trainer.epochs=40")
     assert ended.status == 0
     assert "goes on from step" in ended.out
     tally("other faults")
 
 
-def test_a_reader_that_hangs_up_stops_no_run(undisturbed, tmp_path, tally):
+def test_a_reader_that_hangs_up_stops_no_run(expected, tmp_path, tally):
     """As `| head -1` does."""
-    process = start(tmp_path, *WORDS)
+    process = start(tmp_path, *RUN)
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
     finish(process)
-    assert outcome(tmp_path) == outcome(undisturbed)
+    assert outcome(tmp_path) == expected
     tally("other faults")

@@ -7,29 +7,21 @@ import time
 
 import pytest
 
-from faults.harness import Hang, call, finish, outcome, start
+from faults.harness import RUN, Hang, call, finish, outcome, require_sentence, require_whole, run_folder, start
+from training.record import read_record
 
-WORDS = ("trainer.epochs=12", "trainer.eval_every=9", "method=dora")  # many evaluations: many moments amid writing
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STARTING, TRAINING = 6.0, 4.0  # seconds, about
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict:
-    output = tmp_path_factory.mktemp("undisturbed")
-    ended = call(output, *WORDS)
-    assert ended.status == 0, ended.err
-    return outcome(output)
-
-
 @pytest.mark.parametrize("life", range(10))
-def test_a_run_ends_as_if_nobody_had_stopped_it(life, is_long, undisturbed, tmp_path, tally):
+def test_a_run_ends_as_if_nobody_had_stopped_it(life, is_long, expected, tmp_path, tally):
     """Five kills a life."""
     if life and not is_long:
         pytest.skip("one life of five kills; ten of them by `make faults`")
     moments = random.Random(life)
     for kill in range(5):
-        process = start(tmp_path, *WORDS)
+        process = start(tmp_path, *RUN)
         number = SIGNALS[kill % len(SIGNALS)] if kill < 4 else moments.choice(SIGNALS)
         if moments.random() < 0.25:
             time.sleep(moments.uniform(0, STARTING))
@@ -40,13 +32,18 @@ def test_a_run_ends_as_if_nobody_had_stopped_it(life, is_long, undisturbed, tmp_
             os.kill(process.pid, number)
         ended = finish(process)
         assert ended.status in (0, 130, -number), ended
-        assert "Traceback" not in ended.err or "import" in ended.err.splitlines()[2], (
-            ended.err
-        )  # Python's own, before main
+        traceback = ended.err.splitlines()[2:3] if "Traceback" in ended.err else ["import"]
+        assert "import" in traceback[0], ended.err  # Python's own, of a Ctrl-C before main
+        if ended.status == 130 and "goes on from there" in ended.err:
+            require_sentence(ended)
+            assert (run_folder(tmp_path) / "checkpoint.safetensors").exists()
+            assert read_record(run_folder(tmp_path))["status"] == "interrupted"
+        require_whole(tmp_path, killed=ended.status < 0)
         tally("kills survived")
-    ended = call(tmp_path, *WORDS)
+    ended = call(tmp_path, *RUN)
     assert ended.status == 0, ended.err
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(tmp_path) == expected
+    require_whole(tmp_path)
 
 
 def until_it_trains(process, output) -> None:

@@ -4,39 +4,28 @@ import os
 import signal
 import time
 
-import pytest
-
-from faults.harness import call, finish, outcome, start
-
-WORDS = ("trainer.epochs=6", "trainer.eval_every=9")
+from faults.harness import RUN, finish, outcome, start
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict:
-    output = tmp_path_factory.mktemp("undisturbed")
-    assert call(output, *WORDS).status == 0
-    return outcome(output)
-
-
-def test_two_processes_on_one_cell_leave_one_record(undisturbed, tmp_path, tally):
-    both = [start(tmp_path, *WORDS) for _ in range(2)]
+def test_two_processes_on_one_cell_leave_one_record(expected, tmp_path, tally):
+    both = [start(tmp_path, *RUN) for _ in range(2)]
     ended = [finish(process) for process in both]
     assert [one.status for one in ended] == [0, 0], ended
     assert sorted("finished before" in one.out for one in ended) == [False, True]
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(tmp_path) == expected
     tally("other faults")
 
 
-def test_who_waits_goes_on_where_a_killed_one_was(undisturbed, tmp_path, tally):
-    first = start(tmp_path, *WORDS)
+def test_who_waits_goes_on_where_a_killed_one_was(expected, tmp_path, tally):
+    first = start(tmp_path, *RUN)
     while not list(tmp_path.rglob(".lock")):
         assert first.poll() is None
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGSTOP)
-    second = start(tmp_path, *WORDS)
+    second = start(tmp_path, *RUN)
     assert "waiting for it" in second.stdout.readline()
     os.kill(first.pid, signal.SIGKILL)
     finish(first)
     assert finish(second).status == 0
-    assert outcome(tmp_path) == undisturbed
+    assert outcome(tmp_path) == expected
     tally("other faults")
