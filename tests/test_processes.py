@@ -1,4 +1,4 @@
-"""`train.py` as a process: signals, several processes at once, W&B without a key, a disk that is full."""
+"""`train.py` as a process: signals, several processes at once, a disk that is full."""
 
 import json
 import os
@@ -84,24 +84,6 @@ def test_two_processes_train_as_one_does(tmp_path):
     for a, b in zip(one["history"], two["history"], strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
         assert a["pearson"] == pytest.approx(b["pearson"], abs=1e-3)
-
-
-def test_wandb_logs_offline_without_a_key_and_never_asks(tmp_path):
-    status, out, err = finish(start(tmp_path, "logger=wandb", "trainer.max_steps=20"))
-    assert status == 0, err
-    assert "to upload: wandb sync" in out
-    folder = ROOT / out.split("wandb sync ")[1].splitlines()[0]
-    assert list(folder.glob("run-*.wandb"))
-
-
-def test_wandb_out_of_reach_is_said_and_logged_offline(tmp_path):
-    """A key, but nobody answers at the port: the run neither fails nor waits for longer than the start may take."""
-    nobody = {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    status, out, err = finish(start(tmp_path, "logger=wandb", "trainer.max_steps=5", environment=nobody))
-    assert status == 0, err
-    assert "W&B cannot be reached" in out
-    assert "to upload: wandb sync" in out
-    assert record(tmp_path)["status"] == "complete"
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):
