@@ -119,10 +119,12 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
         error, status, reason = stopped, "interrupted", f"{type(stopped).__name__}: {stopped}".rstrip(": ")
     if accelerator.is_main_process:
         record |= {"status": status, "reason": reason and redacted(reason)} | loop.summary()
-        if status == "complete" and run.method.peft_names:
-            write_adapter(folder / ADAPTER, loop.model, run.method, read_best(folder), record)
-        path = write_record(folder, record)
-        tracker.finish(record)
+        try:
+            if status == "complete" and run.method.peft_names:
+                write_adapter(folder / ADAPTER, loop.model, run.method, read_best(folder), record)
+            path = write_record(folder, record)
+        finally:
+            tracker.finish(record)
         if status != "interrupted":
             (folder / checkpoint.NAME).unlink(missing_ok=True)
         print(f"result: {path}", flush=True)

@@ -96,7 +96,7 @@ def test_another_checksum_is_refused(tmp_path):
 def cache(tmp_path, monkeypatch):
     """An empty cache of the hub's, and a network that must not be asked."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("httpx.head", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.setattr("httpx2.head", lambda *a, **k: pytest.fail("asked the hub"))
     return tmp_path
 
 
@@ -131,16 +131,16 @@ def test_a_cache_without_the_file_is_no_answer(cache, monkeypatch):
 
 
 def test_a_hub_out_of_reach_is_asked_once(cache, monkeypatch):
-    import httpx
+    import httpx2
 
     asked = []
 
     def refuse(*args, **kwargs):
         asked.append(args)
-        raise httpx.ConnectError("no network")
+        raise httpx2.ConnectError("no network")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("httpx.head", refuse)
+    monkeypatch.setattr("httpx2.head", refuse)
     with pytest.raises(UserError, match=r"is out of reach: .*profile=offline.*data=local"):
         snapshot("some/model", None, "model", ["*"], ["config.json"])
     assert len(asked) == 1

@@ -22,8 +22,9 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
     Raises:
         UserError: the hub is out of reach, or has no such repository, revision or file.
     """
+    import httpx2
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     def fetch(local_files_only: bool) -> Path:
         return Path(
@@ -47,13 +48,18 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
     _assert_in_reach(repository)
     try:
         folder = fetch(local_files_only=False)
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no answer"
+    except (OSError, httpx2.HTTPError) as error:
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        reason = (str(cause) or type(cause).__name__).splitlines()[0]
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if status in (401, 403, 404):
+            raise UserError(
+                f"the hub has no {kind} '{repository}' at revision {revision} for you ({status}): check the name"
+            ) from error
         raise UserError(
-            f"the hub has no {kind} '{repository}' at revision {revision} for you ({status}): check the name"
+            f"{kind} '{repository}' could not be downloaded ({reason}): "
+            f"try again, which goes on with what has come, or {WAY_OUT}"
         ) from error
-    except OSError as error:
-        raise UserError(f"{kind} '{repository}' could not be downloaded ({error}): {WAY_OUT}") from error
     if lacking := missing(folder, required):
         raise UserError(f"{kind} '{repository}' at revision {revision} has no file like {lacking[0]}")
     return folder
@@ -66,14 +72,18 @@ def missing(folder: Path, required: list[str]) -> list[str]:
 
 def _assert_in_reach(repository: str) -> None:
     """One short question, since the library itself asks six times over half a minute before it gives up."""
-    import httpx
+    import httpx2
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"'{repository}' is not in the cache, and HF_HUB_OFFLINE forbids asking the hub: {WAY_OUT}")
     try:
-        httpx.head(constants.ENDPOINT, timeout=float(os.environ.get("HF_HUB_ETAG_TIMEOUT", 5)))
-    except httpx.HTTPError as error:
+        answer = httpx2.head(constants.ENDPOINT, timeout=float(os.environ.get("HF_HUB_ETAG_TIMEOUT", 5)))
+    except httpx2.HTTPError as error:
         raise UserError(
             f"'{repository}' is not in the cache, and {constants.ENDPOINT} is out of reach: {WAY_OUT}"
         ) from error
+    if answer.status_code == 429 or answer.status_code >= 500:
+        raise UserError(
+            f"{constants.ENDPOINT} is there, but answers {answer.status_code}: try again later, or {WAY_OUT}"
+        )

@@ -1,13 +1,26 @@
-"""Curves to Weights & Biases: online with a key, offline without one, never a question and never a wait."""
+"""Curves to Weights & Biases: online with a key, offline without one, and never a question.
+
+Nothing that W&B does stops a run or changes its result. A thread of its own talks to it; a run waits for that thread at
+its start and at its end, for seconds, and is told in one line what went wrong.
+"""
 
 import hashlib
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
+
+import psutil
+from tqdm import tqdm
 
 from training.config import RunConfig, to_dict
 
-START_TIMEOUT = 10  # seconds
+START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to hand it the last curves, to be rid of a killed service
+QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login line, no telemetry that may hang as well
 
 
 class Tracker:
@@ -24,11 +37,69 @@ class WandbTracker(Tracker):
     """One W&B run, of the group that the experiment names."""
 
     def __init__(self, run: RunConfig, folder: Path):
+        self.calls: SimpleQueue = SimpleQueue()
+        self.started = Event()
+        self.upload = ""  # how, once there is something to upload
+        self.has_given_up = False
+        self.thread = Thread(target=self._work, args=(run, folder), daemon=True)
+        self.thread.start()
+        self.started.wait(3 * START)  # for its service, for the server, and for the start offline
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self.calls.put(lambda: self.run.log({k: v for k, v in values.items() if v is not None}, step=step))
+
+    def finish(self, record: dict[str, Any]) -> None:
+        self.calls.put(lambda: self._finish(record))
+        self.calls.put(None)
+        self.thread.join(FINISH + KILLED)
+        if self.thread.is_alive():
+            self._give_up("it does not answer")
+            _kill_service()  # every call that waits for it fails
+            self.thread.join(KILLED)
+
+    def _work(self, run: RunConfig, folder: Path) -> None:
+        """Starts a W&B run and makes the calls in their order, up to the last or to the first that fails."""
+        try:
+            self._start(run, folder)
+            self.started.set()
+            while call := self.calls.get():
+                call()
+        except Exception as error:  # the library's own, a socket's, pydantic's: whatever it is, the run goes on
+            self._give_up(_reason(error))
+        finally:
+            self.started.set()
+            with suppress(Exception, SystemExit):
+                _teardown()
+
+    def _hear(self, warning: str) -> None:
+        """Of the warnings that W&B, silent, hands on: that it uploads no more, which it tells in no other way."""
+        if "Fatal error" in warning:
+            self._give_up("its server refuses the curves")
+
+    def _give_up(self, reason: str) -> None:
+        """Says so, once."""
+        if not self.has_given_up:
+            _say(f"W&B stopped ({reason}): no more curves; the record holds every evaluation{self.upload}")
+        self.has_given_up = True
+
+    def _start(self, run: RunConfig, folder: Path) -> None:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         import wandb
 
+        logging.raiseExceptions = False  # its own log lies in its folder: full, it would be a traceback a line
         allowed = run.logger.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
         online = allowed and _has_key()
         folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            x_service_wait=START,
+            init_timeout=START,
+            finish_timeout=FINISH,
+            finish_timeout_raises=True,
+        )
         options = {
             "project": run.logger.project,
             "entity": run.logger.entity,
@@ -38,22 +109,21 @@ class WandbTracker(Tracker):
             "resume": "allow" if online else None,
             "dir": folder,
             "config": to_dict(run),
-            "settings": wandb.Settings(silent=True, console="off", init_timeout=START_TIMEOUT, disable_git=True),
+            "settings": settings,
         }
         try:
             self.run = wandb.init(mode="online" if online else "offline", **options)
         except wandb.errors.Error as error:
-            print(f"W&B cannot be reached ({str(error).splitlines()[0]}); logging offline")
+            _say(f"W&B cannot be reached ({_reason(error)}); logging offline")
             options |= {"id": options["id"] + "-offline", "resume": None}  # the failed start holds on to the id
             self.run = wandb.init(mode="offline", **options)
             online = False
+        wandb.termsetup(settings, SimpleNamespace(info=_ignore, warning=self._hear, error=_ignore))
+        self.upload = f"; to upload: wandb sync {Path(self.run.dir).parent}"
         if not online:
-            print(f"W&B logs offline; to upload: wandb sync {Path(self.run.dir).parent}")
+            _say(f"W&B logs offline{self.upload}")
 
-    def log(self, values: dict[str, Any], step: int) -> None:
-        self.run.log({key: value for key, value in values.items() if value is not None}, step=step)
-
-    def finish(self, record: dict[str, Any]) -> None:
+    def _finish(self, record: dict[str, Any]) -> None:
         for key in ("status", "metric", "best", "last", "parameters", "speed", "memory"):
             self.run.summary[key] = record[key]
         self.run.finish(exit_code=0 if record["status"] == "complete" else 1)
@@ -70,3 +140,30 @@ def _has_key() -> bool:
 
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     return bool(os.environ.get("WANDB_API_KEY")) or requests.utils.get_netrc_auth(host) is not None
+
+
+def _teardown() -> None:
+    """Ends W&B's service, and takes back the hook by which it would be waited for, however long, at the exit."""
+    import wandb
+
+    wandb.teardown()
+
+
+def _kill_service() -> None:
+    for child in psutil.Process().children():
+        if child.name() == "wandb-core":
+            child.kill()
+
+
+def _reason(error: Exception) -> str:
+    """The two lines of an error that name the thing; in those that follow pydantic quotes values, a key among them."""
+    return "; ".join(str(error).splitlines()[:2]) or type(error).__name__
+
+
+def _ignore(text: str) -> None:
+    """What W&B says without being asked."""
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody may be reading any more
+        tqdm.write(text)

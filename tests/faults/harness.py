@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 from conftest import ROOT
 
 from training.files import LOCK, read_tensors
@@ -66,10 +67,16 @@ def finish(process: subprocess.Popen, patience: float = PATIENCE) -> Ended:
     try:
         out, err = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
+        for child in descendants(process):  # W&B's service has a process group of its own
+            child.kill()
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
         raise Hang(f"no end after {patience} s\n{out}\n{err}") from None
     return Ended(process.returncode, out or "", err or "")
+
+
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
 
 
 def call(output: Path, *words: str, **options) -> Ended:

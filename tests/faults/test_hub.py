@@ -1,0 +1,135 @@
+"""The hub whole, cut off, silent, refusing, wrong by a bit, gone: a download is one sentence, and the next one goes on."""
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_backbone import save_encoder
+from test_tasks import mirror
+
+from faults.harness import ENVIRONMENT, Ended, finish, outcome, require_sentence, run_folder
+from faults.servers import Hub, Server, serving, silent
+
+WORDS = ("method=lora", "task=cola", "logger=none", "method.rank=2", "task.max_length=32", "trainer.epochs=2")
+TOKEN = "hf_5ec2e7" + "x" * 28
+PROMPT = (
+    45  # seconds until a refusal, of which some ten are the start of Python and half a minute the hub's own retries
+)
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("repositories")
+    save_encoder(folder / "model")
+    mirror(folder / "data", "cola")
+    return {"FacebookAI/roberta-base": folder / "model", "datasets/nyu-mll/glue": folder / "data"}
+
+
+@pytest.fixture(scope="module")
+def whole(repositories, tmp_path_factory) -> tuple[dict, Path]:
+    """What a run from a healthy hub ends with, and the cache that it leaves."""
+    output, home = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("home")
+    with serving(Hub(repositories)) as hub:
+        ended = run(output, home, hub)
+    assert ended.status == 0, ended
+    return outcome(output), home
+
+
+@pytest.fixture
+def require_refused(tmp_path, tally):
+    """One sentence, nothing trained, and nobody saw the token."""
+
+    def check(ended: Ended, text: str) -> None:
+        require_sentence(ended)
+        assert ended.status == 2
+        assert text in ended.err, ended.err
+        require_secret(tmp_path, ended)
+        tally("other faults")
+
+    return check
+
+
+def run(output: Path, home: Path, hub: Server | str, *words: str) -> Ended:
+    """The README's command, against a hub of our own and a cache in `home`."""
+    variables = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("HF_")}
+    variables |= {"HF_ENDPOINT": getattr(hub, "url", hub), "HF_HOME": str(home), "HF_TOKEN": TOKEN}
+    command = [sys.executable, str(ROOT / "train.py"), *WORDS, f"output_dir={output}", *words]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return finish(subprocess.Popen(command, env=variables, cwd=ROOT, start_new_session=True, **pipes), PROMPT)
+
+
+def require_secret(output: Path, ended: Ended) -> None:
+    assert TOKEN not in ended.out + ended.err
+    assert not [path for path in output.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+def only_long(is_long: bool) -> None:
+    if not is_long:
+        pytest.skip("by `make faults`")
+
+
+@pytest.mark.parametrize("file", [".safetensors", "train-00000-of-00001.parquet"])
+def test_cut_off_in_a_file_it_goes_on_from_there(file, is_long, whole, repositories, require_refused, tmp_path):
+    if file != ".safetensors":
+        only_long(is_long)
+    with serving(Hub(repositories)) as hub:
+        hub.broken = file
+        require_refused(
+            run(tmp_path / "runs", tmp_path / "home", hub), "could not be downloaded (peer closed connection"
+        )
+        hub.broken = None
+        ended = run(tmp_path / "runs", tmp_path / "home", hub)
+    assert (ended.status, ended.err) == (0, "")
+    assert outcome(tmp_path / "runs") == whole[0]
+    require_secret(tmp_path, ended)
+
+
+@pytest.mark.parametrize("status", [500, 429, 401, 404])
+def test_a_hub_that_refuses(status, is_long, repositories, require_refused, tmp_path):
+    only_long(is_long)
+    with serving(Hub(repositories)) as hub:
+        hub.status = status
+        refused = f"'nyu-mll/glue' at revision bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c for you ({status})"
+        text = refused if status < 429 else f"is there, but answers {status}: try again later"
+        require_refused(run(tmp_path / "runs", tmp_path / "home", hub), text)
+
+
+@contextmanager
+def nobody():
+    yield "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("there", [silent, nobody])
+def test_a_hub_that_is_not_there(there, is_long, whole, require_refused, tmp_path):
+    """Neither a socket without a word nor none: with the files in the cache it is not missed."""
+    only_long(is_long)
+    with there() as url:
+        require_refused(run(tmp_path / "runs", tmp_path / "home", url), "is out of reach: run scripts/download.py")
+        ended = run(tmp_path / "runs", whole[1], url)
+    assert (ended.status, ended.err) == (0, "")
+    assert outcome(tmp_path / "runs") == whole[0]
+
+
+def test_a_wrong_bit_is_seen_by_the_checksum_alone(is_long, whole, repositories, require_refused, tmp_path):
+    """The hub's client counts bytes. Without `backbone.sha256` the run ends, and its record names other weights."""
+    only_long(is_long)
+    with serving(Hub(repositories)) as hub:
+        hub.flipped = ".safetensors"
+        ended = run(tmp_path / "runs", tmp_path / "home", hub)
+        assert (ended.status, ended.err) == (0, "")
+        checksums = [folder_checksum(tmp_path / "runs")]
+        hub.flipped = None
+        assert run(tmp_path / "right", tmp_path / "another", hub).status == 0
+        checksums.append(folder_checksum(tmp_path / "right"))
+        assert checksums[0] != checksums[1]
+        named = run(tmp_path / "named", tmp_path / "home", hub, f"backbone.sha256={checksums[1]}")
+        require_refused(named, "it is damaged or another model")
+
+
+def folder_checksum(output: Path) -> str:
+    record = json.loads((run_folder(output) / "result.json").read_text())
+    return record["provenance"]["backbone"]["sha256"]
