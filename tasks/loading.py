@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tasks.generated import generate
 from tasks.glue import Task
 from training.errors import UserError
-from training.hub import snapshot
+from training.hub import checksum, snapshot
 
 if TYPE_CHECKING:
     from training.config import DataConfig
@@ -172,6 +172,8 @@ def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
         raise UserError(
             f"data.path: {folder} has no {task.name}/{split}-*.parquet; the tasks there are: {', '.join(there) or 'none'}"
         )
+    for file in files:
+        checksum(file)  # for its refusal of what is not as the hub sent it
     try:
         return datasets.Dataset(pa.concat_tables([pq.read_table(file) for file in files]))
     except (pa.ArrowInvalid, OSError) as error:

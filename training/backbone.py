@@ -19,7 +19,7 @@ from methods.base import head_prefixes
 from tasks.glue import Task
 from training.config import BackboneConfig
 from training.errors import UserError
-from training.hub import missing, snapshot
+from training.hub import checksum, missing, snapshot
 from training.seeding import seeded
 
 transformers.utils.logging.set_verbosity_error()  # its report of a fresh head is checked below, not printed
@@ -64,19 +64,19 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
             model = build(config, task.outputs)
         tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
         drawn = json.dumps(config.architecture, sort_keys=True) + tokenizer.backend_tokenizer.to_str()
-        checksum = hashlib.sha256(drawn.encode()).hexdigest()  # with the seed, all that such a backbone comes from
-        provenance = {"source": f"random, seed {seed}", "revision": None, "sha256": checksum}
+        sha256 = hashlib.sha256(drawn.encode()).hexdigest()  # with the seed, all that such a backbone comes from
+        provenance = {"source": f"random, seed {seed}", "revision": None, "sha256": sha256}
     else:
         folder = find(config)
-        checksum = _checksum(folder)
-        if config.sha256 and checksum != config.sha256:
+        sha256 = _checksum(folder)
+        if config.sha256 and sha256 != config.sha256:
             raise UserError(
-                f"the weights in {folder} have sha256 {checksum}, not {config.sha256}: it is damaged or another model"
+                f"the weights in {folder} have sha256 {sha256}, not {config.sha256}: it is damaged or another model"
             )
         model = _pretrained(folder, task, seed)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         revision = folder.name if folder.parent.name == "snapshots" else None
-        provenance = {"source": config.source, "revision": revision, "sha256": checksum}
+        provenance = {"source": config.source, "revision": revision, "sha256": sha256}
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"backbone {config.name}: its tokenizer knows {len(tokenizer)} tokens, its embedding {model.config.vocab_size}"
@@ -127,10 +127,7 @@ def _package_folder(package: str) -> Path:
 
 def _checksum(folder: Path) -> str:
     """sha256 of `model.safetensors`, or, where the weights lie in several files, of theirs."""
-    digests = []
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    digests = [checksum(file) for file in sorted(folder.glob("*.safetensors"))]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -1,6 +1,8 @@
 """Files of the Hugging Face hub at a pinned revision: from the cache where they are, from the network where not."""
 
+import hashlib
 import os
+import re
 from pathlib import Path
 
 from training.errors import UserError
@@ -63,6 +65,20 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
     if lacking := missing(folder, required):
         raise UserError(f"{kind} '{repository}' at revision {revision} has no file like {lacking[0]}")
     return folder
+
+
+def checksum(file: Path) -> str:
+    """sha256 of a file.
+
+    Raises:
+        UserError: the file lies in the hub's cache under the checksum that the hub gave, and has another.
+    """
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    blob = file.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != found:
+        raise UserError(f"{blob} is not what the hub sent out, or was changed since: remove it, and try again")
+    return found
 
 
 def missing(folder: Path, required: list[str]) -> list[str]:
