@@ -9,7 +9,7 @@ import sys
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import torch
@@ -17,6 +17,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import TorchDynamoPlugin
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -26,7 +27,16 @@ from training import checkpoint
 from training.backbone import load_backbone
 from training.batches import encode
 from training.config import RunConfig, from_hydra, to_dict
-from training.errors import USER_ERRORS, Diverged, Interrupted, UserError, complain, sentence
+from training.errors import (
+    USER_ERRORS,
+    Diverged,
+    Interrupted,
+    UserError,
+    complain,
+    composing,
+    is_out_of_memory,
+    sentence,
+)
 from training.files import empty, held, read_tensors, require_writable, write_text
 from training.loop import ADAPTER, BEST, Loop
 from training.meters import release_memory
@@ -50,8 +60,11 @@ def main(cfg: DictConfig) -> None:
     except (Diverged, OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
         exit_statuses.append(1 if isinstance(error, Diverged) else 2)
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if is_out_of_memory(error):
+            complain(f"error: out of memory; smaller batches and lengths take less: {str(error).splitlines()[0]}")
+        else:
+            traceback.print_exc()
         exit_statuses.append(1)
 
 
@@ -196,12 +209,25 @@ def prepare_folder(run: RunConfig) -> None:
     write_text(run.folder / "config.yaml", yaml.safe_dump(to_dict(run), sort_keys=False))
 
 
+def require_flags() -> None:
+    """Raises a UserError for flags that Hydra would answer with the whole of its usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
+
+    parser.error = refuse
+    parser.parse_args()
+
+
 def cli() -> int:
     """Runs the command line's jobs; returns the exit status: 1 for a run that diverged, 2 for a mistake of the user's."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors on; one sentence is made of them here
     exit_statuses.clear()
     try:
-        main()
+        require_flags()
+        with composing():
+            main()
     except (OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
         return 2

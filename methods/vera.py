@@ -115,6 +115,8 @@ class VeRA(Method):
             raise UserError(
                 f"method.d_initial is {self.d_initial}; it must be finite and not 0, where nothing would train"
             )
+        if not 0 <= self.projection_seed < 2**63:
+            raise UserError(f"method.projection_seed is {self.projection_seed}; it must be at least 0 and below 2**63")
         check_low_rank(self.rank, self.dropout, self.target_modules)
 
     def apply(self, model: nn.Module) -> None:

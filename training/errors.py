@@ -4,8 +4,10 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -45,6 +47,24 @@ def sentence(error: Exception) -> str:
     if missing := re.match(r"Key '(.+?)' (is )?not in", text):
         return unknown("setting", key or missing[1], [str(name) for name in cause.parent_node or []])
     return f"{key}: {text}" if key and "Could not override" not in text else text
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Around what reads words and YAML: where Hydra has no error of its own, another library's leaves as a UserError."""
+    try:
+        yield
+    except RecursionError as error:
+        raise UserError("the settings include themselves, or are nested too deeply") from error
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"the settings cannot be read: {sentence(error)}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine or its GPU has no memory left; on a CPU torch has no class of its own for that."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)) is not None
+    )
 
 
 def complain(text: str) -> None:
