@@ -217,7 +217,8 @@ def require_flags() -> None:
         raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
 
     parser.error = refuse
-    parser.parse_args()
+    if parser.parse_args().experimental_rerun:
+        raise UserError("--experimental-rerun reads a pickle, which is never done here: give the run's words again")
 
 
 def cli() -> int:

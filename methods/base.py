@@ -18,6 +18,7 @@ from training.errors import UserError
 QUERY_AND_VALUE = r"(query|value)(_proj)?$"
 ALL_LINEAR = r"."
 WIDEST = 2**16  # of what a method adds to a layer
+LARGEST = 1e18  # of a method's factors: its square is a number in float32
 
 
 @dataclass

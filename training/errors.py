@@ -35,7 +35,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 def sentence(error: Exception) -> str:
     """One line for an error of ours, of Hydra's or of OmegaConf's; the last two spread theirs over many."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         kind, _, name = error.missing_cfg_file.partition("/")
         return unknown(kind, name, error.options or [])
     if isinstance(error.__cause__, UserError):  # raised while a YAML's value was looked up
