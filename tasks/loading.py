@@ -172,10 +172,27 @@ def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
         raise UserError(
             f"data.path: {folder} has no {task.name}/{split}-*.parquet; the tasks there are: {', '.join(there) or 'none'}"
         )
+    tables = [_table(file) for file in files]
     try:
-        return datasets.Dataset(pa.concat_tables([pq.read_table(file) for file in files]))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+        return datasets.Dataset(pa.concat_tables(tables))
+    except (
+        pa.ArrowException,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # in the metadata, what datasets wrote there
+        first, *others = (file.name for file in files)
+        where = f"{folder / task.name / first}" + (f" with {', '.join(others)}" if others else "")
+        raise UserError(f"{where} makes no table: {' '.join(str(error).split())}") from error
+
+
+def _table(file: Path) -> pa.Table:
+    try:
+        table = pq.ParquetFile(file).read()
+        table.validate(full=True)  # texts that are no UTF-8 as well
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} cannot be read as parquet: {' '.join(str(error).split())}") from error
+    return table
 
 
 def _draw(dataset: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
@@ -213,6 +230,8 @@ def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
             expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
             raise UserError(f"{where}, row {row}: the label is {label}; it must be {expected}")
     idx = list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
+    if odd := [row for row, number in enumerate(idx) if not isinstance(number, int)]:
+        raise UserError(f"{where}, row {odd[0]}: idx is {idx[odd[0]]!r}; it must be a whole number")
     return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)
 
 
