@@ -81,13 +81,16 @@ def invoke(main: Callable[[], int], *words: str) -> Ended:
     return Ended(status, out.getvalue(), err.getvalue())
 
 
-def require_refusal(ended: Ended, *names: str) -> None:
-    """One sentence, which names the thing, and a status that says so."""
+def require_sentence(text: str) -> None:
+    assert text.strip(), text
+    assert len(text.splitlines()) == 1, text
+
+
+def require_refusal(ended: Ended) -> None:
+    """One sentence, and a status that says so."""
     assert ended.status in (1, 2), ended
     assert ended.err.startswith("error: "), ended.err
-    assert ended.err.endswith("\n"), ended.err
-    assert ended.err.count("\n") == 1, ended.err
-    assert len(ended.err) > len("error: \n"), ended.err
+    require_sentence(ended.err.removeprefix("error: "))
 
 
 def train_in(folder: Path, *words: str, flags: tuple[str, ...] = (), output: bool = True) -> Ended:

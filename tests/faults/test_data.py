@@ -10,7 +10,7 @@ from conftest import compose
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from faults.inputs import guarded, train_in, tries
+from faults.inputs import guarded, require_sentence, train_in, tries
 from tasks.generated import generate
 from tasks.glue import GLUE
 from tasks.loading import fingerprint, load_splits
@@ -57,9 +57,7 @@ def tables(draw: st.DrawFn, task: str) -> bytes:
     if draw(st.sampled_from((False, False, False, True))):
         result = result.replace_schema_metadata({b"huggingface": draw(st.sampled_from(METADATA))})
     if draw(st.sampled_from((False, False, False, True))):
-        result = pa.Table.from_arrays(
-            [*result.columns, *result.columns[:1]], [*result.column_names, *result.column_names[:1]]
-        )
+        result = result.append_column(result.column_names[0], result.column(0)) if result.column_names else result
     return damaged(draw, encoded(result))
 
 
@@ -109,7 +107,7 @@ def test_a_table_is_loaded_whole_or_refused(task, is_long, tally, tmp_path):
             try:
                 splits = load_splits(GLUE[task], config)
             except UserError as error:
-                assert len(str(error).splitlines()) == 1, str(error)
+                require_sentence(str(error))
                 return
         assert fingerprint(splits)
         for examples in splits.values():
@@ -143,5 +141,5 @@ def test_a_folder_in_a_files_place_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no rte/validation-\*.parquet"):
         load_splits(GLUE["rte"], config)
     (tmp_path / "rte/validation-0.parquet").mkdir()
-    with pytest.raises(UserError, match="validation-0.parquet cannot be read as parquet"):
+    with pytest.raises(UserError, match=r"validation-0.parquet cannot be read as parquet"):
         load_splits(GLUE["rte"], config)
