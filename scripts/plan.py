@@ -19,6 +19,7 @@ from methods.qlora import QLoRA  # noqa: E402
 from training.config import above_zero, choose, from_hydra  # noqa: E402
 from training.errors import USER_ERRORS, UserError, composing, sentence  # noqa: E402
 
+MOST = 1e12  # GB
 OWN = ("memory", "base_bits", "adapter_bits")
 
 
@@ -29,6 +30,8 @@ def gigabytes(word: str) -> float:
     except ValueError:
         raise UserError(f"memory is '{word}'; give GB, as in memory=40") from None
     above_zero("memory", memory)
+    if memory > MOST:
+        raise UserError(f"memory is {memory:g} GB; give at most {MOST:g}")
     return memory
 
 

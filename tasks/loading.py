@@ -98,7 +98,7 @@ def read_examples(task: Task, file: Path) -> Split:
         raise UserError(f"{file} is none of: {', '.join(f'*{suffix}' for suffix in READERS)}")
     try:
         rows = READERS[file.suffix](file)
-    except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
     return unlabelled(task, str(file), rows)
 
@@ -142,10 +142,15 @@ def unlabelled(task: Task, where: str, rows: list[dict[str, Any]]) -> Split:
         for column in task.columns:
             if column not in row:
                 raise UserError(f"{where} has no column {column}; its columns are: {', '.join(map(str, row))}")
-            if not isinstance(row[column], str):
+            if not is_text(row[column]):
                 raise UserError(f"{where}, row {number}: {column} is not a text")
     texts = [tuple(row[column] for column in task.columns) for row in rows]
     return Split(where, texts, [0] * len(rows), [row.get("idx", number) for number, row in enumerate(rows)])
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string, and one that UTF-8 can hold: JSON has others."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 def hub_folder(task: Task, config: "DataConfig", names: tuple[str, ...] = ()) -> Path:
