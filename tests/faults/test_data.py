@@ -95,7 +95,7 @@ def test_a_table_is_loaded_whole_or_refused(task, is_long, tally, tmp_path):
     labels = generate(task, "train", ROWS, 0)
     tried = []
 
-    @tries(15, 150, is_long)
+    @tries(10, 150, is_long)
     @given(tables(task), st.sampled_from(("train", *GLUE[task].validation)), st.booleans(), st.sampled_from(settings))
     @example(encoded(pa.table(labels | {"idx": ["x"] * ROWS})), "train", False, settings[0])
     @example(encoded(pa.table(labels).replace_schema_metadata({b"huggingface": b"{}7"})), "train", False, settings[0])
@@ -122,7 +122,7 @@ def test_a_table_is_loaded_whole_or_refused(task, is_long, tally, tmp_path):
 def test_a_table_is_trained_on_or_refused(task, is_long, tally, tmp_path):
     tried, words = [], (f"task={task}", "data=local", f"data.path={tmp_path / 'glue'}")
 
-    @tries(5, 60, is_long)
+    @tries(3, 60, is_long)
     @given(tables(task), st.sampled_from(("train", "validation")))
     def attempt(raw: bytes, split: str) -> None:
         tried.append(raw)

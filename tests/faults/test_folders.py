@@ -73,7 +73,7 @@ def test_a_damaged_encoder_trains_or_is_refused(architecture, is_long, tally, tm
     files, tried = contents(tmp_path / "whole"), []
     words = ("backbone=custom", f"backbone.source={tmp_path / 'damaged'}", "task.max_length=32", "task=rte")
 
-    @tries(10, 200, is_long)
+    @tries(5, 200, is_long)
     @given(damages(files))
     def attempt(damaged: dict[str, bytes | None]) -> None:
         tried.append(damaged)
@@ -104,7 +104,7 @@ def test_a_damaged_adapter_trains_or_is_refused(method, kind, is_long, tally, tm
         save_file(load_file(folder / "adapter_model.safetensors"), tmp_path / "plain", {"format": "pt"})
         files["adapter_model.safetensors"] = (tmp_path / "plain").read_bytes()
 
-    @tries(4, 100, is_long)
+    @tries(3, 100, is_long)
     @given(damages(files), st.sampled_from(("fresh", "kept")))
     def attempt(damaged: dict[str, bytes | None], head: str) -> None:
         tried.append(damaged)

@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
 def test_an_override_runs_or_is_refused(folder, is_long, tally):
     tried = []
 
-    @tries(15, 600, is_long)
+    @tries(10, 600, is_long)
     @given(words())
     @example(("experiment=7",))
     @example(("experiment=[1,2]",))
@@ -191,7 +191,7 @@ def yaml_files(draw: st.DrawFn) -> str:
 def test_a_yaml_value_runs_or_is_refused(folder, is_long, tally):
     tried = []
 
-    @tries(10, 400, is_long)
+    @tries(8, 400, is_long)
     @given(yaml_files())
     def attempt(text: str) -> None:
         tried.append(text)
