@@ -10,7 +10,7 @@ import sys
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import torch
@@ -18,6 +18,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import TorchDynamoPlugin
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -27,7 +28,17 @@ from training import checkpoint
 from training.backbone import load_backbone
 from training.batches import encode
 from training.config import RunConfig, from_hydra, to_dict
-from training.errors import USER_ERRORS, Damaged, Diverged, Interrupted, UserError, complain, out_of_memory, sentence
+from training.errors import (
+    USER_ERRORS,
+    Damaged,
+    Diverged,
+    Interrupted,
+    UserError,
+    complain,
+    composing,
+    is_out_of_memory,
+    sentence,
+)
 from training.files import empty, held, read_tensors, require_writable, set_aside, write_text
 from training.loop import ADAPTER, BEST, PREDICTIONS, Loop
 from training.meters import release_memory
@@ -59,7 +70,8 @@ def main(cfg: DictConfig) -> None:
         complain(f"error: {sentence(error)}")
         exit_statuses.append(1 if isinstance(error, Diverged) else 2)
     except Exception as error:
-        complain(NO_MEMORY.format(error=error) if out_of_memory(error) else traceback.format_exc())
+        told = NO_MEMORY.format(error=str(error).partition("\n")[0])
+        complain(told if is_out_of_memory(error) else traceback.format_exc())
         exit_statuses.append(1)
 
 
@@ -236,12 +248,26 @@ def mend(folder: Path) -> None:
         set_aside(folder / checkpoint.NAME, f"{folder / lost[0]} is gone, and the checkpoint counts on it")
 
 
+def require_flags() -> None:
+    """Raises a UserError for flags that Hydra would answer with the whole of its usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
+
+    parser.error = refuse
+    if parser.parse_args().experimental_rerun:
+        raise UserError("--experimental-rerun reads a pickle, which is never done here: give the run's words again")
+
+
 def cli() -> int:
     """Runs the command line's jobs; returns the exit status: 1 for a run that diverged, 2 for a mistake of the user's."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors on; one sentence is made of them here
     exit_statuses.clear()
     try:
-        main()
+        require_flags()
+        with composing():
+            main()
     except (OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
         return 2

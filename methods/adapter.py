@@ -33,7 +33,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Method, encoder_layers, freeze_encoder, register
+from methods.base import Method, check_size, encoder_layers, freeze_encoder, register
 from training.errors import UserError
 
 
@@ -121,8 +121,7 @@ class AdapterMethod(Method):
     bottleneck: int = 64
 
     def __post_init__(self) -> None:
-        if self.bottleneck < 1:
-            raise UserError(f"method.bottleneck is {self.bottleneck}; it must be at least 1")
+        check_size("method.bottleneck", self.bottleneck)
 
     def layers(self, model: nn.Module) -> Iterable[nn.Module]:
         """The encoder's layers that get adapters."""

@@ -17,6 +17,8 @@ from training.errors import UserError
 
 QUERY_AND_VALUE = r"(query|value)(_proj)?$"
 ALL_LINEAR = r"."
+WIDEST = 2**16  # of what a method adds to a layer
+LARGEST = 1e18  # of a method's factors: its square is a number in float32
 
 
 @dataclass
@@ -136,12 +138,17 @@ def freeze_encoder(model: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
+def check_size(key: str, value: int) -> None:
+    """Raises a UserError for a width that no layer should have."""
+    if not 1 <= value <= WIDEST:
+        raise UserError(f"{key} is {value}; it must be at least 1 and at most {WIDEST}")
+
+
 def check_low_rank(rank: int, dropout: float, target_modules: str) -> None:
     """Raises a UserError for settings that no layer could have."""
     if not target_modules:
         raise UserError("method.target_modules is empty; use '.' for every linear layer")
-    if rank < 1:
-        raise UserError(f"method.rank is {rank}; it must be at least 1")
+    check_size("method.rank", rank)
     if not 0 <= dropout < 1:
         raise UserError(f"method.dropout is {dropout}; it must be at least 0 and below 1")
     try:

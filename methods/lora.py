@@ -20,7 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import QUERY_AND_VALUE, AdaptedLinear, Method, adapt, check_low_rank, freeze_encoder, register
+from methods.base import (
+    LARGEST,
+    QUERY_AND_VALUE,
+    AdaptedLinear,
+    Method,
+    adapt,
+    check_low_rank,
+    freeze_encoder,
+    register,
+)
 from training.errors import UserError
 
 INITS = ("kaiming", "gaussian")
@@ -87,8 +96,8 @@ class LoRA(Method):
     init_A: str = "kaiming"
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise UserError(f"method.alpha is {self.alpha}; it must be above 0 and finite")
+        if not 0 < self.alpha <= LARGEST:
+            raise UserError(f"method.alpha is {self.alpha}; it must be above 0 and at most {LARGEST:g}")
         check_low_rank(self.rank, self.dropout, self.target_modules)
         if self.init_A not in INITS:
             raise UserError(f"method.init_A is '{self.init_A}'; choose one of: {', '.join(INITS)}")

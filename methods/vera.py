@@ -12,7 +12,6 @@ is cheaper through W + ΔW, built once a forward pass, than through r numbers a 
 Deviations: the paper draws a pair for each shape of layer; as in PEFT, one pair of the largest shape is cut to size.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import (
+    LARGEST,
     QUERY_AND_VALUE,
     AdaptedLinear,
     Method,
@@ -111,10 +111,12 @@ class VeRA(Method):
     projection_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.d_initial == 0 or not math.isfinite(self.d_initial):
+        if not 0 < abs(self.d_initial) <= LARGEST:
             raise UserError(
-                f"method.d_initial is {self.d_initial}; it must be finite and not 0, where nothing would train"
+                f"method.d_initial is {self.d_initial}; it must be within ±{LARGEST:g}, and not 0, where nothing would train"
             )
+        if not 0 <= self.projection_seed < 2**63:
+            raise UserError(f"method.projection_seed is {self.projection_seed}; it must be at least 0 and below 2**63")
         check_low_rank(self.rank, self.dropout, self.target_modules)
 
     def apply(self, model: nn.Module) -> None:

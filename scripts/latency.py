@@ -40,7 +40,7 @@ from scripts.benchmark import whole  # noqa: E402
 from train import machine, make_accelerator  # noqa: E402
 from training.backbone import build, max_length  # noqa: E402
 from training.config import RunConfig, file_name, from_hydra  # noqa: E402
-from training.errors import USER_ERRORS, UserError, sentence  # noqa: E402
+from training.errors import USER_ERRORS, UserError, composing, sentence  # noqa: E402
 from training.files import write_json  # noqa: E402
 from training.record import git_state, hardware, versions  # noqa: E402
 from training.seeding import seeded  # noqa: E402
@@ -125,7 +125,7 @@ def settings(words: list[str]) -> RunConfig:
     """
     if odd := [word for word in words if word.partition("=")[0].partition(".")[0] == "method"]:
         raise UserError(f"{odd[0]}: every method is measured, at its own defaults; leave it out")
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composing(), hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return from_hydra(hydra.compose("config", words))
 
 

@@ -22,7 +22,7 @@ def main() -> int:
         runs, folder = load(), ROOT / "paper_tables"
         for path in [*write_tables(runs, folder), write_claims(runs, folder)]:
             print(path.relative_to(ROOT))
-    except UserError as error:
+    except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -17,8 +17,9 @@ import hydra  # noqa: E402
 from analysis.planner import BASE_BITS, plan  # noqa: E402
 from methods.qlora import QLoRA  # noqa: E402
 from training.config import above_zero, choose, from_hydra  # noqa: E402
-from training.errors import USER_ERRORS, UserError, sentence  # noqa: E402
+from training.errors import USER_ERRORS, UserError, composing, sentence  # noqa: E402
 
+MOST = 1e12  # GB
 OWN = ("memory", "base_bits", "adapter_bits")
 
 
@@ -29,6 +30,8 @@ def gigabytes(word: str) -> float:
     except ValueError:
         raise UserError(f"memory is '{word}'; give GB, as in memory=40") from None
     above_zero("memory", memory)
+    if memory > MOST:
+        raise UserError(f"memory is {memory:g} GB; give at most {MOST:g}")
     return memory
 
 
@@ -36,7 +39,7 @@ def planned(words: list[str]) -> dict[str, str]:
     """The table, line by line."""
     given = {key: value for key, _, value in (word.partition("=") for word in words) if key in OWN}
     memory = gigabytes(given.get("memory", ""))
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composing(), hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         run = from_hydra(hydra.compose("config", [word for word in words if word.partition("=")[0] not in OWN]))
     base_bits = given.get("base_bits", "4" if isinstance(run.method, QLoRA) else "16")
     adapter_bits = given.get("adapter_bits", "16")

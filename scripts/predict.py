@@ -58,7 +58,7 @@ def answers(task: "Task", split: "Split", logits: "np.ndarray") -> list[dict[str
 
 def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
     """The examples of the command line, or of a file."""
-    from tasks.loading import read_examples, unlabelled
+    from tasks.loading import is_text, read_examples, unlabelled
 
     if file:
         if sentences:
@@ -67,7 +67,7 @@ def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
     size = len(task.columns)
     if not sentences or len(sentences) % size:
         raise UserError(f"{task.name} takes {' and '.join(task.columns)}; {len(sentences)} sentences were given")
-    if not all(part.encode("utf-8", "ignore").decode() == part for part in sentences):
+    if not all(map(is_text, sentences)):
         raise UserError("a sentence is not valid UTF-8: give it in a file")
     pairs = zip(*(sentences[i::size] for i in range(size)), strict=True)
     return unlabelled(task, "the command line", [dict(zip(task.columns, pair, strict=True)) for pair in pairs])
@@ -93,6 +93,8 @@ def submit(restored: "Restored", folder: Path) -> list[Path]:
 def main() -> int:
     try:
         options, sentences = parse(sys.argv[1:], OPTIONS, required=("run",))
+        if options["into"] and Path(options["into"]).is_dir():
+            raise UserError(f"into: {options['into']} is a folder; name a file")
         from training.files import write_text  # and what follows takes seconds: a mistake should not wait for it
         from training.restore import restore
 

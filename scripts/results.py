@@ -70,7 +70,11 @@ def rank(method: str) -> int:
 
 
 def main() -> int:
-    records = read([Path(word) for word in sys.argv[1:] or ["runs"]])
+    try:
+        records = read([Path(word) for word in sys.argv[1:] or ["runs"]])
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if not records:
         print(
             "error: no complete run there; give folders of runs, as in scripts/results.py runs/default", file=sys.stderr

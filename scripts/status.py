@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.config import RunConfig, to_dict
-from training.errors import USER_ERRORS, sentence
+from training.errors import USER_ERRORS, UserError, sentence
 from training.sweep import cells, state
 
 LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
@@ -33,6 +33,8 @@ class Cell(NamedTuple):
 def read(overrides: list[str]) -> list[Cell]:
     """Every run of the grid, in its order."""
     runs = cells(overrides)
+    if not runs:
+        raise UserError("these overrides stand for no run at all")
     settings = [flat(to_dict(run)) for run in runs]
     keys = varied(settings)
     return [Cell(run, *state(run), label(values, keys)) for run, values in zip(runs, settings, strict=True)]

@@ -98,7 +98,7 @@ def read_examples(task: Task, file: Path) -> Split:
         raise UserError(f"{file} is none of: {', '.join(f'*{suffix}' for suffix in READERS)}")
     try:
         rows = READERS[file.suffix](file)
-    except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
     return unlabelled(task, str(file), rows)
 
@@ -142,10 +142,15 @@ def unlabelled(task: Task, where: str, rows: list[dict[str, Any]]) -> Split:
         for column in task.columns:
             if column not in row:
                 raise UserError(f"{where} has no column {column}; its columns are: {', '.join(map(str, row))}")
-            if not isinstance(row[column], str):
+            if not is_text(row[column]):
                 raise UserError(f"{where}, row {number}: {column} is not a text")
     texts = [tuple(row[column] for column in task.columns) for row in rows]
     return Split(where, texts, [0] * len(rows), [row.get("idx", number) for number, row in enumerate(rows)])
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string, and one that UTF-8 can hold: JSON has others."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 def hub_folder(task: Task, config: "DataConfig", names: tuple[str, ...] = ()) -> Path:
@@ -172,12 +177,23 @@ def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
         raise UserError(
             f"data.path: {folder} has no {task.name}/{split}-*.parquet; the tasks there are: {', '.join(there) or 'none'}"
         )
-    for file in files:
-        checksum(file)  # for its refusal of what is not as the hub sent it
+    tables = [_table(file) for file in files]
     try:
-        return datasets.Dataset(pa.concat_tables([pq.read_table(file) for file in files]))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{files[0]} cannot be read as parquet: {str(error).splitlines()[0]}") from error
+        return datasets.Dataset(pa.concat_tables(tables))
+    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:  # in the metadata, which datasets reads
+        first, *others = (file.name for file in files)
+        where = f"{folder / task.name / first}" + (f" with {', '.join(others)}" if others else "")
+        raise UserError(f"{where} makes no table: {' '.join(str(error).split())}") from error
+
+
+def _table(file: Path) -> pa.Table:
+    try:
+        checksum(file)  # for its refusal of what is not as the hub sent it
+        table = pq.ParquetFile(file).read()
+        table.validate(full=True)  # texts that are no UTF-8 as well
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} cannot be read as parquet: {' '.join(str(error).split())}") from error
+    return table
 
 
 def _draw(dataset: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
@@ -215,6 +231,8 @@ def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
             expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
             raise UserError(f"{where}, row {row}: the label is {label}; it must be {expected}")
     idx = list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
+    if odd := [row for row, number in enumerate(idx) if not isinstance(number, int)]:
+        raise UserError(f"{where}, row {odd[0]}: idx is {idx[odd[0]]!r}; it must be a whole number")
     return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)
 
 

@@ -194,6 +194,18 @@ MISTAKES = {
     "experiment=mnli_start": "this experiment has no settings for 'cola'; it has them for: mnli, mrpc",
     "start=cola": "start is 'cola'; choose another task to start from: sst2",
     "method": "Error parsing override 'method'",
+    "experiment=7": "the settings cannot be read: Config group override must be a string",
+    "backbone.learning_rates=${seed}": "backbone.learning_rates is '0'; it must be a mapping",
+    "backbone.architecture.num_hidden_layers=999999999": "num_hidden_layers is 999999999; .*from 1 to 1000",
+    "backbone.architecture.hidden_size=16000000": "backbone.architecture takes .* GB; this machine has",
+    "+backbone.architecture.hidden_act=foo": "backbone.architecture builds no classifier",
+    "+backbone.architecture.problem_type=nan": "backbone.architecture cannot be kept in a record",
+    "backbone.architecture.type_vocab_size=0": "backbone tiny takes no text",
+    "method=dora method.alpha=1e300": "method.alpha is 1e\\+300; it must be above 0 and at most 1e\\+18",
+    "method=vera method.rank=999999999999": "method.rank is 999999999999; .*at most 65536",
+    "data.train_size=999999999999": "generated data have at most 100000 examples",
+    "data.seed=-1": "data.seed is -1",
+    "--resolve-all": "unrecognized arguments: --resolve-all; flags stand before all overrides",
 }
 
 

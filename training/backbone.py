@@ -3,20 +3,22 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from methods.base import head_prefixes
 from tasks.glue import Task
+from tasks.loading import Split
+from training.batches import collate, encode
 from training.config import BackboneConfig
 from training.errors import UserError
 from training.hub import checksum, missing, snapshot
@@ -60,6 +62,7 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         UserError: the files are not there, not a classifier's encoder, or not those that the checksum names.
     """
     if config.random_init:
+        require_memory(config, task.outputs)
         with seeded(seed, "backbone"):
             model = build(config, task.outputs)
         tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
@@ -74,14 +77,18 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
                 f"the weights in {folder} have sha256 {sha256}, not {config.sha256}: it is damaged or another model"
             )
         model = _pretrained(folder, task, seed)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with refused(f"backbone.source: {folder} gives no tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
         revision = folder.name if folder.parent.name == "snapshots" else None
         provenance = {"source": config.source, "revision": revision, "sha256": sha256}
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"backbone {config.name}: its tokenizer knows {len(tokenizer)} tokens, its embedding {model.config.vocab_size}"
         )
-    return Backbone(model, tokenizer, provenance)
+    backbone = Backbone(model, tokenizer, provenance)
+    with refused(f"backbone {config.name} takes no text"):
+        try_out(backbone, task)
+    return backbone
 
 
 def build(config: BackboneConfig, outputs: int) -> nn.Module:
@@ -92,12 +99,47 @@ def build(config: BackboneConfig, outputs: int) -> nn.Module:
     """
     if "model_type" not in config.architecture:
         raise UserError(f"backbone '{config.name}' has no architecture in its YAML")
-    try:
+    with refused("backbone.architecture builds no classifier"):
         architecture = AutoConfig.for_model(**config.architecture, num_labels=outputs)
         return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Around what other libraries make of a user's settings and files, to which they answer with errors of every kind."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers has no other
         first_sentence = " ".join(str(error).split()).partition(". ")[0]
-        raise UserError(f"backbone.architecture builds no classifier: {first_sentence}") from error
+        raise UserError(f"{what}: {first_sentence or type(error).__name__}") from error
+
+
+def require_memory(config: BackboneConfig, outputs: int) -> None:
+    """Raises a UserError for an architecture whose weights alone are more than the machine's memory."""
+    with torch.device("meta"):
+        needed = sum(4 * parameter.numel() for parameter in build(config, outputs).parameters())
+    if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise UserError(f"backbone.architecture takes {needed / 1e9:.3g} GB; this machine has {there / 1e9:.3g}")
+
+
+@torch.no_grad()
+def try_out(backbone: Backbone, task: Task) -> None:
+    """Two examples through tokenizer and model.
+
+    Raises:
+        UserError: the logits are not one row of finite numbers an example.
+    """
+    model, was_training = backbone.model, backbone.model.training
+    texts = [(text,) * len(task.columns) for text in ("a", "a longer text")]
+    batch = collate(encode(Split("", texts, [0, 0], [0, 1]), backbone.tokenizer, backbone.max_length), [0, 1])
+    logits = model.eval()(**batch.inputs).logits
+    model.train(was_training)
+    if logits.shape != (2, task.outputs):
+        raise UserError(f"the backbone's logits have shape {tuple(logits.shape)}, not {(2, task.outputs)}")
+    if not logits.isfinite().all():
+        raise UserError("the backbone's logits are not finite: its weights are damaged")
 
 
 def find(config: BackboneConfig) -> Path:
@@ -133,18 +175,15 @@ def _checksum(folder: Path) -> str:
 
 def _pretrained(folder: Path, task: Task, seed: int) -> nn.Module:
     """Loads the encoder, draws the head, and makes sure that nothing but the head was drawn."""
-    try:
-        with seeded(seed, "head"):
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                num_labels=task.outputs,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a checkpoint with another task's head: its head is drawn anew
-            )
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"backbone.source: {folder} does not load: {str(error).splitlines()[0]}") from error
+    with refused(f"backbone.source: {folder} does not load"), seeded(seed, "head"):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=task.outputs,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a checkpoint with another task's head: its head is drawn anew
+        )
     drawn = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
     if lost := [key for key in drawn if not key.startswith(head_prefixes(model))]:
         raise UserError(f"backbone.source: {folder} lacks {len(lost)} of the encoder's weights, {lost[0]} among them")

@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -21,6 +21,11 @@ from methods.base import Method
 from tasks.glue import GLUE, Task
 from training.errors import USER_ERRORS, UserError, sentence, unknown
 from training.secrets import secrets
+
+SIZES = dict.fromkeys(  # of an architecture; beyond them building one takes for ever, or more than int64
+    ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"), 2**24
+) | {"num_hidden_layers": 1000}
+GENERATED_MOST = 100_000  # examples; some tasks' grammars have not many more
 
 
 def choose(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -45,6 +50,21 @@ def fraction(key: str, value: float) -> None:
     """Raises a UserError for a number outside [0, 1)."""
     if not 0 <= value < 1:
         raise UserError(f"{key} is {value}; it must be at least 0 and below 1")
+
+
+def check_seed(key: str, value: int) -> None:
+    """Raises a UserError for what no generator takes."""
+    at_least(key, value, 0)
+    if value >= 2**63:
+        raise UserError(f"{key} is {value}; it must be below 2**63")
+
+
+def require_mappings(config: Any, path: str = "") -> None:
+    """Raises a UserError where `${...}` put something else in the place of settings or of a mapping."""
+    for known in dataclasses.fields(config):
+        kind, value = get_origin(known.type) or known.type, getattr(config, known.name)
+        if (kind is dict or dataclasses.is_dataclass(kind)) and not isinstance(value, kind):
+            raise UserError(f"{path}{known.name} is '{value}'; it must be a mapping of settings")
 
 
 @dataclass
@@ -93,6 +113,10 @@ class DataConfig:
         choose("data.name", self.name, ("hub", "local", "generated"))
         at_least("data.train_size", self.train_size, 1)
         at_least("data.eval_size", self.eval_size, 2)
+        check_seed("data.seed", self.seed)
+        for key in ("train_size", "eval_size"):
+            if self.name == "generated" and (size := getattr(self, key) or 0) > GENERATED_MOST:
+                raise UserError(f"data.{key} is {size}; generated data have at most {GENERATED_MOST} examples a split")
         if self.name == "local" and not self.path:
             raise UserError("data=local needs data.path=DIR, a folder that holds TASK/train-*.parquet")
 
@@ -122,6 +146,7 @@ class BackboneConfig:
     head_learning_rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_mappings(self, "backbone.")
         if not self.source and not self.random_init:
             raise UserError(
                 "backbone.source is empty: give a hub name or a folder, as in backbone.source=distilroberta-base"
@@ -130,6 +155,15 @@ class BackboneConfig:
             raise UserError(
                 f"backbone.random_init needs an architecture; backbone '{self.name or self.source}' has none in its YAML"
             )
+        for key, most in SIZES.items():
+            size = self.architecture.get(key, 1)
+            if not isinstance(size, int) or not 1 <= size <= most:
+                raise UserError(f"backbone.architecture.{key} is {size}; it must be a whole number from 1 to {most}")
+        for key in ("architecture", "learning_rates", "head_learning_rates"):
+            try:
+                json.dumps(getattr(self, key), allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"backbone.{key} cannot be kept in a record: {error}") from error
         self.name = self.name or Path(self.source).name
 
 
@@ -262,6 +296,7 @@ class RunConfig:
     retry: bool = False
 
     def __post_init__(self) -> None:
+        require_mappings(self)
         if self.start is not None and (self.start not in GLUE or self.start == self.task.name):
             others = [name for name in GLUE if name != self.task.name]
             raise UserError(f"start is '{self.start}'; choose another task to start from: {', '.join(others)}")
@@ -272,11 +307,11 @@ class RunConfig:
         choose("init_head", self.init_head, ("fresh", "kept"))
         if self.init_head == "kept" and self.init_from is None:
             raise UserError("init_head=kept needs init_from=FOLDER, whose head it is")
-        at_least("seed", self.seed, 0)
-        if self.seed >= 2**63:
-            raise UserError(f"seed is {self.seed}; it must be below 2**63")
+        check_seed("seed", self.seed)
         if not self.output_dir:
             raise UserError("output_dir is empty; name a folder")
+        if not self.output_dir.isprintable():  # the last line that a run prints names it
+            raise UserError(f"output_dir is {self.output_dir!a}; name a folder without such characters")
         if file_name(self.experiment) != self.experiment:
             raise UserError(
                 f"experiment '{self.experiment}' cannot name a folder: use letters, digits, '.', '_' and '-'"

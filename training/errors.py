@@ -4,11 +4,12 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
-from torch import OutOfMemoryError
 
 from training.secrets import redacted
 
@@ -40,7 +41,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 def sentence(error: Exception) -> str:
     """One line for an error of ours, of Hydra's or of OmegaConf's; the last two spread theirs over many."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         kind, _, name = error.missing_cfg_file.partition("/")
         return unknown(kind, name, error.options or [])
     if isinstance(error.__cause__, UserError):  # raised while a YAML's value was looked up
@@ -54,15 +55,28 @@ def sentence(error: Exception) -> str:
     return f"{key}: {text}" if key and "Could not override" not in text else text
 
 
+@contextmanager
+def composing() -> Iterator[None]:
+    """Around what reads words and YAML: where Hydra has no error of its own, another library's leaves as a UserError."""
+    try:
+        yield
+    except RecursionError as error:
+        raise UserError("the settings include themselves, or are nested too deeply") from error
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"the settings cannot be read: {sentence(error)}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine or its GPU has no memory left; on a CPU torch has no class of its own for that."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)) is not None
+    )
+
+
 def complain(text: str) -> None:
     """To the error stream, by the first process only; under `accelerate launch` all of them meet the same mistake."""
     if os.environ.get("RANK", "0") == "0":
         print(redacted(text), file=sys.stderr, flush=True)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the machine, or its GPU, had no more to give."""
-    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)

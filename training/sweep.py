@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from training import checkpoint
 from training.config import RunConfig, from_hydra
-from training.errors import USER_ERRORS, Damaged, complain, sentence
+from training.errors import USER_ERRORS, Damaged, complain, composing, sentence
 from training.files import is_held
 from training.record import read_record
 
@@ -42,7 +42,7 @@ def start_config(run: RunConfig, overrides: Sequence[str]) -> RunConfig | None:
 
 def cells(overrides: Sequence[str]) -> list[RunConfig]:
     """Every run that `train.py -m` would train with these overrides, those that others start from first."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composing(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
         grid = [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
@@ -61,7 +61,8 @@ def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
         job: its overrides.
     """
     try:
-        run = run_config(GlobalHydra.instance().config_loader().load_sweep_config(config, list(job)))
+        with composing():
+            run = run_config(GlobalHydra.instance().config_loader().load_sweep_config(config, list(job)))
     except USER_ERRORS as error:
         complain(f"error: {' '.join(job)}: {sentence(error)}")
         exit_statuses.append(2)

@@ -1,0 +1,115 @@
+"""Folders that a run reads, damaged: adapters of ours and of peft's kind, and encoders. Each trains, or is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import compose
+from hypothesis import given
+from hypothesis import strategies as st
+from test_backbone import save_encoder
+
+import train
+from faults.inputs import train_in, tries
+
+SHAPES = (None, 0, [], {}, "a", [{}], {"a": 1})
+NUMBERS = (True, False, 0, -1, 1, 2, 3, 10**9, 1e300, 0.5)
+VALUES = st.sampled_from((*NUMBERS, None, "", "a", "gelu", "../x", "\0", "\ud800", [], [1], ["a"], {}, {"a": 1}))
+
+
+@st.composite
+def damages(draw: st.DrawFn, files: dict[str, bytes]) -> dict[str, bytes | None]:
+    """The files with one of them damaged; None for a folder in its place."""
+    name = draw(st.sampled_from(sorted(files)))
+    raw, rest = files[name], {other: files[other] for other in files if other != name}
+    kinds = ["cut", "empty", "flip", "flip", "header", "delete", "folder", "swap", "garbage"]
+    if name.endswith(".json"):
+        kinds += ["shape", "key", "key", "key", "key", "drop"]
+    place = draw(st.integers(0, len(raw) - 1))
+    kind = draw(st.sampled_from(kinds))
+    if kind in ("key", "drop"):
+        values = json.loads(raw)
+        if not isinstance(values, dict) or not values:
+            return files
+        key = draw(st.sampled_from(sorted(values)))
+        if kind == "drop":
+            del values[key]
+        else:
+            values[key] = draw(VALUES)
+        return rest | {name: json.dumps(values).encode()}
+    match kind:
+        case "delete":
+            return rest
+        case "swap":
+            return rest | {name: files[draw(st.sampled_from(sorted(files)))]}
+        case "flip" | "header":
+            place = place if kind == "flip" else place % min(len(raw), 400)
+            return rest | {name: raw[:place] + bytes([raw[place] ^ 1 << draw(st.integers(0, 7))]) + raw[place + 1 :]}
+    changed = {
+        "cut": raw[:place],
+        "empty": b"",
+        "folder": None,
+        "garbage": draw(st.binary(max_size=40)),
+        "shape": json.dumps(draw(st.sampled_from(SHAPES))).encode(),
+    }
+    return rest | {name: changed[kind]}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def fill(folder: Path, files: dict[str, bytes | None]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, raw in files.items():
+        (folder / name).mkdir() if raw is None else (folder / name).write_bytes(raw)
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "bert"])
+def test_a_damaged_encoder_trains_or_is_refused(architecture, is_long, tally, tmp_path):
+    save_encoder(tmp_path / "whole", architecture)
+    files, tried = contents(tmp_path / "whole"), []
+    words = ("backbone=custom", f"backbone.source={tmp_path / 'damaged'}", "task.max_length=32", "task=rte")
+
+    @tries(5, 200, is_long)
+    @given(damages(files))
+    def attempt(damaged: dict[str, bytes | None]) -> None:
+        tried.append(damaged)
+        fill(tmp_path / "damaged", damaged)
+        train_in(tmp_path / "x", *words)
+
+    attempt()
+    tally("inputs tried", len(tried))
+
+
+METHODS = {"lora": ("method=lora", "method.rank=4"), "vera": ("method=vera", "method.rank=8")}
+
+
+@pytest.mark.parametrize("kind", ["ours", "peft", "run"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_damaged_adapter_trains_or_is_refused(method, kind, is_long, tally, tmp_path):
+    words = ("profile=offline", "backbone=tiny", "logger=none", "trainer.max_steps=2")
+    sizes = ("data.train_size=16", "data.eval_size=8")
+    run = compose(*words, *sizes, *METHODS[method], f"output_dir={tmp_path / 'runs'}")
+    train.train(run)
+    folder = run.folder if kind == "run" else run.folder / "adapter"
+    files, tried = contents(folder), []
+    if kind == "run":
+        files = {name: files[name] for name in ("result.json", "best.safetensors")}
+    if kind == "peft":  # whose header names no backbone
+        from safetensors.torch import load_file, save_file
+
+        save_file(load_file(folder / "adapter_model.safetensors"), tmp_path / "plain", {"format": "pt"})
+        files["adapter_model.safetensors"] = (tmp_path / "plain").read_bytes()
+
+    @tries(3, 100, is_long)
+    @given(damages(files), st.sampled_from(("fresh", "kept")))
+    def attempt(damaged: dict[str, bytes | None], head: str) -> None:
+        tried.append(damaged)
+        fill(tmp_path / "damaged", damaged)
+        train_in(tmp_path / "x", *METHODS[method], f"init_from={tmp_path / 'damaged'}", f"init_head={head}", "seed=0")
+
+    attempt()
+    tally("inputs tried", len(tried))
