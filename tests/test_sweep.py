@@ -90,6 +90,19 @@ def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_does(tmp_path)
     assert science(tmp_path / "parts") == science(tmp_path / "whole")
 
 
+def test_a_sweep_that_is_warned_of_its_end_writes_its_runs_state(tmp_path):
+    process = start(tmp_path, "method=full,lora", "data.train_size=400", "trainer.epochs=200")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: the sweep" in err
+    [record] = tmp_path.rglob("result.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+
+
 def test_a_failed_run_is_named_and_trained_again_when_asked(tmp_path):
     words = ("method=full", "trainer.learning_rate=1e-3,1e30")
     status, out, err = call(tmp_path, *words)
