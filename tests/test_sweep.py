@@ -68,7 +68,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_does(tmp_path):
-    words = ("method=full,lora", "data.train_size=400", "trainer.epochs=20", "trainer.eval_every=20")
+    words = ("method=full,lora", "data.train_size=400", "trainer.epochs=8", "trainer.eval_every=20")
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     process = start(tmp_path / "parts", *words)
