@@ -10,7 +10,7 @@ import sys
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 import torch
@@ -18,7 +18,6 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import TorchDynamoPlugin
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -39,17 +38,19 @@ from training.errors import (
     is_out_of_memory,
     sentence,
 )
-from training.files import empty, held, read_tensors, require_writable, set_aside, write_text
-from training.loop import ADAPTER, BEST, PREDICTIONS, Loop
+from training.files import empty, held, require_writable, write_text
+from training.loop import ADAPTER, Loop
+from training.mend import can_go_on, mend
 from training.meters import release_memory
 from training.peft_format import write_adapter
-from training.record import NAME, describe, parse, read_record, write_record
+from training.record import NAME, describe, read_record, write_record
 from training.restore import read_best
 from training.secrets import redacted
 from training.seeding import seeded
 from training.start import begin, describe_start
 from training.sweep import exit_statuses, start_config, state
 from training.tracker import make_tracker
+from training.words import require_flags
 
 NO_MEMORY = (
     "error: out of memory ({error}): the same command goes on from the last evaluation once there is more; "
@@ -100,7 +101,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         run.method.apply(model)
     if start:
         load_trained_state(model, read_best(start.folder), head=False)
-    if run.init_from and (run.force or not checkpoint.is_whole(folder)):
+    if run.init_from and (run.force or not can_go_on(folder)):
         begin(run, model, backbone.provenance)
     record["parameters"] = parameter_counts(model, backbone_parameters)
     encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
@@ -227,37 +228,11 @@ def is_settled(run: RunConfig, record: dict[str, Any]) -> bool:
 
 
 def prepare_folder(run: RunConfig) -> None:
-    """The run's folder with its resolved settings in it; emptied by `force`."""
+    """The run's folder with its resolved settings in it; emptied by `force`, and without what is damaged."""
     if run.force:
         empty(run.folder, first=NAME)
     mend(run.folder)
     write_text(run.folder / "config.yaml", yaml.safe_dump(to_dict(run), sort_keys=False))
-
-
-def mend(folder: Path) -> None:
-    """Sets aside what is damaged, and a checkpoint that has lost the best state so far: the run starts anew."""
-    for name, read in ((NAME, parse), (BEST, read_tensors), (checkpoint.NAME, read_tensors)):
-        try:
-            if (folder / name).exists():
-                read(folder / name)
-        except Damaged as error:
-            set_aside(folder / name, str(error))
-    progress = checkpoint.read_progress(folder)
-    lost = [name for name in (BEST, PREDICTIONS) if not (folder / name).exists()]
-    if progress and progress["history"] and lost:
-        set_aside(folder / checkpoint.NAME, f"{folder / lost[0]} is gone, and the checkpoint counts on it")
-
-
-def require_flags() -> None:
-    """Raises a UserError for flags that Hydra would answer with the whole of its usage."""
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
-
-    parser.error = refuse
-    if parser.parse_args().experimental_rerun:
-        raise UserError("--experimental-rerun reads a pickle, which is never done here: give the run's words again")
 
 
 def cli() -> int:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import load_trained_state, trained_state
-from training.errors import Damaged
-from training.files import read_tensors, write_tensors
+from training.files import read_header, read_tensors, write_tensors
 
 NAME = "checkpoint.safetensors"
 
@@ -45,33 +44,13 @@ def save_checkpoint(
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
-    """What the checkpoint was written with; None without one.
-
-    Raises:
-        Damaged: it is not as it was written.
-    """
-    return _header(folder).get("identity")
+    """What the checkpoint was written with; None without one."""
+    return read_header(folder / NAME)["identity"] if (folder / NAME).exists() else None
 
 
-def read_progress(folder: Path) -> dict[str, Any] | None:
-    """How far the checkpoint is; None without one.
-
-    Raises:
-        Damaged: it is not as it was written.
-    """
-    return _header(folder).get("progress")
-
-
-def _header(folder: Path) -> dict[str, Any]:
-    return read_tensors(folder / NAME)[1] if (folder / NAME).exists() else {}
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
-    try:
-        return read_identity(folder) is not None
-    except Damaged:
-        return False
+def read_progress(folder: Path) -> dict[str, Any]:
+    """How far the folder's checkpoint is."""
+    return read_header(folder / NAME)["progress"]
 
 
 def load_checkpoint(

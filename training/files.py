@@ -94,6 +94,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a file that `write_tensors` wrote, without a look at the rest.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["json"])
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+
+
 def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a safetensors file that others may have written, and the header, empty if it is not ours.
 

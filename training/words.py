@@ -1,7 +1,10 @@
-"""The words of a script's command line: `key=value`, and the rest."""
+"""The words of a command line: `key=value`, and the rest; train.py's flags, which are Hydra's."""
 
 import difflib
 from collections.abc import Sequence
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
 
 from training.errors import UserError, unknown
 
@@ -31,3 +34,15 @@ def parse(
     if missing := [key for key in required if not chosen[key]]:
         raise UserError(f"{missing[0]}=... is missing")
     return chosen, rest
+
+
+def require_flags() -> None:
+    """Raises a UserError for flags that Hydra would answer with the whole of its usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
+
+    parser.error = refuse
+    if parser.parse_args().experimental_rerun:
+        raise UserError("--experimental-rerun reads a pickle, which is never done here: give the run's words again")

@@ -127,3 +127,16 @@ def test_a_file_that_is_gone_costs_no_more_than_itself(house, tmp_path, tally):
         if outcome(output) != whole:
             raise Lost(name)
         tally("other faults")
+
+
+def test_a_run_that_begins_at_another_does_so_again_when_it_starts_anew(house, tmp_path, monkeypatch):
+    begun = (*WORDS, f"init_from={run(house / 'whole').folder}")
+    whole, parts = (compose(*begun, f"output_dir={tmp_path / name}") for name in ("whole", "parts"))
+    train.train(whole)
+    monkeypatch.setattr(Loop, "is_stop_requested", lambda loop: loop.progress.step == 16)
+    with pytest.raises(Interrupted):
+        train.train(parts)
+    monkeypatch.undo()
+    (parts.folder / BEST).write_bytes(b"")
+    train.train(parts)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
