@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ from training.errors import (
 )
 from training.files import empty, held, require_writable, write_text
 from training.loop import ADAPTER, Loop
-from training.mend import can_go_on, mend
+from training.mend import can_go_on, is_best_whole, mend
 from training.meters import release_memory
 from training.peft_format import write_adapter
-from training.record import NAME, describe, read_record, write_record
+from training.record import NAME, describe, read_own_record, write_record
 from training.restore import read_best
 from training.secrets import redacted
 from training.seeding import seeded
@@ -65,7 +66,7 @@ def main(cfg: DictConfig) -> None:
         run = from_hydra(cfg)
         start = start_config(run, HydraConfig.get().overrides.task)
         if start and (run.force or state(run)[0] != "complete"):
-            train(start)
+            train(replace(start, force=not is_best_whole(start.folder, start.hash) and state(start)[0] == "complete"))
         train(run, start)
     except (Diverged, OSError, *USER_ERRORS) as error:
         complain(f"error: {sentence(error)}")
@@ -100,8 +101,8 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
     if start:
-        load_trained_state(model, read_best(start.folder), head=False)
-    if run.init_from and (run.force or not can_go_on(folder)):
+        load_trained_state(model, read_best(start.folder, start.hash), head=False)
+    if run.init_from and (run.force or not can_go_on(folder, run.hash)):
         begin(run, model, backbone.provenance)
     record["parameters"] = parameter_counts(model, backbone_parameters)
     encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
@@ -134,7 +135,7 @@ def fit(loop: Loop, record: dict[str, Any]) -> None:
         record |= {"status": status, "reason": reason and redacted(reason)} | loop.summary()
         try:
             if status == "complete" and run.method.peft_names:
-                write_adapter(folder / ADAPTER, loop.model, run.method, read_best(folder), record)
+                write_adapter(folder / ADAPTER, loop.model, run.method, read_best(folder, run.hash), record)
             path = write_record(folder, record)
         finally:
             tracker.finish(record)
@@ -206,7 +207,7 @@ def is_settled(run: RunConfig, record: dict[str, Any]) -> bool:
     """
     folder = run.folder
     try:
-        earlier = read_record(folder)
+        earlier = read_own_record(folder, run.hash)
     except Damaged:
         return False
     if run.force or earlier is None or earlier["status"] == "interrupted":
@@ -231,7 +232,7 @@ def prepare_folder(run: RunConfig) -> None:
     """The run's folder with its resolved settings in it; emptied by `force`, and without what is damaged."""
     if run.force:
         empty(run.folder, first=NAME)
-    mend(run.folder)
+    mend(run.folder, run.hash)
     write_text(run.folder / "config.yaml", yaml.safe_dump(to_dict(run), sort_keys=False))
 
 

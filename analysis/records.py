@@ -73,15 +73,24 @@ SETTINGS = {
 
 
 def ended(files: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Those of the files that are records of runs that ended, well or not; a damaged one is named, and left out."""
+    """Those of the files that are records of runs that ended, well or not.
+
+    A damaged one is named and left out, and so is a run's second, which a copied file or folder is.
+    """
+    seen: dict[tuple[str, str], Path] = {}
     for file in files:
         try:
             record = parse(file)
         except Damaged as error:
             complain(f"warning: {error}: left out; the command that trained it sets it aside and trains it again")
             continue
-        if record["status"] in ("complete", "failed") and "config" in record:
-            yield file, record
+        if record["status"] not in ("complete", "failed") or "config" not in record:
+            continue
+        first = seen.setdefault((record["experiment"], record["config_hash"]), file)
+        if first is not file:
+            complain(f"warning: {file} is of the same run as {first}: left out")
+            continue
+        yield file, record
 
 
 def collect(folder: Path, into: Path = RECORDS) -> list[Path]:

@@ -21,10 +21,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from training.errors import Interrupted, complain
+from training.errors import Interrupted, UserError, complain
 from training.sweep import ROOT, exit_statuses, is_pending
 
-STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass
@@ -43,6 +43,8 @@ class ProcessLauncher(Launcher):
     """Trains each run of a sweep by `python train.py ...`; runs that are finished, or failed before, start none."""
 
     def __init__(self, parallel: int = 1):
+        if parallel < 1:
+            raise UserError(f"hydra.launcher.parallel is {parallel}; it must be at least 1")
         self.parallel = parallel
         self.running: dict[subprocess.Popen, int] = {}
 

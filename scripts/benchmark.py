@@ -29,7 +29,7 @@ from analysis.records import ROOT
 from analysis.speed import FOLDER, LONGEST, OURS, THEIRS, held, ratio, table
 from methods.base import Method
 from training.config import RunConfig, file_name, to_dict
-from training.errors import USER_ERRORS, UserError, sentence
+from training.errors import USER_ERRORS, UserError, complain, sentence
 from training.files import write_json
 from training.record import git_state, hardware, versions
 from training.sweep import cells
@@ -167,7 +167,7 @@ def main() -> int:
             write_json(path, record)
             print("\n".join(verdicts(record)), f"record: {path}", sep="\n", flush=True)
     except (OSError, *USER_ERRORS) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         return 2
     print(*table(records).write(Path(own["into"])), sep="\n")
     return 0

@@ -19,7 +19,7 @@ from tasks.glue import GLUE  # noqa: E402
 from tasks.loading import hub_folder  # noqa: E402
 from training.backbone import find  # noqa: E402
 from training.config import BackboneConfig, DataConfig  # noqa: E402
-from training.errors import USER_ERRORS, UserError, sentence, unknown  # noqa: E402
+from training.errors import USER_ERRORS, UserError, complain, sentence, unknown  # noqa: E402
 
 YAMLS = {path.stem: OmegaConf.load(path) for path in sorted((ROOT / "conf/backbone").glob("*.yaml"))}
 BACKBONES = [name for name, yaml in YAMLS.items() if yaml.get("source")]
@@ -45,7 +45,7 @@ def main() -> int:
         for name in wanted.tasks:
             print(f"{name}: {hub_folder(GLUE[name], DataConfig(name='hub'))}", flush=True)
     except USER_ERRORS as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         return 2
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training.errors import USER_ERRORS, Diverged, UserError, sentence
+from training.errors import USER_ERRORS, Diverged, UserError, complain, sentence
 from training.words import parse
 
 OPTIONS = {"run": None, "into": None, "form": "folded", "push": None, "data.path": None}
@@ -74,7 +74,7 @@ def main() -> int:
     try:
         export(parse(sys.argv[1:], OPTIONS, required=("run", "into"))[0])
     except (Diverged, OSError, *USER_ERRORS) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         return 2
     return 0
 

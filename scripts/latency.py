@@ -40,7 +40,7 @@ from scripts.benchmark import whole  # noqa: E402
 from train import machine, make_accelerator  # noqa: E402
 from training.backbone import build, max_length  # noqa: E402
 from training.config import RunConfig, file_name, from_hydra  # noqa: E402
-from training.errors import USER_ERRORS, UserError, composing, sentence  # noqa: E402
+from training.errors import USER_ERRORS, UserError, complain, composing, sentence  # noqa: E402
 from training.files import write_json  # noqa: E402
 from training.record import git_state, hardware, versions  # noqa: E402
 from training.seeding import seeded  # noqa: E402
@@ -143,7 +143,7 @@ def main() -> int:
         path = records / f"{'-'.join(map(file_name, parts))}.json"
         write_json(path, measured)
     except (OSError, *USER_ERRORS) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         return 2
     holds, figures = verdict(measured)
     print(f"{figures}: adapters add latency where folded LoRA adds none" + ("" if holds else ": NOT IN EVERY CELL"))

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from analysis.figures import write_figures
 from analysis.records import ROOT, load
 from analysis.subspace import read_similarity, write_similarity
-from training.errors import UserError
+from training.errors import UserError, complain
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
         for word in sys.argv[1:]:
             print(write_similarity(Path(word)).relative_to(ROOT))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     for path in write_figures(load(), read_similarity(), ROOT / "paper_tables" / "figures"):
         print(path.relative_to(ROOT))

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from analysis.claims import write_claims
 from analysis.records import ROOT, collect, load
 from analysis.tables import write_tables
-from training.errors import UserError
+from training.errors import UserError, complain
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
         for path in [*write_tables(runs, folder), write_claims(runs, folder)]:
             print(path.relative_to(ROOT))
     except (OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     return 0
 

@@ -17,7 +17,7 @@ import hydra  # noqa: E402
 from analysis.planner import BASE_BITS, plan  # noqa: E402
 from methods.qlora import QLoRA  # noqa: E402
 from training.config import above_zero, choose, from_hydra  # noqa: E402
-from training.errors import USER_ERRORS, UserError, composing, sentence  # noqa: E402
+from training.errors import USER_ERRORS, UserError, complain, composing, sentence  # noqa: E402
 
 MOST = 1e12  # GB
 OWN = ("memory", "base_bits", "adapter_bits")
@@ -64,7 +64,7 @@ def main() -> int:
     try:
         table = planned(sys.argv[1:])
     except USER_ERRORS as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         return 2
     for name, value in table.items():
         print(f"{name:<22}{value:>24}")

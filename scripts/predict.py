@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training.errors import USER_ERRORS, UserError, sentence
+from training.errors import USER_ERRORS, UserError, complain, sentence
 from training.words import parse
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def main() -> int:
         else:
             print(*map(show, found), sep="\n")
     except (OSError, *USER_ERRORS) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         return 2
     return 0
 

@@ -34,10 +34,10 @@ from tasks.metrics import score
 from train import make_accelerator
 from training.backbone import load_backbone
 from training.config import RunConfig, choose, from_hydra, to_dict
-from training.errors import USER_ERRORS, Diverged, UserError, sentence
-from training.files import require_writable
+from training.errors import USER_ERRORS, Diverged, UserError, complain, sentence
+from training.files import require_writable, write_json
 from training.optimizers import build_optimizer
-from training.record import versions, write_record
+from training.record import versions
 from training.seeding import seeded
 
 try:
@@ -45,6 +45,7 @@ try:
 except ImportError:
     peft = None
 
+NAME = "reference.json"
 METHODS = ("full", "lora", "dora", "lora_fa", "vera", "qlora")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -61,7 +62,7 @@ def mistakes_in_a_sentence() -> Iterator[None]:
     try:
         yield
     except (Diverged, OSError, *USER_ERRORS) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         sys.exit(1 if isinstance(error, Diverged) else 2)
 
 
@@ -90,7 +91,8 @@ def reference(run: RunConfig) -> None:
         "config": to_dict(run),
         "versions": versions() | {"peft": peft.__version__},
     }
-    print(f"result: {write_record(folder, record)}", flush=True)
+    write_json(folder / NAME, record)
+    print(f"result: {folder / NAME}", flush=True)
 
 
 def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis.records import METHODS, TASKS, ended
 from analysis.records import variant as shared_settings
+from training.errors import complain
 from training.record import NAME
 
 
@@ -73,7 +74,7 @@ def main() -> int:
     try:
         records = read([Path(word) for word in sys.argv[1:] or ["runs"]])
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
     if not records:
         print(

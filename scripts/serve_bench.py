@@ -38,7 +38,7 @@ from serving.mixed import Server
 from tasks.loading import fingerprint, load_splits
 from training.batches import Encoded, encode
 from training.config import RunConfig, file_name, to_dict
-from training.errors import USER_ERRORS, UserError, sentence
+from training.errors import USER_ERRORS, UserError, complain, sentence
 from training.files import write_json
 from training.packed import forward_path
 from training.record import git_state, hardware, versions
@@ -217,7 +217,7 @@ def main() -> int:
             write_json(path, record)
             print(f"record: {path}", flush=True)
     except (OSError, *USER_ERRORS) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         return 2
     print(*table(records).write(Path(own["into"])), sep="\n")
     return 0

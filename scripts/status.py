@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.config import RunConfig, to_dict
-from training.errors import USER_ERRORS, UserError, sentence
+from training.errors import USER_ERRORS, UserError, complain, sentence
 from training.sweep import cells, state
 
 LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
@@ -125,7 +125,7 @@ def main() -> int:
     try:
         found = read([word for word in sys.argv[1:] if word not in ("-m", "--multirun")])
     except (OSError, *USER_ERRORS) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        complain(f"error: {sentence(error)}")
         return 2
     counts = Counter(cell.word for cell in found)
     lines = [", ".join(f"{counts[word]} {word}" for word in LETTERS) + f", of {len(found)}", "", *grid(found)]

@@ -17,9 +17,11 @@ from tasks.glue import GLUE, Task
 
 
 def _correlation(function: Callable) -> Callable[[Sequence[float], Sequence[float]], float]:
-    """A correlation that is 0 where it is undefined, which is what a constant prediction deserves."""
+    """A correlation that is 0 where it is undefined: for a constant prediction, which deserves it, and for one example."""
 
     def correlation(references: Sequence[float], predictions: Sequence[float]) -> float:
+        if len(references) < 2:
+            return 0.0
         with warnings.catch_warnings(action="ignore", category=stats.ConstantInputWarning):
             value = function(references, predictions).statistic
         return 0.0 if np.isnan(value) else value

@@ -92,14 +92,16 @@ def test_holms_correction_is_the_papers():
 
 
 def test_runs_are_taken_over_without_paths_and_without_generated_data(tmp_path):
-    for name, changes in {
-        "good": {},
-        "made_up": {"data": "generated"},
-        "unfinished": {"status": "interrupted"},
-        "stray": {"experiment": "default"},
-        "bad": {"status": "failed", "reason": "the loss is nan"},
-    }.items():
-        run = record("data=local", "data.path=/secret/place", "output_dir=/secret/runs", **changes)
+    for seed, (name, changes) in enumerate(
+        {
+            "good": {},
+            "made_up": {"data": "generated"},
+            "unfinished": {"status": "interrupted"},
+            "stray": {"experiment": "default"},
+            "bad": {"status": "failed", "reason": "the loss is nan"},
+        }.items()
+    ):
+        run = record("data=local", f"seed={seed}", "data.path=/secret/place", "output_dir=/secret/runs", **changes)
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "result.json").write_text(json.dumps(run))
     written = collect(tmp_path / "runs", tmp_path / "records")

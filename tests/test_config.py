@@ -200,6 +200,7 @@ MISTAKES = {
     "backbone.architecture.hidden_size=16000000": "backbone.architecture takes .* GB; this machine has",
     "+backbone.architecture.hidden_act=foo": "backbone.architecture builds no classifier",
     "+backbone.architecture.problem_type=nan": "backbone.architecture cannot be kept in a record",
+    "backbone.architecture.pad_token_id=null": "backbone.architecture suits no tokenizer",
     "backbone.architecture.type_vocab_size=0": "backbone tiny takes no text",
     "method=dora method.alpha=1e300": "method.alpha is 1e\\+300; it must be above 0 and at most 1e\\+18",
     "method=vera method.rank=999999999999": "method.rank is 999999999999; .*at most 65536",

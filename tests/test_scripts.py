@@ -23,6 +23,8 @@ def leave(folder, method: str, task: str, seed: int, score: float, *more: str, c
     metric = config.task.row.metrics[0]
     record = {
         "schema": SCHEMA,
+        "experiment": config.experiment,
+        "config_hash": config.hash,
         "status": "complete",
         "method": method,
         "task": task,

@@ -112,7 +112,8 @@ def test_a_setting_that_names_code_is_refused(key):
 
 @pytest.mark.parametrize("name", ["../up", "..", "/etc", "a/b", ""])
 def test_a_records_experiment_names_no_other_folder(name, tmp_path, capsys):
-    record = {"schema": SCHEMA, "status": "complete", "config": {}, "data": "hub", "experiment": name}
+    record = {"schema": SCHEMA, "status": "complete", "config": {}, "config_hash": "", "data": "hub"}
+    record["experiment"] = name
     write_record(tmp_path / "runs/x", record)
     assert collect(tmp_path / "runs", into=tmp_path / "a/records") == []
     assert "cannot name a folder" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def places(output: Path, *words: str) -> dict[tuple[str, str, int], RunConfig]:
 
 def leave(run: RunConfig, word: str, seconds: float = 60.0, reason: str | None = None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    record = {"schema": SCHEMA, "status": word, "seconds": seconds, "reason": reason}
+    record = {"schema": SCHEMA, "config_hash": run.hash, "status": word, "seconds": seconds, "reason": reason}
     (run.folder / "result.json").write_text(json.dumps(sealed(record)))
 
 

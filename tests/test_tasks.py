@@ -168,6 +168,11 @@ def test_mnli_is_scored_together_and_apart():
     assert scores == pytest.approx({"accuracy": 4 / 6, "accuracy_matched": 3 / 4, "accuracy_mismatched": 1 / 2})
 
 
+def test_one_example_has_no_correlation():
+    one = np.array([1.0])
+    assert score(GLUE["stsb"], {"validation": (one, one)}) == {"pearson": 0.0, "spearmanr": 0.0}
+
+
 def test_a_constant_prediction_scores_zero_without_a_warning():
     constant, references = np.zeros(4), np.array([0.0, 1.0, 2.0, 3.0])
     assert score(GLUE["stsb"], {"validation": (constant, references)}) == {"pearson": 0.0, "spearmanr": 0.0}

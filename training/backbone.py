@@ -65,7 +65,8 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         require_memory(config, task.outputs)
         with seeded(seed, "backbone"):
             model = build(config, task.outputs)
-        tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
+        with refused("backbone.architecture suits no tokenizer"):
+            tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
         drawn = json.dumps(config.architecture, sort_keys=True) + tokenizer.backend_tokenizer.to_str()
         sha256 = hashlib.sha256(drawn.encode()).hexdigest()  # with the seed, all that such a backbone comes from
         provenance = {"source": f"random, seed {seed}", "revision": None, "sha256": sha256}

@@ -44,7 +44,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         kind, _, name = error.missing_cfg_file.partition("/")
         return unknown(kind, name, error.options or [])
-    if isinstance(error.__cause__, UserError):  # raised while a YAML's value was looked up
+    if isinstance(error.__cause__, UserError) and isinstance(error, OmegaConfBaseException):  # from a value's lookup
         return str(error.__cause__)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)

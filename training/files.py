@@ -94,12 +94,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def read_own_tensors(path: Path, config_hash: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `read_tensors` reads, of the run with these settings.
+
+    Raises:
+        Damaged: it is not as it was written, or another run's.
+    """
+    tensors, header = read_tensors(path)
+    if header.get("settings") != config_hash:
+        raise Damaged(f"{path} is damaged: it is another run's")
+    return tensors, header
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The header of a file that `write_tensors` wrote, without a look at the rest.
 
     Raises:
         Damaged: it cannot be read.
     """
+    require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["json"])
@@ -113,6 +126,7 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     Raises:
         Damaged: it cannot be read, or has our checksum, and that of another content.
     """
+    require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("json", "{}"))
@@ -124,6 +138,12 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     if CHECKSUM in header and header[CHECKSUM] != _digest(tensors, header):
         raise Damaged(f"{path} is damaged: its checksum is of another content")
     return tensors, header
+
+
+def require_file(path: Path) -> None:
+    """Raises Damaged for a folder, or a pipe, on whose other end a reader would wait for ever."""
+    if not path.is_file():
+        raise Damaged(f"{path} is damaged: it is no file")
 
 
 def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
@@ -138,7 +158,10 @@ def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
 
 def set_aside(path: Path, why: str) -> None:
     """Takes a damaged file out of the way, and says so."""
-    os.replace(path, path.with_name(f"{path.name}.damaged"))
+    try:
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
+    except OSError as error:
+        raise UserError(f"{why}; it cannot be set aside ({error.strerror}): remove it") from error
     complain(f"warning: {why}: {path.name} is set aside as {path.name}.damaged")
 
 
@@ -173,6 +196,8 @@ def is_held(folder: Path) -> bool:
         lock.acquire(blocking=False)
     except Timeout:
         return True
+    except OSError:  # whoever trains there will say so
+        return False
     lock.release()
     return False
 

@@ -4,6 +4,7 @@ A step takes a global batch, the same for every method and for any number of pro
 pieces of `micro_batch_size`, and weights its loss so that the gradient is that of the mean over the whole batch.
 """
 
+import hashlib
 import math
 import signal
 import time
@@ -306,7 +307,9 @@ class Loop:
 
     def keep_best(self, evaluation: Evaluation) -> None:
         if self.accelerator.is_main_process:
-            write_tensors(self.folder / BEST, trained_state(self.model), self.identity)
+            digest = hashlib.sha256(evaluation.predictions.encode()).hexdigest()
+            about = self.identity | {"step": self.progress.step, "predictions": digest}
+            write_tensors(self.folder / BEST, trained_state(self.model), about)
             write_text(self.folder / PREDICTIONS, evaluation.predictions)
 
     def finish(self) -> None:

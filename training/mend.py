@@ -1,42 +1,64 @@
 """A run's folder after a fault: whether the run can go on in it, and what has to go first."""
 
+import hashlib
 from pathlib import Path
 
 from training import checkpoint
 from training.errors import Damaged
-from training.files import read_tensors, set_aside
+from training.files import read_header, read_own_tensors, read_tensors, set_aside
 from training.loop import BEST, PREDICTIONS
-from training.record import NAME, parse
-
-READERS = {NAME: parse, BEST: read_tensors, checkpoint.NAME: read_tensors}
+from training.record import NAME, read_own_record
 
 
-def can_go_on(folder: Path) -> bool:
+def can_go_on(folder: Path, config_hash: str) -> bool:
     """Whether the folder holds a checkpoint, and the best state so far, which that counts on; both as they were written."""
-    whole = (folder / checkpoint.NAME).exists() and not damage(folder, checkpoint.NAME) and not damage(folder, BEST)
-    return whole and has_best(folder)
+    there = (folder / checkpoint.NAME).exists()
+    return there and not any(damages(folder, config_hash).values()) and has_best(folder)
+
+
+def is_best_whole(folder: Path, config_hash: str) -> bool:
+    """Whether the best state is there, as the run with these settings wrote it."""
+    return (folder / BEST).exists() and damages(folder, config_hash)[BEST] is None
 
 
 def has_best(folder: Path) -> bool:
-    """Whether the best state and its predictions are there, if the checkpoint has an evaluation behind it."""
-    evaluated = checkpoint.read_progress(folder)["history"]
-    return not evaluated or all((folder / name).exists() for name in (BEST, PREDICTIONS))
+    """Whether best state and predictions are there and belong together, if the checkpoint has an evaluation behind it.
+
+    Those of a later evaluation than the checkpoint's last will be written again.
+    """
+    progress = checkpoint.read_progress(folder)
+    if not progress["history"]:
+        return True
+    if not ((folder / BEST).exists() and (folder / PREDICTIONS).is_file()):
+        return False
+    header = read_header(folder / BEST)
+    digest = hashlib.sha256((folder / PREDICTIONS).read_bytes()).hexdigest()
+    return header["step"] > progress["step"] or header["predictions"] == digest
 
 
-def mend(folder: Path) -> None:
+def mend(folder: Path, config_hash: str) -> None:
     """Sets aside what is damaged, and a checkpoint that there is no going on from: the run starts anew."""
-    for name in READERS:
-        if why := damage(folder, name):
+    for name, why in damages(folder, config_hash).items():
+        if why:
             set_aside(folder / name, why)
     if (folder / checkpoint.NAME).exists() and not has_best(folder):
-        set_aside(folder / checkpoint.NAME, f"{folder} has lost the best state or its predictions")
+        set_aside(
+            folder / checkpoint.NAME, f"in {folder} best state and predictions are gone, or do not belong together"
+        )
 
 
-def damage(folder: Path, name: str) -> str | None:
-    """What is wrong with a file; None with a whole one, or none."""
-    try:
-        if (folder / name).exists():
-            READERS[name](folder / name)
-    except Damaged as error:
-        return str(error)
-    return None
+def damages(folder: Path, config_hash: str) -> dict[str, str | None]:
+    """What is wrong with each file; None for a whole one, or none."""
+    readers = {
+        NAME: lambda _: read_own_record(folder, config_hash),
+        BEST: lambda file: read_own_tensors(file, config_hash),
+        checkpoint.NAME: read_tensors,
+    }
+    found = dict.fromkeys(readers)
+    for name, read in readers.items():
+        try:
+            if (folder / name).exists():
+                read(folder / name)
+        except Damaged as error:
+            found[name] = str(error)
+    return found

@@ -14,7 +14,7 @@ import torch
 
 from training.config import RunConfig, to_dict
 from training.errors import Damaged
-from training.files import CHECKSUM, sealed, write_json
+from training.files import CHECKSUM, require_file, sealed, write_json
 
 SCHEMA = 3
 UNSEALED = 2  # records up to this schema have no checksum
@@ -73,7 +73,19 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         Damaged: it is not as it was written.
     """
     file = folder / NAME
-    return parse(file) if file.is_file() else None
+    return parse(file) if file.exists() else None
+
+
+def read_own_record(folder: Path, config_hash: str) -> dict[str, Any] | None:
+    """The record that the run with these settings left in its folder, if it has one.
+
+    Raises:
+        Damaged: it is not as it was written, or another run's.
+    """
+    record = read_record(folder)
+    if record and record["config_hash"] != config_hash:
+        raise Damaged(f"{folder / NAME} is damaged: it is another run's")
+    return record
 
 
 def parse(file: Path) -> dict[str, Any]:
@@ -83,10 +95,11 @@ def parse(file: Path) -> dict[str, Any]:
         Damaged: it cannot be read, or is not as it was written.
     """
     try:
+        require_file(file)
         record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"{file} is damaged: {error}") from error
-    if not isinstance(record, dict) or "status" not in record:
+    if not isinstance(record, dict) or not {"status", "config_hash"} <= record.keys():
         raise Damaged(f"{file} is damaged: it holds no record")
     if CHECKSUM not in record and record.get("schema") in range(UNSEALED + 1):
         return record

@@ -13,7 +13,7 @@ from tasks.loading import Split, fingerprint, load_splits
 from training.backbone import load_backbone
 from training.config import RunConfig, from_dict
 from training.errors import Damaged, UserError
-from training.files import read_tensors
+from training.files import read_own_tensors
 from training.loop import BEST
 from training.record import read_finished
 from training.seeding import seeded
@@ -33,16 +33,16 @@ def load_data(run: RunConfig, record: dict[str, Any]) -> dict[str, Split]:
     return splits
 
 
-def read_best(folder: Path) -> dict[str, Tensor]:
-    """The trained state of a run at its best.
+def read_best(folder: Path, config_hash: str) -> dict[str, Tensor]:
+    """The trained state of the run with these settings at its best.
 
     Raises:
-        UserError: it is gone, or damaged.
+        UserError: it is gone, damaged, or another run's.
     """
     if not (folder / BEST).exists():
         raise UserError(f"{folder} has lost its {BEST}: force=true trains the run again")
     try:
-        return read_tensors(folder / BEST)[0]
+        return read_own_tensors(folder / BEST, config_hash)[0]
     except Damaged as error:
         raise Damaged(f"{error}; force=true trains its run again") from error
 
@@ -85,5 +85,5 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
         raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
     with seeded(run.seed, "adapter"):
         run.method.apply(backbone.model)
-    load_trained_state(backbone.model, read_best(folder))
+    load_trained_state(backbone.model, read_best(folder, record["config_hash"]))
     return Restored(run, record, backbone.model.eval(), backbone.tokenizer)

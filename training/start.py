@@ -48,7 +48,7 @@ def begin(run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
         record = read_finished(folder)
         there = {"method": record["config"]["method"], "task": record["task"]}
         there["backbone"] = record["provenance"]["backbone"]
-        state = read_best(folder)
+        state = read_best(folder, record["config_hash"])
     else:
         there, state = peft_format.header(folder), peft_format.read_adapter(folder, model, run.method, backbone)
     try:

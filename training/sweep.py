@@ -15,7 +15,7 @@ from training import checkpoint
 from training.config import RunConfig, from_hydra
 from training.errors import USER_ERRORS, Damaged, complain, composing, sentence
 from training.files import is_held
-from training.record import read_record
+from training.record import read_own_record
 
 ROOT = Path(__file__).parent.parent
 exit_statuses: list[int] = []  # of the command line's runs, those that failed
@@ -82,7 +82,7 @@ def state(run: RunConfig) -> tuple[str, dict[str, Any] | None]:
     complete, failed, running, interrupted (killed, too, with a checkpoint left), damaged (its record) or missing.
     """
     try:
-        record = read_record(run.folder)
+        record = read_own_record(run.folder, run.hash)
     except Damaged:
         return ("running" if is_held(run.folder) else "damaged"), None
     if record and record["status"] == "complete":

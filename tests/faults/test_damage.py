@@ -10,11 +10,11 @@ import pytest
 from conftest import compose
 
 import train
-from analysis.records import collect
+from analysis.records import collect, ended
 from faults.harness import TINY, Lost, outcome
 from training.checkpoint import NAME as CHECKPOINT
 from training.errors import Damaged, Interrupted
-from training.loop import BEST, Loop
+from training.loop import BEST, PREDICTIONS, Loop
 from training.record import NAME, read_record
 from training.restore import restore
 
@@ -140,3 +140,63 @@ def test_a_run_that_begins_at_another_does_so_again_when_it_starts_anew(house, t
     (parts.folder / BEST).write_bytes(b"")
     train.train(parts)
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def other(house: Path, output: Path, state: str, name: str) -> Path:
+    """A copy of a run's output with one file that a run with another seed left."""
+    second = compose(*WORDS, "seed=1", f"output_dir={house / 'other'}")
+    if not second.folder.exists():
+        train.train(second)
+    shutil.copytree(house / state, output)
+    shutil.copy(second.folder / name, run(output).folder / name)
+    return run(output).folder / name
+
+
+@pytest.mark.parametrize(("state", "name"), [("part", BEST), ("part", PREDICTIONS), ("whole", NAME), ("part", NAME)])
+def test_a_file_of_another_run_is_none_of_this_ones(state, name, house, tmp_path, tally, capsys):
+    file = other(house, tmp_path / "runs", state, name)
+    train.train(run(tmp_path / "runs"))
+    assert outcome(tmp_path / "runs") == outcome(house / "whole")
+    assert ("belong" if name == PREDICTIONS else f"{file} is damaged: it is another run's") in capsys.readouterr().err
+    tally("other faults")
+
+
+def test_a_best_state_of_another_run_is_not_restored(house, tmp_path):
+    file = other(house, tmp_path / "runs", "whole", BEST)
+    with pytest.raises(Damaged, match="another run's; force=true trains its run again"):
+        restore(file.parent)
+
+
+def test_one_run_is_counted_once(house, tmp_path, capsys):
+    """A record copied over another's, and a copy of a run's folder."""
+    shutil.copytree(house / "whole", tmp_path / "runs")
+    folder = run(tmp_path / "runs").folder
+    shutil.copytree(folder, folder.with_name("copy"))
+    assert len(list(ended(sorted(tmp_path.rglob(NAME))))) == 1
+    assert "is of the same run as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [NAME, CHECKPOINT, BEST])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_what_is_no_file_is_set_aside(make, name, house, tmp_path, tally):
+    shutil.copytree(house / "part", tmp_path / "runs")
+    file = run(tmp_path / "runs").folder / name
+    file.unlink()
+    make(file)
+    train.train(run(tmp_path / "runs"))
+    assert outcome(tmp_path / "runs") == outcome(house / "whole")
+    tally("other faults")
+
+
+def test_a_start_whose_best_state_is_damaged_is_trained_again(tmp_path, monkeypatch, capsys):
+    def call() -> None:
+        monkeypatch.setattr("sys.argv", ["train.py", *WORDS, "task=rte", "start=mnli", f"output_dir={tmp_path}"])
+        assert train.cli() == 0, capsys.readouterr().err
+
+    call()
+    [mnli], [rte] = (list(tmp_path.glob(f"default/lora-{task}-*")) for task in ("mnli", "rte"))
+    whole = (mnli / BEST).read_bytes(), (rte / BEST).read_bytes()
+    (mnli / BEST).write_bytes(b"junk")
+    shutil.rmtree(rte)
+    call()
+    assert ((mnli / BEST).read_bytes(), (rte / BEST).read_bytes()) == whole

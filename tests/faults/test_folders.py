@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,17 @@ NUMBERS = (True, False, 0, -1, 1, 2, 3, 10**9, 1e300, 0.5)
 VALUES = st.sampled_from((*NUMBERS, None, "", "a", "gelu", "../x", "\0", "\ud800", [], [1], ["a"], {}, {"a": 1}))
 
 
+@dataclass(frozen=True)
+class Damage:
+    """A folder's files with one of them damaged, None for a folder in its place; a report tells what, not the files."""
+
+    what: str
+    files: dict[str, bytes | None] = field(repr=False)
+
+
 @st.composite
-def damages(draw: st.DrawFn, files: dict[str, bytes]) -> dict[str, bytes | None]:
-    """The files with one of them damaged; None for a folder in its place."""
+def damages(draw: st.DrawFn, files: dict[str, bytes]) -> Damage:
+    """One of the files, damaged in one way."""
     name = draw(st.sampled_from(sorted(files)))
     raw, rest = files[name], {other: files[other] for other in files if other != name}
     kinds = ["cut", "empty", "flip", "flip", "header", "delete", "folder", "swap", "garbage"]
@@ -31,29 +40,27 @@ def damages(draw: st.DrawFn, files: dict[str, bytes]) -> dict[str, bytes | None]
     if kind in ("key", "drop"):
         values = json.loads(raw)
         if not isinstance(values, dict) or not values:
-            return files
-        key = draw(st.sampled_from(sorted(values)))
-        if kind == "drop":
-            del values[key]
-        else:
-            values[key] = draw(VALUES)
-        return rest | {name: json.dumps(values).encode()}
-    match kind:
-        case "delete":
-            return rest
-        case "swap":
-            return rest | {name: files[draw(st.sampled_from(sorted(files)))]}
-        case "flip" | "header":
-            place = place if kind == "flip" else place % min(len(raw), 400)
-            return rest | {name: raw[:place] + bytes([raw[place] ^ 1 << draw(st.integers(0, 7))]) + raw[place + 1 :]}
+            return Damage("none", files)
+        key, value = draw(st.sampled_from(sorted(values))), draw(VALUES)
+        changed = {other: values[other] for other in values if other != key} | ({key: value} if kind == "key" else {})
+        return Damage(f"{name}: {kind} {key} {value!r}", rest | {name: json.dumps(changed).encode()})
+    if kind == "delete":
+        return Damage(f"{name}: {kind}", rest)
+    if kind == "header":
+        place %= min(len(raw), 400)
+    bit, other = draw(st.integers(0, 7)), draw(st.sampled_from(sorted(files)))
+    flipped = raw[:place] + bytes([raw[place] ^ 1 << bit]) + raw[place + 1 :]
     changed = {
         "cut": raw[:place],
         "empty": b"",
         "folder": None,
+        "flip": flipped,
+        "header": flipped,
+        "swap": files[other],
         "garbage": draw(st.binary(max_size=40)),
         "shape": json.dumps(draw(st.sampled_from(SHAPES))).encode(),
     }
-    return rest | {name: changed[kind]}
+    return Damage(f"{name}: {kind} {place} {bit} {other}", rest | {name: changed[kind]})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,9 +82,9 @@ def test_a_damaged_encoder_trains_or_is_refused(architecture, is_long, tally, tm
 
     @tries(5, 200, is_long)
     @given(damages(files))
-    def attempt(damaged: dict[str, bytes | None]) -> None:
-        tried.append(damaged)
-        fill(tmp_path / "damaged", damaged)
+    def attempt(damaged: Damage) -> None:
+        tried.append(damaged.what)
+        fill(tmp_path / "damaged", damaged.files)
         train_in(tmp_path / "x", *words)
 
     attempt()
@@ -106,9 +113,9 @@ def test_a_damaged_adapter_trains_or_is_refused(method, kind, is_long, tally, tm
 
     @tries(3, 100, is_long)
     @given(damages(files), st.sampled_from(("fresh", "kept")))
-    def attempt(damaged: dict[str, bytes | None], head: str) -> None:
-        tried.append(damaged)
-        fill(tmp_path / "damaged", damaged)
+    def attempt(damaged: Damage, head: str) -> None:
+        tried.append(damaged.what)
+        fill(tmp_path / "damaged", damaged.files)
         train_in(tmp_path / "x", *METHODS[method], f"init_from={tmp_path / 'damaged'}", f"init_head={head}", "seed=0")
 
     attempt()
