@@ -8,6 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 import train
 from tasks.glue import GLUE
 from training.config import file_name, to_dict
+from training.errors import UserError, sentence
 from training.optimizers import schedule
 from training.sweep import cells
 
@@ -235,6 +236,12 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(mistake, cli, tmp_path, mo
     assert re.fullmatch(rf"error: .*{MISTAKES[mistake]}.*\n", err), err
     assert out == ""
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_last_words_on_a_mistake_are_the_ones_told():
+    error = UserError("init_from=x: it was damaged")
+    error.__cause__ = UserError("it was damaged")
+    assert sentence(error) == "init_from=x: it was damaged"
 
 
 def test_the_last_line_names_the_record(cli, tmp_path):

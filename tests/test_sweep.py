@@ -103,6 +103,11 @@ def test_a_sweep_that_is_warned_of_its_end_writes_its_runs_state(tmp_path):
     assert json.loads(record.read_text())["status"] == "interrupted"
 
 
+def test_no_runs_at_a_time_are_refused(tmp_path):
+    status, out, err = call(tmp_path, "hydra.launcher.parallel=0")
+    assert (status, out, err) == (2, "", "error: hydra.launcher.parallel is 0; it must be at least 1\n")
+
+
 def test_a_failed_run_is_named_and_trained_again_when_asked(tmp_path):
     words = ("method=full", "trainer.learning_rate=1e-3,1e30")
     status, out, err = call(tmp_path, *words)
