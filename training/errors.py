@@ -44,7 +44,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         kind, _, name = error.missing_cfg_file.partition("/")
         return unknown(kind, name, error.options or [])
-    if isinstance(error.__cause__, UserError) and isinstance(error, OmegaConfBaseException):  # from a value's lookup
+    if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it
         return str(error.__cause__)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
