@@ -32,6 +32,7 @@ STYLE = {
     "pdf.fonttype": 42,
 }
 LOOKS = {  # colour, marker, dash, hatch
+    "head": ("#999999", "_", ":", ""),
     "full": ("#000000", "o", "-", ""),
     "lora": ("#0072B2", "s", "--", "//"),
     "dora": ("#D55E00", "^", "-.", "\\\\"),

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
 MEASURED = ("benchmark", "latency", "serving")  # folders of what scripts measured, in forms of their own
 METHODS = {
+    "head": "Head alone",
     "full": "Full FT",
     "lora": "LoRA",
     "dora": "DoRA",

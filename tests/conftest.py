@@ -22,12 +22,14 @@ from methods.bitfit import BitFit  # noqa: E402
 from methods.dora import DoRA  # noqa: E402
 from methods.full import Full  # noqa: E402
 from methods.lora import LoRA  # noqa: E402
+from methods.head import Head  # noqa: E402
 from methods.lora_fa import LoRAFA, LoRAFACorrected  # noqa: E402
 from methods.qlora import QLoRA  # noqa: E402
 from methods.top_layers import TopLayers  # noqa: E402
 from methods.vera import VeRA  # noqa: E402
 
 METHODS: dict[str, Method] = {
+    "head": Head(),
     "full": Full(),
     "lora": LoRA(rank=4),
     "lora_gaussian_all": LoRA(rank=4, rank_stabilized=True, init_A="gaussian", target_modules="."),

@@ -151,6 +151,7 @@ COUNTS = {
     "vera_all": lambda base, h, r: 2 * (5 * h + 48 + 6 * 48),
     "qlora": lambda base, h, r: 2 * (4 * 2 * h + 2 * (h + 48)) * 4,
     "qlora_fp4": lambda base, h, r: 2 * 2 * 2 * h * 4,
+    "head": lambda base, h, r: 0,
     "bitfit": lambda base, h, r: 2 * (7 * h + 48) + h,
     "top_layers": lambda base, h, r: 4 * (h * h + h) + 2 * 48 * h + 48 + h + 4 * h,
     "houlsby": lambda base, h, r: 4 * (2 * h * r + r + h) + 5 * 2 * h,

@@ -17,7 +17,7 @@ from training.record import read_record
 
 NAMES = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 SMALL = {
-    **{"full": [], "bitfit": [], "vera": ["method.rank=16"], "top_layers": ["method.layers=1"]},
+    **{"head": [], "full": [], "bitfit": [], "vera": ["method.rank=16"], "top_layers": ["method.layers=1"]},
     **{name: ["method.bottleneck=4"] for name in ("houlsby", "lin", "pfeiffer")},
     "adapterdrop": ["method.bottleneck=4", "method.dropped_layers=1"],
 }

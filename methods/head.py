@@ -1,0 +1,25 @@
+"""The classification head alone: linear probing, the floor that every method has to rise above.
+
+  tokens ── encoder ── [head]
+            frozen      trains
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from methods.base import Method, freeze_encoder, register
+
+
+@register
+@dataclass
+class Head(Method):
+    """Trains no weight of the encoder. Not a row of any paper's table: it shows how much the head alone explains."""
+
+    learning_rate: ClassVar[float] = 1e-3
+
+    name: str = "head"
+
+    def apply(self, model: nn.Module) -> None:
+        freeze_encoder(model)
