@@ -21,8 +21,8 @@ from methods.base import AdaptedLinear, Method, head_parameters  # noqa: E402
 from methods.bitfit import BitFit  # noqa: E402
 from methods.dora import DoRA  # noqa: E402
 from methods.full import Full  # noqa: E402
-from methods.lora import LoRA  # noqa: E402
 from methods.head import Head  # noqa: E402
+from methods.lora import LoRA  # noqa: E402
 from methods.lora_fa import LoRAFA, LoRAFACorrected  # noqa: E402
 from methods.qlora import QLoRA  # noqa: E402
 from methods.top_layers import TopLayers  # noqa: E402
