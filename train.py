@@ -22,13 +22,9 @@ from accelerate.utils import TorchDynamoPlugin
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from methods.base import load_trained_state, parameter_counts
-from tasks.loading import fingerprint, load_splits
-from training import checkpoint
-from training.backbone import load_backbone
-from training.batches import encode
-from training.config import RunConfig, from_hydra, to_dict
-from training.errors import (
+from adapters.peft_format import write_adapter
+from core.cli import require_flags
+from core.errors import (
     USER_ERRORS,
     Damaged,
     Diverged,
@@ -39,19 +35,23 @@ from training.errors import (
     is_out_of_memory,
     sentence,
 )
-from training.files import empty, held, require_writable, write_text
-from training.loop import ADAPTER, Loop
-from training.mend import can_go_on, is_best_whole, mend
+from core.io import empty, held, require_writable, write_text
+from core.redact import redacted
+from core.seeding import seeded
+from experiments.config import RunConfig, from_hydra, to_dict
+from experiments.mend import can_go_on, is_best_whole, mend
+from experiments.record import NAME, describe, read_own_record, write_record
+from experiments.restore import read_best
+from experiments.sweep import exit_statuses, start_config, state
+from experiments.warm_start import begin, describe_start
+from methods.base import load_trained_state, parameter_counts
+from models.backbone import load_backbone
+from models.batches import encode
+from tasks.loading import fingerprint, load_splits
+from training import checkpoint
 from training.meters import release_memory
-from training.peft_format import write_adapter
-from training.record import NAME, describe, read_own_record, write_record
-from training.restore import read_best
-from training.secrets import redacted
-from training.seeding import seeded
-from training.start import begin, describe_start
-from training.sweep import exit_statuses, start_config, state
-from training.tracker import make_tracker
-from training.words import require_flags
+from training.tracking import make_tracker
+from training.trainer import ADAPTER, Loop
 
 NO_MEMORY = (
     "error: out of memory ({error}): the same command goes on from the last evaluation once there is more; "

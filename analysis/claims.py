@@ -14,7 +14,7 @@ from analysis import latency
 from analysis.records import BACKBONES, TASKS, best, complete, has_collapsed, in_order, main_metric
 from analysis.statistics import summarize
 from analysis.tables import pick_rate
-from training.files import write_text
+from core.io import write_text
 
 HOLDS, FAILS, NOT_RUN, ELSEWHERE = "holds", "fails", "not yet run", "not tested here"
 PAR = 1.0  # points of the main metric, times 100, that count as level; seeds alone may move more

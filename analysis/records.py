@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from core.errors import Damaged, UserError, complain
+from core.io import sealed, write_json
+from experiments.config import LATER, file_name
+from experiments.record import parse
 from tasks.glue import GLUE
-from training.config import LATER, file_name
-from training.errors import Damaged, UserError, complain
-from training.files import sealed, write_json
-from training.record import parse
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"

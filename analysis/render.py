@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from training.files import write_text
+from core.io import write_text
 
 
 @dataclass

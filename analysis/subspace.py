@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from analysis.records import RECORDS, ended
-from training.errors import UserError
-from training.files import read_tensors, write_json
+from core.errors import UserError
+from core.io import read_tensors, write_json
 
 NAME = "similarity.json"
 

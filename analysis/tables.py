@@ -22,7 +22,7 @@ from analysis.records import (
 )
 from analysis.render import Table
 from analysis.statistics import holm, paired_p, summarize
-from training.errors import UserError
+from core.errors import UserError
 
 REPORTED = ROOT / "paper_tables" / "reported"
 COLLAPSED = "‡ and a number: so many of the runs gave one answer to everything at their best; they are counted in."

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
-from training.errors import UserError, complain
-from training.sweep import ROOT, exit_statuses, is_pending, run_config, state
+from core.errors import UserError, complain
+from experiments.sweep import ROOT, exit_statuses, is_pending, run_config, state
 
 
 class Jobs:

@@ -21,8 +21,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from training.errors import Interrupted, UserError, complain
-from training.sweep import ROOT, exit_statuses, is_pending
+from core.errors import Interrupted, UserError, complain
+from experiments.sweep import ROOT, exit_statuses, is_pending
 
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 

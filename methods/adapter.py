@@ -33,8 +33,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.errors import UserError
 from methods.base import Method, check_size, encoder_layers, freeze_encoder, register
-from training.errors import UserError
 
 
 class Adapter(nn.Module):

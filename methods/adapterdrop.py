@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from core.errors import UserError
 from methods.adapter import Pfeiffer
 from methods.base import encoder_layers, register
-from training.errors import UserError
 
 
 @register

@@ -13,7 +13,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
-from training.errors import UserError
+from core.errors import UserError
 
 QUERY_AND_VALUE = r"(query|value)(_proj)?$"
 ALL_LINEAR = r"."

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from core.errors import UserError
 from methods.base import Method, freeze_encoder, register
-from training.errors import UserError
 
 
 @register

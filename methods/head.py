@@ -1,7 +1,7 @@
 """The classification head alone: linear probing, the floor that every method has to rise above.
 
-  tokens ── encoder ── [head]
-            frozen      trains
+tokens ── encoder ── [head]
+          frozen      trains
 """
 
 from dataclasses import dataclass

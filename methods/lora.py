@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.errors import UserError
 from methods.base import (
     LARGEST,
     QUERY_AND_VALUE,
@@ -30,7 +31,6 @@ from methods.base import (
     freeze_encoder,
     register,
 )
-from training.errors import UserError
 
 INITS = ("kaiming", "gaussian")
 

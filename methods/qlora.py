@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from core.errors import UserError
 from methods.base import ALL_LINEAR, as_linear, linear_layers, register, replace
 from methods.lora import LoRA
-from training.errors import UserError
 
 QUANT_TYPES = ("nf4", "fp4")
 # whoever imports it, it warns of kernels for inference that training never calls

@@ -27,13 +27,13 @@ import torch
 
 from analysis.records import ROOT
 from analysis.speed import FOLDER, LONGEST, OURS, THEIRS, held, ratio, table
+from core.cli import parse
+from core.errors import USER_ERRORS, UserError, complain, sentence
+from core.io import write_json
+from experiments.config import RunConfig, file_name, to_dict
+from experiments.record import git_state, hardware, versions
+from experiments.sweep import cells
 from methods.base import Method
-from training.config import RunConfig, file_name, to_dict
-from training.errors import USER_ERRORS, UserError, complain, sentence
-from training.files import write_json
-from training.record import git_state, hardware, versions
-from training.sweep import cells
-from training.words import parse
 
 LOSS_TOLERANCE = 0.02  # bf16 rounds that far
 OWN = {"rounds": "6", "steps": "4", "into": str(ROOT / "paper_tables")}

@@ -21,16 +21,16 @@ from transformers import TrainerCallback
 
 import tasks.metrics  # noqa: F401  (what the other side imports counts in this one's memory too)
 from analysis.speed import GROUPED, LONGEST, MAXIMUM, OURS, RANDOM
+from core.errors import USER_ERRORS, UserError, sentence
+from core.seeding import seeded
+from experiments.config import RunConfig
+from models.backbone import load_backbone
+from models.batches import encode, epoch_batches
 from scripts.reference import build_trainer
 from tasks.loading import fingerprint, load_splits
 from train import make_accelerator
-from training.backbone import load_backbone
-from training.batches import encode, epoch_batches
-from training.config import RunConfig
-from training.errors import USER_ERRORS, UserError, sentence
-from training.loop import Loop
 from training.meters import WARM_UP_STEPS, MemoryMeter, SpeedMeter, held_bytes
-from training.seeding import seeded
+from training.trainer import Loop
 
 PROFILED = 4  # random batches, the same on all sides, whose bytes and products are counted
 

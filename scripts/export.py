@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training.errors import USER_ERRORS, Diverged, UserError, complain, sentence
-from training.words import parse
+from core.cli import parse
+from core.errors import USER_ERRORS, Diverged, UserError, complain, sentence
 
 OPTIONS = {"run": None, "into": None, "form": "folded", "push": None, "data.path": None}
 FORMS = ("folded", "adapter")
@@ -22,10 +22,10 @@ FORMS = ("folded", "adapter")
 
 def export(options: dict[str, str | None]) -> None:
     """Writes, and pushes, what the options ask for."""
+    from adapters.export import export_adapter, export_folded, folding_table
+    from experiments.config import choose
+    from experiments.restore import restore
     from train import make_accelerator  # seconds to import: a mistake should not wait for it
-    from training.config import choose
-    from training.export import export_adapter, export_folded, folding_table
-    from training.restore import restore
 
     choose("form", options["form"], FORMS)
     run_folder, folder = Path(options["run"].removesuffix("result.json")), Path(options["into"])

@@ -30,21 +30,21 @@ from torch import Tensor, nn  # noqa: E402
 
 from analysis.latency import FOLDED, FOLDER, PLAIN, VARIANTS, table, verdict  # noqa: E402
 from analysis.records import describe_hardware  # noqa: E402
+from core.cli import parse  # noqa: E402
+from core.errors import USER_ERRORS, UserError, complain, composing, sentence  # noqa: E402
+from core.io import write_json  # noqa: E402
+from core.seeding import seeded  # noqa: E402
+from experiments.config import RunConfig, file_name, from_hydra  # noqa: E402
+from experiments.record import git_state, hardware, versions  # noqa: E402
 from methods.adapter import Houlsby, Lin, Pfeiffer  # noqa: E402
 from methods.base import fold, parameter_counts  # noqa: E402
 from methods.dora import DoRA  # noqa: E402
 from methods.full import Full  # noqa: E402
 from methods.lora import LoRA  # noqa: E402
 from methods.vera import VeRA  # noqa: E402
+from models.backbone import build, max_length  # noqa: E402
 from scripts.benchmark import whole  # noqa: E402
 from train import machine, make_accelerator  # noqa: E402
-from training.backbone import build, max_length  # noqa: E402
-from training.config import RunConfig, file_name, from_hydra  # noqa: E402
-from training.errors import USER_ERRORS, UserError, complain, composing, sentence  # noqa: E402
-from training.files import write_json  # noqa: E402
-from training.record import git_state, hardware, versions  # noqa: E402
-from training.seeding import seeded  # noqa: E402
-from training.words import parse  # noqa: E402
 
 WARM_UP = 3  # turns
 OWN = {"batches": "1,8,32", "lengths": "16,64,128", "repeats": "20", "into": str(ROOT / "paper_tables")}

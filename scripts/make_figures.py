@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from analysis.figures import write_figures
 from analysis.records import ROOT, load
 from analysis.subspace import read_similarity, write_similarity
-from training.errors import UserError, complain
+from core.errors import UserError, complain
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from analysis.claims import write_claims
 from analysis.records import ROOT, collect, load
 from analysis.tables import write_tables
-from training.errors import UserError, complain
+from core.errors import UserError, complain
 
 
 def main() -> int:

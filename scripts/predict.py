@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from training.errors import USER_ERRORS, UserError, complain, sentence
-from training.words import parse
+from core.cli import parse
+from core.errors import USER_ERRORS, UserError, complain, sentence
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from experiments.restore import Restored
     from tasks.glue import Task
     from tasks.loading import Split
-    from training.restore import Restored
 
 OPTIONS = {"run": None, "file": None, "into": None, "submission": None, "data.path": None}
 
 
 def logits_of(restored: "Restored", split: "Split") -> "np.ndarray":
     """(examples, outputs)."""
+    from models.batches import encode
+    from models.packed import forward_path
     from train import make_accelerator
-    from training.batches import encode
     from training.evaluation import predict
-    from training.packed import forward_path
 
     accelerator, run = make_accelerator(restored.run), restored.run
     path = forward_path(restored.model.to(accelerator.device), "packed")
@@ -95,8 +95,8 @@ def main() -> int:
         options, sentences = parse(sys.argv[1:], OPTIONS, required=("run",))
         if options["into"] and Path(options["into"]).is_dir():
             raise UserError(f"into: {options['into']} is a folder; name a file")
-        from training.files import write_text  # and what follows takes seconds: a mistake should not wait for it
-        from training.restore import restore
+        from core.io import write_text  # and what follows takes seconds: a mistake should not wait for it
+        from experiments.restore import restore
 
         restored = restore(Path(options["run"].removesuffix("result.json")), options["data.path"])
         task = restored.run.task.row

@@ -27,18 +27,18 @@ from omegaconf import DictConfig
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 
+from core.errors import USER_ERRORS, Diverged, UserError, complain, sentence
+from core.io import require_writable, write_json
+from core.seeding import seeded
+from experiments.config import RunConfig, choose, from_hydra, to_dict
+from experiments.record import versions
 from methods.base import Method, head_prefixes, linear_layers, matching_layers, replace
+from models.backbone import load_backbone
 from tasks.glue import Task
 from tasks.loading import Split, load_splits
 from tasks.metrics import score
 from train import make_accelerator
-from training.backbone import load_backbone
-from training.config import RunConfig, choose, from_hydra, to_dict
-from training.errors import USER_ERRORS, Diverged, UserError, complain, sentence
-from training.files import require_writable, write_json
 from training.optimizers import build_optimizer
-from training.record import versions
-from training.seeding import seeded
 
 try:
     import peft

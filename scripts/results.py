@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis.records import METHODS, TASKS, ended
 from analysis.records import variant as shared_settings
-from training.errors import complain
-from training.record import NAME
+from core.errors import complain
+from experiments.record import NAME
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:

@@ -30,21 +30,21 @@ from torch.func import functional_call
 
 from analysis.records import ROOT
 from analysis.serving import BARE, FOLDED, FOLDER, MIXED, SWITCHED, ratio, table
+from core.cli import parse
+from core.errors import USER_ERRORS, UserError, complain, sentence
+from core.io import write_json
+from core.seeding import named_seed, seeded
+from experiments.config import RunConfig, file_name, to_dict
+from experiments.record import git_state, hardware, versions
+from experiments.sweep import cells
 from methods.base import matching_layers
 from methods.lora import LoRA, init_A
+from models.batches import Encoded, encode
+from models.packed import forward_path
 from scripts.benchmark import whole
 from serving.adapters import Adapter, AdapterStore
 from serving.mixed import Server
 from tasks.loading import fingerprint, load_splits
-from training.batches import Encoded, encode
-from training.config import RunConfig, file_name, to_dict
-from training.errors import USER_ERRORS, UserError, complain, sentence
-from training.files import write_json
-from training.packed import forward_path
-from training.record import git_state, hardware, versions
-from training.seeding import named_seed, seeded
-from training.sweep import cells
-from training.words import parse
 
 RANKS, OUTPUTS = (4, 8, 16), (1, 2, 3)
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of logits, between the ways
@@ -129,8 +129,8 @@ def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: 
     """
     if type(run.method) is not LoRA:
         raise UserError(f"method is '{run.method.name}'; serving is measured with method=lora")
+    from models.backbone import load_backbone
     from train import machine, make_accelerator  # seconds to import: a user's mistake should not wait for it
-    from training.backbone import load_backbone
 
     accelerator, splits = make_accelerator(run), load_splits(run.task.row, run.data)
     backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)

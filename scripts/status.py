@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.config import RunConfig, to_dict
-from training.errors import USER_ERRORS, UserError, complain, sentence
-from training.sweep import cells, state
+from core.errors import USER_ERRORS, UserError, complain, sentence
+from experiments.config import RunConfig, to_dict
+from experiments.sweep import cells, state
 
 LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
 PLACE = ("method.name", "task.name", "seed")  # where in the grid a run stands, whatever else varies

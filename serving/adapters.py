@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapters import peft_format
+from core.errors import UserError
+from core.io import read_foreign_tensors
 from methods.base import head_prefixes, linear_layers
 from methods.lora import LoRA
-from training import peft_format
-from training.errors import UserError
-from training.files import read_foreign_tensors
-from training.loop import ADAPTER
+from training.trainer import ADAPTER
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from methods.base import head_prefixes, replace
+from models.batches import Encoded
+from models.packed import forward_path
 from serving.adapters import AdapterStore, Block
-from training.batches import Encoded
-from training.packed import forward_path
 
 
 class Mixture:

@@ -17,13 +17,13 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.errors import UserError
+from core.hub import checksum, snapshot
 from tasks.generated import generate
 from tasks.glue import Task
-from training.errors import UserError
-from training.hub import checksum, snapshot
 
 if TYPE_CHECKING:
-    from training.config import DataConfig
+    from experiments.config import DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
 HELD_OUT = "held_out"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from core.io import write_text
 from tasks.glue import Task
 from tasks.loading import Split
-from training.files import write_text
 
 FILES = {
     ("cola", "test"): "CoLA",

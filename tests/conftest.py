@@ -105,7 +105,7 @@ def adapted_layers(model: torch.nn.Module) -> list[AdaptedLinear]:
 
 def train_steps(model: torch.nn.Module, method: Method, steps: int = 3, lr: float = 1e-2) -> None:
     """A few steps of AdamW, the method's hooks included."""
-    from training.config import TrainerConfig
+    from experiments.config import TrainerConfig
     from training.optimizers import build_optimizer
 
     config = TrainerConfig(learning_rate=lr, head_learning_rate=lr)
@@ -134,7 +134,7 @@ def compose(*overrides: str):
     """The typed settings of a command line."""
     import hydra
 
-    from training.config import from_hydra
+    from experiments.config import from_hydra
 
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return from_hydra(hydra.compose("config", list(overrides)))

@@ -16,9 +16,9 @@ from analysis.render import latex_text
 from analysis.statistics import bootstrap, holm, paired_p, summarize
 from analysis.subspace import read_similarity, similarity
 from analysis.tables import PUBLISHED, all_tables, learning_rates, read_reported, training_cost, write_tables
+from core.errors import UserError
+from experiments.config import to_dict
 from tasks.glue import GLUE
-from training.config import to_dict
-from training.errors import UserError
 
 TABLES = ROOT / "paper_tables"
 

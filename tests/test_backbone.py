@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 import train
+from core.errors import UserError
+from core.hub import snapshot
+from experiments.record import read_record
+from models.backbone import find, load_backbone, train_tokenizer
 from tasks.glue import GLUE
-from training.backbone import find, load_backbone, train_tokenizer
-from training.errors import UserError
-from training.hub import snapshot
-from training.record import read_record
 
 TEXTS = [("the cat sat on the mat",), ("a dog ran to the house",)]
 QUICK = ("logger=none", "trainer.max_steps=3", "task.max_length=32", "method.rank=2")

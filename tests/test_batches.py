@@ -2,9 +2,9 @@
 
 import pytest
 
+from models.backbone import train_tokenizer
+from models.batches import collate, encode, epoch_batches, sorted_batches
 from tasks.loading import Split
-from training.backbone import train_tokenizer
-from training.batches import collate, encode, epoch_batches, sorted_batches
 
 LENGTHS = [5 + (i * 37) % 41 for i in range(500)]
 

@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT, compose
 
 from analysis.speed import LONGEST, MAXIMUM, OURS, RANDOM, THEIRS, ratio, ratios, table
+from core.errors import UserError
 from scripts.benchmark import require_equal, verdicts
 from scripts.benchmark_sides import SIDES, serve
-from training.errors import UserError
 
 peft = pytest.importorskip("peft")
 TINY = (

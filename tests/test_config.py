@@ -6,11 +6,11 @@ from conftest import ROOT, compose
 from hydra.core.global_hydra import GlobalHydra
 
 import train
+from core.errors import UserError, sentence
+from experiments.config import file_name, to_dict
+from experiments.sweep import cells
 from tasks.glue import GLUE
-from training.config import file_name, to_dict
-from training.errors import UserError, sentence
 from training.optimizers import schedule
-from training.sweep import cells
 
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))

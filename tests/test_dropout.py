@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.dropout import Dropout, dropout, replace_dropout
+from models.cpu_dropout import Dropout, dropout, replace_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

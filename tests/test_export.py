@@ -19,6 +19,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import scripts.predict
 import train
+from adapters.export import card as export_card
+from adapters.export import export_folded
+from core.cli import parse
+from core.errors import UserError
+from experiments.record import read_record
+from experiments.restore import restore
 from methods.base import AdaptedLinear
 from scripts import benchmark, latency, serve_bench
 from scripts.export import export, push
@@ -27,12 +33,6 @@ from tasks.generated import generate
 from tasks.glue import GLUE
 from tasks.loading import Split, read_examples
 from tasks.submission import FILES, write_submission
-from training.errors import UserError
-from training.export import card as export_card
-from training.export import export_folded
-from training.record import read_record
-from training.restore import restore
-from training.words import parse
 
 QUICK = ("logger=none", "task.max_length=32", "trainer.epochs=2", "trainer.learning_rate=0.01")
 
@@ -128,7 +128,7 @@ def damage(folder, name: str = "best.safetensors") -> None:
 def test_nothing_half_is_left_of_a_failed_export(house, tmp_path, monkeypatch):
     run = trained(house, "lora")
     options = {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "folded", "push": None, "data.path": None}
-    monkeypatch.setattr("training.export.TOLERANCE", -1.0)
+    monkeypatch.setattr("adapters.export.TOLERANCE", -1.0)
     with pytest.raises(UserError, match="nothing is written"):
         export(options)
     assert not list(tmp_path.iterdir())

@@ -4,11 +4,11 @@ import pytest
 import torch
 from conftest import tiny_inputs, tiny_model, train_steps
 
+from experiments.config import TrainerConfig
 from methods.full import Full
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA, LoRAFACorrected
-from training.batches import Batch
-from training.config import TrainerConfig
+from models.batches import Batch
 from training.meters import (
     WARM_UP_STEPS,
     MemoryMeter,

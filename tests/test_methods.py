@@ -9,6 +9,7 @@ from conftest import METHODS, ROOT, adapted_layers, compose, shake, tiny_inputs,
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from core.errors import UserError
 from methods.adapter import Adapter, Houlsby, Lin, Pfeiffer
 from methods.adapterdrop import AdapterDrop
 from methods.base import (
@@ -28,7 +29,6 @@ from methods.lora_fa import LoRAFA, LoRAFACorrected
 from methods.qlora import Linear4bit, QLoRA
 from methods.top_layers import TopLayers
 from methods.vera import VeRA
-from training.errors import UserError
 from training.meters import activation_bytes
 
 LOW_RANK = [name for name, method in METHODS.items() if hasattr(method, "target_modules")]
@@ -124,7 +124,7 @@ def test_the_head_trains_whatever_the_method(method, architecture):
 
 
 def test_the_optimizer_gets_all_that_trains_once(method):
-    from training.config import TrainerConfig
+    from experiments.config import TrainerConfig
     from training.optimizers import build_optimizer
 
     model = tiny_model()

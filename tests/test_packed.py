@@ -12,14 +12,14 @@ from conftest import METHODS, compose, shake, tiny_model
 from torch import nn
 
 import train
+from core.errors import UserError
+from experiments.record import read_record
+from models.batches import Encoded
+from models.cpu_dropout import Dropout
+from models.packed import Packed, Padded, forward_path, pack
 from tasks.loading import Split
-from training.batches import Encoded
-from training.dropout import Dropout
-from training.errors import UserError
-from training.loop import Loop
 from training.meters import activation_bytes
-from training.packed import Packed, Padded, forward_path, pack
-from training.record import read_record
+from training.trainer import Loop
 
 LENGTHS = [5, 5, 9, 12, 3, 20, 20, 20, 7, 31]
 

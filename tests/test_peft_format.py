@@ -14,14 +14,14 @@ from test_backbone import save_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 import train
+from core.errors import Diverged, Interrupted, UserError
+from experiments.record import read_record
+from experiments.restore import restore
+from experiments.sweep import is_pending
+from models.batches import collate, encode
 from tasks.glue import GLUE
 from tasks.loading import load_splits
-from training.batches import collate, encode
-from training.errors import Diverged, Interrupted, UserError
-from training.loop import Loop
-from training.record import read_record
-from training.restore import restore
-from training.sweep import is_pending
+from training.trainer import Loop
 
 peft = pytest.importorskip("peft", reason="peft is in requirements-dev.txt")
 

@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from analysis.planner import plan, quantized_bytes, table
 from analysis.render import Table
+from core.errors import UserError
+from experiments.config import BackboneConfig
 from methods.adapter import Houlsby, Lin, Pfeiffer
 from methods.adapterdrop import AdapterDrop
 from methods.base import head_parameters, head_prefixes, trained_state
@@ -21,8 +23,6 @@ from methods.qlora import Linear4bit, QLoRA
 from methods.top_layers import TopLayers
 from methods.vera import VeRA
 from scripts.plan import main
-from training.config import BackboneConfig
-from training.errors import UserError
 
 GB = 10**9
 LLAMA = 6_607_343_616

@@ -5,7 +5,7 @@ import sys
 import pytest
 from faults.harness import call, run_folder
 
-from training.record import read_record
+from experiments.record import read_record
 
 
 def test_two_processes_train_as_one_does(tmp_path):

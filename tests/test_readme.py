@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def house(tmp_path_factory):
     """A copy of the code with the README's files written into it."""
     folder = tmp_path_factory.mktemp("house")
-    for part in ("conf", "hydra_plugins", "methods", "tasks", "training"):
+    for part in ("adapters", "conf", "core", "experiments", "hydra_plugins", "methods", "models", "tasks", "training"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", folder)
     files = dict(re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", README, flags=re.S))

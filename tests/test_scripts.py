@@ -7,8 +7,8 @@ import sys
 import pytest
 from conftest import ROOT, compose
 
-from training.config import to_dict
-from training.record import SCHEMA, write_record
+from experiments.config import to_dict
+from experiments.record import SCHEMA, write_record
 
 
 def call(script: str, *words: str) -> tuple[int, str, str]:

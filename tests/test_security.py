@@ -13,11 +13,14 @@ from faults.harness import TINY, call
 
 import train
 from analysis.records import collect
-from training.errors import UserError, complain
-from training.loop import Loop
-from training.record import NAME, SCHEMA, read_record, write_record
+from core.errors import UserError, complain
+from experiments.record import NAME, SCHEMA, read_record, write_record
+from training.trainer import Loop
 
-CODE = ("analysis", "hydra_plugins", "methods", "scripts", "serving", "tasks", "training", "train.py")
+CODE = (
+    *("adapters", "analysis", "core", "experiments", "hydra_plugins", "methods", "models", "scripts", "serving"),
+    *("tasks", "training", "train.py"),
+)
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 RUNNERS = {"eval", "exec", "compile", "__import__"}
 SETTINGS = {"trust_remote_code", "allow_pickle", "shell"}

@@ -14,21 +14,21 @@ from torch import nn
 
 from analysis.figures import throughput
 from analysis.serving import BARE, FOLDED, MIXED, SWITCHED, WAYS, ratio, table
+from core.errors import UserError
+from experiments.record import read_record
+from experiments.restore import restore
 from methods.base import trained_state
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA
+from models.backbone import load_backbone
+from models.batches import collate, encode
+from models.packed import Packed, Padded, forward_path
 from scripts.serve_bench import main, verdict
 from serving.adapters import Adapter, AdapterStore, from_folder, from_state
 from serving.mixed import MixedLinear, Server, by_adapter
 from tasks.glue import GLUE
 from tasks.loading import load_splits
 from train import train
-from training.backbone import load_backbone
-from training.batches import collate, encode
-from training.errors import UserError
-from training.packed import Packed, Padded, forward_path
-from training.record import read_record
-from training.restore import restore
 
 PLENTY = 10**9
 KINDS = {  # method, outputs: of all ranks, scales and layers

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from test_sweep import TINY, call
 
 import train
-from training.record import read_record
+from experiments.record import read_record
 
 STILL = ("trainer.learning_rate=1e-12", "trainer.head_learning_rate=1e-12", "trainer.epochs=1")
 METHODS = ("full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora", "bitfit", "houlsby", "pfeiffer")

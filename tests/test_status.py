@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from core.io import held, sealed
+from experiments.config import RunConfig
+from experiments.record import SCHEMA
+from experiments.sweep import cells
 from scripts import status
 from training.checkpoint import NAME as CHECKPOINT
-from training.config import RunConfig
-from training.files import held, sealed
-from training.record import SCHEMA
-from training.sweep import cells
 
 TINY = ("profile=offline", "backbone=tiny")
 LEGEND = "C complete, R running, I interrupted, F failed, D damaged, . missing"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-from training.files import held, is_held
+from core.io import held, is_held
 
 TINY = [
     "profile=offline",
@@ -140,9 +140,7 @@ def test_a_folder_is_one_processs_at_a_time(tmp_path):
     assert not is_held(folder)
     with held(folder):
         assert is_held(folder)
-        code = (
-            f"from training.files import held\nfrom pathlib import Path\nwith held(Path({str(folder)!r})): print('in')"
-        )
+        code = f"from core.io import held\nfrom pathlib import Path\nwith held(Path({str(folder)!r})): print('in')"
         other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert "waiting for it" in other.stdout.readline()
     assert other.communicate(timeout=60)[0] == "in\n"

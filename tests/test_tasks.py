@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, compose
 
+from core.errors import UserError
 from tasks.generated import generate
 from tasks.glue import GLUE
 from tasks.loading import fingerprint, load_splits
 from tasks.metrics import GlueMetric, score
-from training.errors import UserError
 
 SHARED = ROOT.parent / "shared/glue"
 OFFLINE = ("profile=offline", "backbone=tiny", "logger=none")

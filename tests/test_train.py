@@ -10,10 +10,10 @@ from conftest import ROOT, compose
 from safetensors.torch import load_file
 
 import train
+from core.errors import Diverged, Interrupted, UserError
+from experiments.record import read_record
 from tasks.glue import GLUE
-from training.errors import Diverged, Interrupted, UserError
-from training.loop import Loop
-from training.record import read_record
+from training.trainer import Loop
 
 NAMES = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 SMALL = {

@@ -1,1 +1,1 @@
-"""What every method shares: configuration, backbone, batches, loop, meters, checkpoints, records."""
+"""Training, the same for every method: trainer, optimizers, evaluation, meters, checkpoints, tracking."""

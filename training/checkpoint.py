@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.io import read_header, read_tensors, write_tensors
 from methods.base import load_trained_state, trained_state
-from training.files import read_header, read_tensors, write_tensors
 
 NAME = "checkpoint.safetensors"
 

@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from core.errors import Diverged
+from models.batches import Encoded, sorted_batches
+from models.packed import Packed, Padded
 from tasks.glue import Task
-from training.batches import Encoded, sorted_batches
-from training.errors import Diverged
-from training.packed import Packed, Padded
 
 
 @dataclass(frozen=True)

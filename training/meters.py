@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.batches import Batch
+from models.batches import Batch
 
 WARM_UP_STEPS = 3
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import psutil
 from conftest import ROOT
 
-from training.files import LOCK, read_tensors
-from training.record import read_record
+from core.io import LOCK, read_tensors
+from experiments.record import read_record
 
 TINY = (
     "profile=offline",

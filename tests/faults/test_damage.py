@@ -11,12 +11,12 @@ from conftest import compose
 
 import train
 from analysis.records import collect, ended
+from core.errors import Damaged, Interrupted
+from experiments.record import NAME, read_record
+from experiments.restore import restore
 from faults.harness import TINY, Lost, outcome
 from training.checkpoint import NAME as CHECKPOINT
-from training.errors import Damaged, Interrupted
-from training.loop import BEST, PREDICTIONS, Loop
-from training.record import NAME, read_record
-from training.restore import restore
+from training.trainer import BEST, PREDICTIONS, Loop
 
 WORDS = (*TINY, "trainer.epochs=2", "trainer.eval_every=6")
 

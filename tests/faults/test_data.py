@@ -10,11 +10,11 @@ from conftest import compose
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from core.errors import UserError
 from faults.inputs import guarded, require_line, train_in, tries
 from tasks.generated import generate
 from tasks.glue import GLUE
 from tasks.loading import fingerprint, load_splits
-from training.errors import UserError
 
 ROWS = 12
 SENTENCES = (

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.record import read_record
 from faults.harness import RUN, call, finish, outcome, require_sentence, require_whole, run_folder, start
-from training.record import read_record
 
 
 def sizes(output: Path) -> list[int]:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from experiments.record import read_record
 from faults.harness import RUN, Hang, call, finish, outcome, require_sentence, require_whole, run_folder, start
-from training.record import read_record
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STARTING, TRAINING = 6.0, 4.0  # seconds, about

@@ -9,8 +9,8 @@ from hydra.core.config_store import ConfigStore
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from experiments.config import RunConfig
 from faults.inputs import train_in, tries
-from training.config import RunConfig
 
 # a run that asks for much is no fault: these are not given large numbers that only cost time or memory
 SLOW = ("data.train_size", "data.eval_size", "task.max_length", "method.rank", "method.bottleneck")

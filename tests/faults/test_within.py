@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.record import read_record
 from faults.harness import RUN, call, outcome, require_sentence, run_folder
-from training.record import read_record
 
 
 def broken(fault: str, step: int) -> dict:

@@ -11,7 +11,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from training.secrets import redacted
+from core.redact import redacted
 
 
 class UserError(Exception):

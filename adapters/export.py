@@ -10,14 +10,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from adapters.peft_format import write_adapter
+from core.errors import UserError
+from core.io import write_json, write_text
+from experiments.restore import Restored, load_data
 from methods.base import fold, trained_state
-from training.batches import Encoded, encode
-from training.errors import UserError
+from models.batches import Encoded, encode
+from models.packed import forward_path
 from training.evaluation import judge, predict
-from training.files import write_json, write_text
-from training.packed import forward_path
-from training.peft_format import write_adapter
-from training.restore import Restored, load_data
 
 TOLERANCE = 1e-3  # of logits: sums of hundreds of float32 products, taken in another order
 

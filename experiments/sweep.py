@@ -11,11 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from core.errors import USER_ERRORS, Damaged, complain, composing, sentence
+from core.io import is_held
+from experiments.config import RunConfig, from_hydra
+from experiments.record import read_own_record
 from training import checkpoint
-from training.config import RunConfig, from_hydra
-from training.errors import USER_ERRORS, Damaged, complain, composing, sentence
-from training.files import is_held
-from training.record import read_own_record
 
 ROOT = Path(__file__).parent.parent
 exit_statuses: list[int] = []  # of the command line's runs, those that failed

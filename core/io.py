@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.errors import Damaged, UserError, complain
+from core.errors import Damaged, UserError, complain
 
 LOCK = ".lock"
 CHECKSUM = "sha256"  # in records and in headers: of all the rest

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers.models.bert import modeling_bert as bert
 from transformers.models.roberta import modeling_roberta as roberta
 
-from training.batches import Batch, Encoded, collate
-from training.dropout import Dropout, dropout
+from models.batches import Batch, Encoded, collate
+from models.cpu_dropout import Dropout, dropout
 
 GRID_COST = {"cpu": 100}  # of one more grid for attention, in tokens of padding; on a GPU it is above all savings
 MULTIPLE = 8  # to which a compiled path pads, in tokens: few lengths, so few graphs

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from training.config import RunConfig, to_dict
-from training.errors import Damaged
-from training.files import CHECKSUM, require_file, sealed, write_json
+from core.errors import Damaged
+from core.io import CHECKSUM, require_file, sealed, write_json
+from experiments.config import RunConfig, to_dict
 
 SCHEMA = 3
 UNSEALED = 2  # records up to this schema have no checksum

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from core.seeding import named_seed
 from tasks.loading import Split
-from training.seeding import named_seed
 
 BATCHES_PER_SORT = 50
 

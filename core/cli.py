@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from training.errors import UserError, unknown
+from core.errors import UserError, unknown
 
 SLIP = 0.75  # how like an option a word's key has to be to be a slip of it: fle is, init_from is none of into
 

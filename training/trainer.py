@@ -21,15 +21,17 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from core.errors import Diverged, Interrupted, UserError
+from core.io import write_tensors, write_text
+from core.seeding import named_seed
+from experiments.config import RunConfig
 from methods.base import trained_state
+from models.batches import Batch, Encoded, epoch_batches
+from models.cpu_dropout import replace_dropout
+from models.packed import PackedBatch, forward_path
 from tasks.loading import HELD_OUT
 from training import checkpoint
-from training.batches import Batch, Encoded, epoch_batches
-from training.config import RunConfig
-from training.dropout import replace_dropout
-from training.errors import Diverged, Interrupted, UserError
 from training.evaluation import Evaluation, evaluate
-from training.files import write_tensors, write_text
 from training.meters import (
     MemoryMeter,
     SpeedMeter,
@@ -39,9 +41,7 @@ from training.meters import (
     weight_bytes,
 )
 from training.optimizers import build_optimizer, set_learning_rate
-from training.packed import PackedBatch, forward_path
-from training.seeding import named_seed
-from training.tracker import Tracker
+from training.tracking import Tracker
 
 BEST, LAST, PREDICTIONS = "best.safetensors", "last.safetensors", "predictions.jsonl"
 ADAPTER = "adapter"  # a folder with the best state in PEFT's format

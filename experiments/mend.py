@@ -3,11 +3,11 @@
 import hashlib
 from pathlib import Path
 
+from core.errors import Damaged
+from core.io import read_header, read_own_tensors, read_tensors, set_aside
+from experiments.record import NAME, read_own_record
 from training import checkpoint
-from training.errors import Damaged
-from training.files import read_header, read_own_tensors, read_tensors, set_aside
-from training.loop import BEST, PREDICTIONS
-from training.record import NAME, read_own_record
+from training.trainer import BEST, PREDICTIONS
 
 
 def can_go_on(folder: Path, config_hash: str) -> bool:

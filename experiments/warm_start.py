@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
+from adapters import peft_format
+from core.errors import UserError
+from experiments.config import RunConfig, to_dict
+from experiments.record import NAME, read_finished, read_record
+from experiments.restore import read_best
 from methods.base import load_trained_state
-from training import checkpoint, peft_format
-from training.config import RunConfig, to_dict
-from training.errors import UserError
-from training.loop import BEST
-from training.record import NAME, read_finished, read_record
-from training.restore import read_best
+from training import checkpoint
+from training.trainer import BEST
 
 FREE = ("dropout",)  # of a method's settings: a finished state does not depend on it
 

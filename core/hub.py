@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from training.errors import UserError
+from core.errors import UserError
 
 WAY_OUT = (
     "run scripts/download.py where there is a network, or use profile=offline (no download at all), "

@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from core.errors import Damaged, UserError
+from core.io import read_own_tensors
+from core.seeding import seeded
+from experiments.config import RunConfig, from_dict
+from experiments.record import read_finished
 from methods.base import load_trained_state
+from models.backbone import load_backbone
 from tasks.loading import Split, fingerprint, load_splits
-from training.backbone import load_backbone
-from training.config import RunConfig, from_dict
-from training.errors import Damaged, UserError
-from training.files import read_own_tensors
-from training.loop import BEST
-from training.record import read_finished
-from training.seeding import seeded
+from training.trainer import BEST
 
 
 def load_data(run: RunConfig, record: dict[str, Any]) -> dict[str, Split]:

@@ -15,14 +15,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
+from core.errors import UserError
+from core.hub import checksum, missing, snapshot
+from core.seeding import seeded
+from experiments.config import BackboneConfig
 from methods.base import head_prefixes
+from models.batches import collate, encode
 from tasks.glue import Task
 from tasks.loading import Split
-from training.batches import collate, encode
-from training.config import BackboneConfig
-from training.errors import UserError
-from training.hub import checksum, missing, snapshot
-from training.seeding import seeded
 
 transformers.utils.logging.set_verbosity_error()  # its report of a fresh head is checked below, not printed
 transformers.utils.logging.disable_progress_bar()

@@ -17,10 +17,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import methods  # noqa: F401  (registers each method's schema)
+from core.errors import USER_ERRORS, UserError, sentence, unknown
+from core.redact import secrets
 from methods.base import Method
 from tasks.glue import GLUE, Task
-from training.errors import USER_ERRORS, UserError, sentence, unknown
-from training.secrets import secrets
 
 SIZES = dict.fromkeys(  # of an architecture; beyond them building one takes for ever, or more than int64
     ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"), 2**24
@@ -178,7 +178,7 @@ class TrainerConfig:
         micro_batch_size: examples in a forward pass on a device, gradients accumulated over a step; null: all of them.
         eval_batch_size: examples in a forward pass of an evaluation.
         similar_length: batches of examples of similar length; false: random batches.
-        forward: packed: examples end to end, without padding, on encoders that training/packed.py knows; padded: to their
+        forward: packed: examples end to end, without padding, on encoders that models/packed.py knows; padded: to their
             longest, through transformers' own forward pass; compiled: that pass through torch.compile and CUDA graphs, for
             short steps on a GPU. The mathematics is the same, and so is the run's name.
         optimizer: adamw or sgd.

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from training.config import RunConfig, to_dict
+from experiments.config import RunConfig, to_dict
 
 START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to hand it the last curves, to be rid of a killed service
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login line, no telemetry that may hang as well

@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from core.errors import UserError
+from core.io import read_foreign_tensors, write_json, write_tensors
 from methods.base import AdaptedLinear, Method, head_prefixes, trained_state
-from training.errors import UserError
-from training.files import read_foreign_tensors, write_json, write_tensors
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."

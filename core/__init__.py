@@ -1,0 +1,1 @@
+"""What every room stands on, importing nothing of ours: errors, atomic files, checksums, the hub, seeds, redaction."""

@@ -1,0 +1,1 @@
+"""A run from its settings to its folder: configuration, records, warm starts, restored models, sweeps."""

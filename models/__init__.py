@@ -1,0 +1,1 @@
+"""Pretrained encoders, batches, and the forward paths that run them."""
