@@ -5,7 +5,6 @@ unfinished run and does not repeat a finished one (`force=true` does).
 """
 
 import os
-import signal
 import sys
 import traceback
 from contextlib import nullcontext
@@ -16,9 +15,7 @@ from typing import Any
 import hydra
 import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import TorchDynamoPlugin
+from accelerate.state import PartialState
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -49,9 +46,10 @@ from models.backbone import load_backbone
 from models.batches import encode
 from tasks.loading import fingerprint, load_splits
 from training import checkpoint
+from training.accelerator import describe_machine, make_accelerator
 from training.meters import release_memory
-from training.tracking import make_tracker
-from training.trainer import ADAPTER, Loop
+from training.tracking import Tracker, make_tracker
+from training.trainer import ADAPTER, Trainer
 
 NO_MEMORY = (
     "error: out of memory ({error}): the same command goes on from the last evaluation once there is more; "
@@ -83,10 +81,10 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     folder, task = run.folder, run.task.row
     require_writable(folder)
 
-    accelerator = make_accelerator(run)
+    accelerator = make_accelerator(run.trainer, run.deterministic)
     splits = load_splits(task, run.data)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
-    record = describe(run, backbone.provenance, fingerprint(splits), machine(accelerator))
+    record = describe(run, backbone.provenance, fingerprint(splits), describe_machine(accelerator))
     started = {"task": start.task.name, "config_hash": start.hash} if start else describe_start(run)
     record["provenance"]["start"] = started
     if is_settled(run, record):
@@ -114,76 +112,39 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         if accelerator.is_main_process:
             prepare_folder(run)
         accelerator.wait_for_everyone()
-        loop = Loop(run, model, encoded, accelerator, folder, identity(record))
-        fit(loop, record)
+        parts = (model, run.method, run.trainer, task, encoded, run.seed, accelerator)
+        fit(run, Trainer(*parts, folder, identity(record)), record)
 
 
-def fit(loop: Loop, record: dict[str, Any]) -> None:
+def fit(run: RunConfig, trainer: Trainer, record: dict[str, Any]) -> None:
     """Trains to the end, or to where it is stopped; either way a record is left."""
-    run, folder, accelerator = loop.run, loop.folder, loop.accelerator
-    loop.resume()
-    tracker = make_tracker(run, folder, accelerator.is_main_process)
+    folder, accelerator = trainer.folder, trainer.accelerator
+    trainer.resume()
+    tracker = Tracker()
+    if accelerator.is_main_process:
+        tracker = make_tracker(run.logger, folder, run.experiment, record["config"], run.hash)
     error: BaseException | None = None
     status, reason = "complete", None
     try:
-        loop.fit(tracker)
+        trainer.fit(tracker)
     except Diverged as diverged:
         error, status, reason = diverged, "failed", str(diverged)
     except (Exception, KeyboardInterrupt) as stopped:  # the checkpoint stands; the same command goes on from it
         error, status, reason = stopped, "interrupted", f"{type(stopped).__name__}: {stopped}".rstrip(": ")
     if accelerator.is_main_process:
-        record |= {"status": status, "reason": reason and redacted(reason)} | loop.summary()
+        record |= {"status": status, "reason": reason and redacted(reason)} | trainer.summary()
         try:
             if status == "complete" and run.method.peft_names:
-                write_adapter(folder / ADAPTER, loop.model, run.method, read_best(folder, run.hash), record)
+                write_adapter(folder / ADAPTER, trainer.model, run.method, read_best(folder, run.hash), record)
             path = write_record(folder, record)
         finally:
             tracker.finish(record)
         if status != "interrupted":
             (folder / checkpoint.NAME).unlink(missing_ok=True)
         print(f"result: {path}", flush=True)
-    if loop.stopped_by:
-        hand_on(loop.stopped_by)
+    trainer.stop.pass_on()
     if error is not None:
         raise error
-
-
-def hand_on(number: signal.Signals) -> None:
-    """Lets who handled a signal before have it, now that the state is kept: submitit then queues the job again."""
-    if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
-        signal.raise_signal(number)
-
-
-def make_accelerator(run: RunConfig) -> Accelerator:
-    """Device, processes and precision."""
-    config = run.trainer
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    has_gpu = torch.cuda.is_available() and config.device != "cpu"
-    if config.device == "cuda" and not has_gpu:
-        raise UserError("trainer.device is cuda, and torch sees no GPU here: use trainer.device=cpu")
-    if config.forward == "compiled" and not has_gpu:
-        raise UserError("trainer.forward is compiled, which is for a GPU; on a CPU packed is faster: leave it out")
-    if run.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first call
-    torch.use_deterministic_algorithms(run.deterministic)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_gpu and torch.cuda.is_bf16_supported())
-    AcceleratorState._reset_state()  # a sweep's earlier run may have set another precision in this process
-    graphs = TorchDynamoPlugin(backend="inductor", mode="reduce-overhead", dynamic=True)
-    return Accelerator(
-        cpu=not has_gpu,
-        mixed_precision="bf16" if bf16 else "no",
-        dynamo_plugin=graphs if config.forward == "compiled" else None,
-    )
-
-
-def machine(accelerator: Accelerator) -> dict[str, Any]:
-    """What the run trains on, once `auto` is settled."""
-    return {
-        "device": accelerator.device.type,
-        "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
-        "processes": accelerator.num_processes,
-    }
 
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:

@@ -112,9 +112,9 @@ def require_equal(losses: dict[str, float]) -> None:
 
 def peak_flops(run: RunConfig) -> tuple[dict[str, Any], float]:
     """The machine as runs record it, and the multiplications and additions a second of a product of 2048 x 2048 matrices."""
-    from train import machine, make_accelerator
+    from training.accelerator import describe_machine, make_accelerator
 
-    accelerator, seconds = make_accelerator(run), []
+    accelerator, seconds = make_accelerator(run.trainer, run.deterministic), []
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     a = torch.randn(2048, 2048, device=accelerator.device, dtype=dtype)
     for _ in range(10):
@@ -123,7 +123,7 @@ def peak_flops(run: RunConfig) -> tuple[dict[str, Any], float]:
         if a.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
-    return machine(accelerator), 2 * 2048**3 / min(seconds)
+    return describe_machine(accelerator), 2 * 2048**3 / min(seconds)
 
 
 def settings(method: Method) -> dict[str, Any]:

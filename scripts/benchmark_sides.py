@@ -28,9 +28,9 @@ from models.backbone import load_backbone
 from models.batches import encode, epoch_batches
 from scripts.reference import build_trainer
 from tasks.loading import fingerprint, load_splits
-from train import make_accelerator
+from training.accelerator import make_accelerator
 from training.meters import WARM_UP_STEPS, MemoryMeter, SpeedMeter, held_bytes
-from training.trainer import Loop
+from training.trainer import Trainer
 
 PROFILED = 4  # random batches, the same on all sides, whose bytes and products are counted
 
@@ -125,26 +125,26 @@ def random_order(lengths: list[int], run: RunConfig) -> list[list[int]]:
 def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
     """The steps of train.py."""
     run = replace(run, trainer=replace(run.trainer, similar_length=similar_length))
-    accelerator, splits = make_accelerator(run), load_splits(run.task.row, run.data)
+    accelerator, splits = make_accelerator(run.trainer, run.deterministic), load_splits(run.task.row, run.data)
     backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)
     model = backbone.model.to(accelerator.device)
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
     data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
-    loop = Loop(run, model, data, accelerator, Path(), {})
-    examples = random_order(loop.train.lengths, run)[:PROFILED]
-    batches = [loop.path.collate(loop.train, indices).to(accelerator.device) for indices in examples]
+    trainer = Trainer(model, run.method, run.trainer, run.task.row, data, run.seed, accelerator)
+    examples = random_order(trainer.train.lengths, run)[:PROFILED]
+    batches = [trainer.path.collate(trainer.train, indices).to(accelerator.device) for indices in examples]
     pairs = [(batch, batch.padded_tokens) for batch in batches]
 
     def loss(batch: Any) -> Tensor:
-        return loop.loss(loop.path, batch) / len(batch.labels)
+        return trainer.loss(trainer.path, batch) / len(batch.labels)
 
     if run.trainer.forward == "compiled":
-        loop.record_graphs()
-    loop.speed = turns = Turns(pipe, model, loss, pairs)
+        trainer.record_graphs()
+    trainer.speed = turns = Turns(pipe, model, loss, pairs)
     turns.begin({"backbone": backbone.provenance, "data_fingerprint": fingerprint(splits)})
-    for indices in loop.remaining_batches():
-        loop.train_step(indices)
+    for indices in trainer.remaining_batches():
+        trainer.train_step(indices)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def export(options: dict[str, str | None]) -> None:
     from adapters.export import export_adapter, export_folded, folding_table
     from experiments.config import choose
     from experiments.restore import restore
-    from train import make_accelerator  # seconds to import: a mistake should not wait for it
+    from training.accelerator import make_accelerator  # seconds to import: a mistake should not wait for it
 
     choose("form", options["form"], FORMS)
     run_folder, folder = Path(options["run"].removesuffix("result.json")), Path(options["into"])
@@ -36,7 +36,13 @@ def export(options: dict[str, str | None]) -> None:
         if options["form"] == "adapter":
             export_adapter(restored, unfinished)
         else:
-            print(folding_table(export_folded(restored, unfinished, make_accelerator(restored.run))))
+            print(
+                folding_table(
+                    export_folded(
+                        restored, unfinished, make_accelerator(restored.run.trainer, restored.run.deterministic)
+                    )
+                )
+            )
     print(f"written: {folder}")
     if options["push"]:
         print(f"pushed: {push(folder, options['push'])}")

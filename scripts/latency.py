@@ -44,7 +44,7 @@ from methods.lora import LoRA  # noqa: E402
 from methods.vera import VeRA  # noqa: E402
 from models.backbone import build, max_length  # noqa: E402
 from scripts.benchmark import whole  # noqa: E402
-from train import machine, make_accelerator  # noqa: E402
+from training.accelerator import describe_machine, make_accelerator  # noqa: E402
 
 WARM_UP = 3  # turns
 OWN = {"batches": "1,8,32", "lengths": "16,64,128", "repeats": "20", "into": str(ROOT / "paper_tables")}
@@ -97,7 +97,7 @@ def record(run: RunConfig, batches: list[int], lengths: list[int], repeats: int)
     Raises:
         UserError: a length is above the backbone's.
     """
-    accelerator = make_accelerator(run)
+    accelerator = make_accelerator(run.trainer, run.deterministic)
     models, trained = build_all(run)
     config = models[PLAIN].config
     if max(lengths) > (longest := max_length(models[PLAIN])):
@@ -109,7 +109,7 @@ def record(run: RunConfig, batches: list[int], lengths: list[int], repeats: int)
         ids = torch.randint(config.pad_token_id + 1, config.vocab_size, (batch, length)).to(accelerator.device)
         cells.append({"batch": batch, "length": length, "seconds": measure(models, ids, repeats, accelerator)})
         print(f"batch {batch}, length {length}: measured", flush=True)
-    provenance = {"git": git_state(), "versions": versions(), "hardware": hardware() | machine(accelerator)}
+    provenance = {"git": git_state(), "versions": versions(), "hardware": hardware() | describe_machine(accelerator)}
     return {
         **{"latency": 1, "backbone": run.backbone.name, "architecture": run.backbone.architecture},
         **{"methods": {name: asdict(method) for name, method in METHODS.items()}, "trained": trained},

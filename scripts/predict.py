@@ -32,10 +32,10 @@ def logits_of(restored: "Restored", split: "Split") -> "np.ndarray":
     """(examples, outputs)."""
     from models.batches import encode
     from models.packed import forward_path
-    from train import make_accelerator
+    from training.accelerator import make_accelerator
     from training.evaluation import predict
 
-    accelerator, run = make_accelerator(restored.run), restored.run
+    accelerator, run = make_accelerator(restored.run.trainer, restored.run.deterministic), restored.run
     path = forward_path(restored.model.to(accelerator.device), "packed")
     return predict(
         path, encode(split, restored.tokenizer, run.task.max_length), accelerator, run.trainer.eval_batch_size

@@ -37,7 +37,7 @@ from models.backbone import load_backbone
 from tasks.glue import Task
 from tasks.loading import Split, load_splits
 from tasks.metrics import score
-from train import make_accelerator
+from training.accelerator import make_accelerator
 from training.optimizers import build_optimizer
 
 try:
@@ -100,7 +100,10 @@ def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
     task = run.task.row
     if peft is None:
         raise UserError("peft is missing: pip install -r requirements-dev.txt")
-    bf16, splits = make_accelerator(run).mixed_precision == "bf16", load_splits(task, run.data)
+    bf16, splits = (
+        make_accelerator(run.trainer, run.deterministic).mixed_precision == "bf16",
+        load_splits(task, run.data),
+    )
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
     with seeded(run.seed, "adapter"):
         model = adapt(backbone.model, run.method, torch.bfloat16 if bf16 else torch.float32)
@@ -174,7 +177,7 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerFast, max_length: int) ->
 
 def arguments(run: RunConfig, examples: int, folder: Path) -> TrainingArguments:
     """Our settings in the Trainer's words."""
-    config, accelerator = run.trainer, make_accelerator(run)
+    config, accelerator = run.trainer, make_accelerator(run.trainer, run.deterministic)
     total = min(config.epochs * math.ceil(examples / config.batch_size), config.max_steps or math.inf)
     args = TrainingArguments(
         output_dir=str(folder),

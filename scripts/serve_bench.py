@@ -130,9 +130,12 @@ def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: 
     if type(run.method) is not LoRA:
         raise UserError(f"method is '{run.method.name}'; serving is measured with method=lora")
     from models.backbone import load_backbone
-    from train import machine, make_accelerator  # seconds to import: a user's mistake should not wait for it
+    from training.accelerator import (  # seconds to import: a user's mistake should not wait for it
+        describe_machine,
+        make_accelerator,
+    )
 
-    accelerator, splits = make_accelerator(run), load_splits(run.task.row, run.data)
+    accelerator, splits = make_accelerator(run.trainer, run.deterministic), load_splits(run.task.row, run.data)
     backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     data = encode(splits[run.task.row.validation[0]], backbone.tokenizer, run.task.max_length)
@@ -147,7 +150,7 @@ def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: 
         require_equal(ways, *requests[0])
         steps.append({"adapters": count, "adapter_bytes": ways.store.nbytes} | take_turns(ways, requests, rng))
         print(verdict(steps[-1]), flush=True)
-    provenance = {"git": git_state(), "versions": versions(), "hardware": hardware() | machine(accelerator)}
+    provenance = {"git": git_state(), "versions": versions(), "hardware": hardware() | describe_machine(accelerator)}
     settings = {"ranks": RANKS, "target_modules": run.method.target_modules}
     return {
         "serving": 1,

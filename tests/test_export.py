@@ -33,6 +33,7 @@ from tasks.generated import generate
 from tasks.glue import GLUE
 from tasks.loading import Split, read_examples
 from tasks.submission import FILES, write_submission
+from training.accelerator import make_accelerator
 
 QUICK = ("logger=none", "task.max_length=32", "trainer.epochs=2", "trainer.learning_rate=0.01")
 
@@ -79,7 +80,9 @@ def trained(house, method: str, *words: str):
 def test_a_folded_checkpoint_is_plain_and_says_the_same(method, house, tmp_path):
     run = trained(house, method)
     restored = restore(run.folder)
-    numbers = export_folded(restored, tmp_path / "out", train.make_accelerator(restored.run))
+    numbers = export_folded(
+        restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic)
+    )
     assert any(isinstance(module, AdaptedLinear) for module in restored.model.modules()) == (method != "full")
     assert list(numbers) == ["as trained", "folded", "saved and loaded"]
     assert numbers["as trained"]["accuracy"] == pytest.approx(read_record(run.folder)["best"]["accuracy"])
@@ -97,7 +100,7 @@ def test_a_folded_checkpoint_is_plain_and_says_the_same(method, house, tmp_path)
 def test_the_card_carries_the_records_numbers(house, tmp_path):
     run = trained(house, "lora")
     restored = restore(run.folder)
-    export_folded(restored, tmp_path, train.make_accelerator(restored.run))
+    export_folded(restored, tmp_path, make_accelerator(restored.run.trainer, restored.run.deterministic))
     card, record = (tmp_path / "README.md").read_text(), read_record(run.folder)
     _, header, text = card.split("---\n", 2)
     assert "model-index" not in header  # a score on local data is not GLUE's to the hub
@@ -114,7 +117,7 @@ def test_what_does_not_fold_is_not_exported_as_if_it_did(house, tmp_path):
     restored = restore(trained(house, "lora").folder)
     restored.model.classifier = torch.nn.Sequential(restored.model.classifier)
     with pytest.raises(UserError, match="does not fold"):
-        export_folded(restored, tmp_path / "out", train.make_accelerator(restored.run))
+        export_folded(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
     assert not (tmp_path / "out").exists()
 
 
@@ -153,7 +156,7 @@ def test_the_export_is_judged_by_the_runs_own_data(house, tmp_path):
         pq.write_table(table, tmp_path / "rte" / f"{split}-00000-of-00001.parquet")
     restored = restore(run.folder, str(tmp_path))
     with pytest.raises(UserError, match="data are not those"):
-        export_folded(restored, tmp_path / "out", train.make_accelerator(restored.run))
+        export_folded(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
     assert not (tmp_path / "out").exists()
 
 

@@ -18,8 +18,9 @@ from models.batches import Encoded
 from models.cpu_dropout import Dropout
 from models.packed import Packed, Padded, forward_path, pack
 from tasks.loading import Split
+from training.accelerator import make_accelerator
 from training.meters import activation_bytes
-from training.trainer import Loop
+from training.trainer import Trainer
 
 LENGTHS = [5, 5, 9, 12, 3, 20, 20, 20, 7, 31]
 
@@ -203,7 +204,7 @@ def test_training_curves_coincide(name, tmp_path, monkeypatch):
     words += ["+backbone.architecture.hidden_dropout_prob=0", "+backbone.architecture.attention_probs_dropout_prob=0"]
     words += ["trainer.eval_every=6", "trainer.similar_length=false", "data.holdout=0.2"]
     histories, paths = [], []
-    monkeypatch.setattr(Loop, "finish", lambda loop: paths.append((type(loop.path), dropouts(loop.model))))
+    monkeypatch.setattr(Trainer, "finish", lambda trainer: paths.append((type(trainer.path), dropouts(trainer.model))))
     for forward in ("packed", "padded"):
         run = compose(*words, f"trainer.forward={forward}", f"output_dir={tmp_path / forward}")
         train.train(run)
@@ -229,14 +230,14 @@ def test_a_compiled_path_trains_as_the_plain_one_does(name, tmp_path):
         METHODS[name].apply(model)
         shake(model)
         run = compose(*words, "backbone=tiny", f"trainer.forward={forward}", "trainer.batch_size=3")
-        loop = Loop(run, model, {"train": data}, accelerator, tmp_path, {})
+        trainer = Trainer(model, METHODS[name], run.trainer, run.task.row, {"train": data}, run.seed, accelerator)
         if forward == "compiled":
             before = torch.get_rng_state()
-            loop.record_graphs()
+            trainer.record_graphs()
             assert torch.equal(torch.get_rng_state(), before)
             assert all(p.grad is None for p in model.parameters())
         for indices in [[0, 1, 2], [5, 6, 7], [3, 4, 8], [0, 8, 9]]:
-            loop.train_step(indices)
+            trainer.train_step(indices)
         weights.append({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] == 2  # for all lengths, and for a batch of one example
@@ -257,4 +258,4 @@ def test_a_compiled_path_pads_to_few_lengths():
 @pytest.mark.parametrize(("words", "named"), [([], "for a GPU"), (["trainer.micro_batch_size=4"], "micro_batch_size")])
 def test_compiled_says_what_it_needs(words, named):
     with pytest.raises(UserError, match=named):
-        train.make_accelerator(compose("task=cola", "backbone=tiny", "trainer.forward=compiled", *words))
+        make_accelerator(compose("task=cola", "backbone=tiny", "trainer.forward=compiled", *words).trainer, False)

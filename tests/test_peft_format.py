@@ -21,7 +21,7 @@ from experiments.sweep import is_pending
 from models.batches import collate, encode
 from tasks.glue import GLUE
 from tasks.loading import load_splits
-from training.trainer import Loop
+from training.trainer import Trainer
 
 peft = pytest.importorskip("peft", reason="peft is in requirements-dev.txt")
 
@@ -271,7 +271,7 @@ def test_a_run_that_has_begun_does_without_what_it_began_at(lora_of_peft, tmp_pa
     whole = settings(encoder, *words, f"output_dir={tmp_path / 'whole'}")
     train.train(whole)
     cut = settings(encoder, *words, f"output_dir={tmp_path / 'cut'}")
-    monkeypatch.setattr(Loop, "is_stop_requested", lambda loop: loop.progress.step == 1)
+    monkeypatch.setattr(Trainer, "is_stop_requested", lambda trainer: trainer.progress.step == 1)
     with pytest.raises(Interrupted):
         train.train(cut)
     monkeypatch.undo()

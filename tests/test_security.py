@@ -15,7 +15,7 @@ import train
 from analysis.records import collect
 from core.errors import UserError, complain
 from experiments.record import NAME, SCHEMA, read_record, write_record
-from training.trainer import Loop
+from training.trainer import Trainer
 
 CODE = (
     *("adapters", "analysis", "core", "experiments", "hydra_plugins", "methods", "models", "scripts", "serving"),
@@ -140,10 +140,10 @@ def test_no_secret_is_in_what_a_run_writes_or_says(with_secrets, tmp_path, monke
     """Not even where a library's error has it in its words."""
     run = compose(*TINY, f"output_dir={tmp_path}")
 
-    def broken(loop, indices):
+    def broken(trainer, indices):
         raise OSError(f"refused: {SECRETS['HF_TOKEN']}")
 
-    monkeypatch.setattr(Loop, "train_step", broken)
+    monkeypatch.setattr(Trainer, "train_step", broken)
     with pytest.raises(OSError, match="refused"):
         train.train(run)
     assert read_record(run.folder)["reason"] == "OSError: refused: <HF_TOKEN>"

@@ -13,7 +13,7 @@ import train
 from core.errors import Diverged, Interrupted, UserError
 from experiments.record import read_record
 from tasks.glue import GLUE
-from training.trainer import Loop
+from training.trainer import Trainer
 
 NAMES = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 SMALL = {
@@ -50,7 +50,7 @@ def run(*arguments) -> tuple[Path, dict]:
 
 
 def stop_at(monkeypatch, step: int) -> None:
-    monkeypatch.setattr(Loop, "is_stop_requested", lambda loop: loop.progress.step == step)
+    monkeypatch.setattr(Trainer, "is_stop_requested", lambda trainer: trainer.progress.step == step)
 
 
 def outcome(folder: Path) -> dict:
@@ -138,14 +138,14 @@ def test_the_same_command_twice_gives_the_same_bits_and_another_seed_others(tmp_
 
 def test_methods_with_one_seed_see_the_same_batches_and_start_at_the_same_head(tmp_path, monkeypatch):
     seen, heads = {}, {}
-    step = Loop.train_step
+    step = Trainer.train_step
 
-    def spy(loop, indices):
-        seen.setdefault(loop.method.name, []).append(indices)
-        heads.setdefault(loop.method.name, loop.model.classifier.out_proj.weight.detach().clone())
-        step(loop, indices)
+    def spy(trainer, indices):
+        seen.setdefault(trainer.method.name, []).append(indices)
+        heads.setdefault(trainer.method.name, trainer.model.classifier.out_proj.weight.detach().clone())
+        step(trainer, indices)
 
-    monkeypatch.setattr(Loop, "train_step", spy)
+    monkeypatch.setattr(Trainer, "train_step", spy)
     for name in ("full", "dora", "vera"):
         run(tmp_path, name)
     assert seen["full"] == seen["dora"] == seen["vera"]
@@ -155,7 +155,7 @@ def test_methods_with_one_seed_see_the_same_batches_and_start_at_the_same_head(t
 
 def test_a_finished_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
     folder, record = run(tmp_path)
-    monkeypatch.setattr(Loop, "fit", lambda loop: pytest.fail("trained again"))
+    monkeypatch.setattr(Trainer, "fit", lambda trainer: pytest.fail("trained again"))
     run(tmp_path)
     assert "finished before" in capsys.readouterr().out
     monkeypatch.undo()
@@ -184,21 +184,21 @@ def test_a_diverging_loss_fails_with_its_reason(tmp_path):
 
 
 def test_a_nan_fails_the_run(tmp_path, monkeypatch):
-    loss = Loop.loss
-    monkeypatch.setattr(Loop, "loss", lambda *a: loss(*a) * (float("nan") if a[0].progress.step == 4 else 1))
+    loss = Trainer.loss
+    monkeypatch.setattr(Trainer, "loss", lambda *a: loss(*a) * (float("nan") if a[0].progress.step == 4 else 1))
     with pytest.raises(Diverged, match="the loss is nan"):
         run(tmp_path)
 
 
 def test_an_unexpected_error_leaves_a_record_and_the_checkpoint(tmp_path, monkeypatch):
-    step = Loop.train_step
+    step = Trainer.train_step
 
-    def broken(loop, indices):
-        if loop.progress.step == 12:
+    def broken(trainer, indices):
+        if trainer.progress.step == 12:
             raise MemoryError("no more")
-        step(loop, indices)
+        step(trainer, indices)
 
-    monkeypatch.setattr(Loop, "train_step", broken)
+    monkeypatch.setattr(Trainer, "train_step", broken)
     with pytest.raises(MemoryError):
         run(tmp_path / "a")
     monkeypatch.undo()
@@ -247,11 +247,11 @@ def test_the_trainers_settings_run(more, tmp_path):
 
 def test_a_signal_goes_on_to_who_handled_it_before_once_the_state_is_kept(tmp_path, monkeypatch):
     """As submitit does, which queues a Slurm job again at its USR2."""
-    step, kept = Loop.train_step, []
+    step, kept = Trainer.train_step, []
 
-    def warned(loop, indices):
-        step(loop, indices)
-        if loop.progress.step == 4:
+    def warned(trainer, indices):
+        step(trainer, indices)
+        if trainer.progress.step == 4:
             signal.raise_signal(signal.SIGUSR2)
 
     def queue_again(number, frame):
@@ -259,7 +259,7 @@ def test_a_signal_goes_on_to_who_handled_it_before_once_the_state_is_kept(tmp_pa
         kept.append((read_record(folder)["status"], (folder / "checkpoint.safetensors").exists()))
         raise SystemExit(-1)
 
-    monkeypatch.setattr(Loop, "train_step", warned)
+    monkeypatch.setattr(Trainer, "train_step", warned)
     before = signal.signal(signal.SIGUSR2, queue_again)
     try:
         with pytest.raises(SystemExit):
@@ -271,15 +271,15 @@ def test_a_signal_goes_on_to_who_handled_it_before_once_the_state_is_kept(tmp_pa
 
 def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, monkeypatch):
     """The loss of the step is finite, and a signal comes before the next."""
-    step = Loop.train_step
+    step = Trainer.train_step
 
-    def broken(loop, indices):
-        step(loop, indices)
-        if loop.progress.step == 4:
-            loop.trained[0].data.fill_(float("nan"))
+    def broken(trainer, indices):
+        step(trainer, indices)
+        if trainer.progress.step == 4:
+            trainer.trained[0].data.fill_(float("nan"))
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(Loop, "train_step", broken)
+    monkeypatch.setattr(Trainer, "train_step", broken)
     with pytest.raises(Diverged, match="not finite at step 4"):
         run(tmp_path)
     assert not list(tmp_path.rglob("checkpoint.safetensors"))

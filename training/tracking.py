@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from experiments.config import RunConfig, to_dict
+from experiments.config import LoggerConfig
 
 START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to hand it the last curves, to be rid of a killed service
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login line, no telemetry that may hang as well
@@ -36,12 +36,14 @@ class Tracker:
 class WandbTracker(Tracker):
     """One W&B run, of the group that the experiment names."""
 
-    def __init__(self, run: RunConfig, folder: Path):
+    def __init__(self, settings: LoggerConfig, folder: Path, group: str, config: dict[str, Any], config_hash: str):
         self.calls: SimpleQueue = SimpleQueue()
         self.started = Event()
         self.upload = ""  # how, once there is something to upload
         self.has_given_up = False
-        self.thread = Thread(target=self._work, args=(run, folder), daemon=True)
+        about = {"config": config, "group": group, "name": folder.name, "dir": folder}
+        place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+        self.thread = Thread(target=self._work, args=(settings, f"{config_hash[:8]}-{place}", about), daemon=True)
         self.thread.start()
         self.started.wait(3 * START)  # for its service, for the server, and for the start offline
 
@@ -57,10 +59,10 @@ class WandbTracker(Tracker):
             _kill_service()  # every call that waits for it fails
             self.thread.join(KILLED)
 
-    def _work(self, run: RunConfig, folder: Path) -> None:
+    def _work(self, logger: LoggerConfig, run_id: str, about: dict[str, Any]) -> None:
         """Starts a W&B run and makes the calls in their order, up to the last or to the first that fails."""
         try:
-            self._start(run, folder)
+            self._start(logger, run_id, about)
             self.started.set()
             while call := self.calls.get():
                 call()
@@ -82,15 +84,15 @@ class WandbTracker(Tracker):
             _say(f"W&B stopped ({reason}): no more curves; the record holds every evaluation{self.upload}")
         self.has_given_up = True
 
-    def _start(self, run: RunConfig, folder: Path) -> None:
+    def _start(self, logger: LoggerConfig, run_id: str, about: dict[str, Any]) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         import wandb
 
         logging.raiseExceptions = False  # its own log lies in its folder: full, it would be a traceback a line
-        allowed = run.logger.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
+        allowed = logger.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
         online = allowed and _has_key()
-        folder.mkdir(parents=True, exist_ok=True)
+        about["dir"].mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -100,15 +102,11 @@ class WandbTracker(Tracker):
             finish_timeout=FINISH,
             finish_timeout_raises=True,
         )
-        options = {
-            "project": run.logger.project,
-            "entity": run.logger.entity,
-            "group": run.experiment,
-            "name": folder.name,
-            "id": f"{run.hash[:8]}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}",
+        options = about | {
+            "project": logger.project,
+            "entity": logger.entity,
+            "id": run_id,
             "resume": "allow" if online else None,
-            "dir": folder,
-            "config": to_dict(run),
             "settings": settings,
         }
         try:
@@ -129,9 +127,15 @@ class WandbTracker(Tracker):
         self.run.finish(exit_code=0 if record["status"] == "complete" else 1)
 
 
-def make_tracker(run: RunConfig, folder: Path, is_main: bool) -> Tracker:
-    """The tracker that the settings name; only the first process logs."""
-    return Tracker() if run.logger.name == "none" or not is_main else WandbTracker(run, folder)
+def make_tracker(settings: LoggerConfig, folder: Path, group: str, config: dict[str, Any], config_hash: str) -> Tracker:
+    """The tracker that the settings name.
+
+    Args:
+        folder: of the run; W&B's own files and the name of its run come from it.
+        group: of W&B runs that belong together.
+        config, config_hash: the run's settings, and what is unique to them.
+    """
+    return Tracker() if settings.name == "none" else WandbTracker(settings, folder, group, config, config_hash)
 
 
 def _has_key() -> bool:

@@ -6,10 +6,9 @@ pieces of `micro_batch_size`, and weights its loss so that the gradient is that 
 
 import hashlib
 import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,13 @@ from tqdm import tqdm
 from core.errors import Diverged, Interrupted, UserError
 from core.io import write_tensors, write_text
 from core.seeding import named_seed
-from experiments.config import RunConfig
-from methods.base import trained_state
+from core.signals import StopRequest
+from experiments.config import TrainerConfig
+from methods.base import Method, trained_state
 from models.batches import Batch, Encoded, epoch_batches
 from models.cpu_dropout import replace_dropout
 from models.packed import PackedBatch, forward_path
+from tasks.glue import Task
 from tasks.loading import HELD_OUT
 from training import checkpoint
 from training.evaluation import Evaluation, evaluate
@@ -46,7 +47,6 @@ from training.tracking import Tracker
 BEST, LAST, PREDICTIONS = "best.safetensors", "last.safetensors", "predictions.jsonl"
 ADAPTER = "adapter"  # a folder with the best state in PEFT's format
 DIVERGED_AT = 10  # times the first loss
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GRAPH_RUNS = 3  # until a CUDA graph replays: one to warm up, one to be recorded
 
 
@@ -80,28 +80,33 @@ class Progress:
     activations: int | None = None
 
 
-class Loop:
+class Trainer:
     """Trains one adapted model to its end, or to where somebody stops it."""
 
     def __init__(
         self,
-        run: RunConfig,
         model: nn.Module,
+        method: Method,
+        settings: TrainerConfig,
+        task: Task,
         data: dict[str, Encoded],
+        seed: int,
         accelerator: Accelerator,
-        folder: Path,
-        identity: dict[str, Any],
+        folder: Path = Path(),
+        identity: dict[str, Any] | None = None,
     ):
         """
         Args:
+            model: after `method.apply`, on the accelerator's device.
             data: `train`, the validation splits, and `held_out` if there is one.
-            identity: what a checkpoint must agree with to be gone on from (settings, data, weights, machine).
+            seed: of data order and dropout.
+            identity: what a checkpoint must agree with for the run to resume (settings, data, weights, machine).
         """
-        self.run, self.config, self.method = run, run.trainer, run.method
-        self.model, self.accelerator, self.folder = model, accelerator, folder
+        self.model, self.method, self.config, self.task, self.seed = model, method, settings, task, seed
+        self.accelerator, self.folder = accelerator, folder
         self.train, self.held_out = data["train"], {name: data[name] for name in data if name == HELD_OUT}
         self.validation = {name: data[name] for name in data if name not in ("train", HELD_OUT)}
-        self.identity, self.tracker = identity, Tracker()
+        self.identity, self.tracker = identity or {}, Tracker()
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         if accelerator.device.type == "cpu":
             replace_dropout(model)
@@ -114,7 +119,7 @@ class Loop:
         self.window = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.progress = Progress()
         self.speed, self.memory = SpeedMeter(accelerator.device), MemoryMeter(accelerator.device)
-        self.stopped_by: signal.Signals | None = None
+        self.stop = StopRequest()
 
     def fit(self, tracker: Tracker) -> None:
         """Trains and evaluates until the last step.
@@ -124,7 +129,7 @@ class Loop:
             Interrupted: a signal came; the checkpoint is written.
         """
         self.tracker, self.began = tracker, time.monotonic() - self.progress.seconds
-        with self.stop_on_signal(), self.progress_bar() as bar:
+        with self.stop, self.progress_bar() as bar:
             if self.progress.activations is None:
                 self.progress.activations = self.measure_activations()
             if self.config.forward == "compiled":
@@ -164,7 +169,7 @@ class Loop:
 
     def epoch_batches(self, epoch: int) -> list[list[int]]:
         config = self.config
-        return epoch_batches(self.train.lengths, config.batch_size, self.run.seed, epoch, config.similar_length)
+        return epoch_batches(self.train.lengths, config.batch_size, self.seed, epoch, config.similar_length)
 
     def train_step(self, indices: list[int]) -> None:
         """One optimizer step over a global batch."""
@@ -255,7 +260,7 @@ class Loop:
 
     def postfix(self, loss: float) -> str:
         """The end of the progress bar."""
-        name = self.run.task.row.metrics[0]
+        name = self.task.metrics[0]
         metric = f", {name} {self.progress.history[-1][name]:.3f}" if self.progress.history else ""
         speed = self.speed.samples_per_second
         return f"loss {loss:.3f}{metric}" + (f", {speed:.0f} samples/s" if speed else "")
@@ -291,19 +296,19 @@ class Loop:
         )
 
     def evaluation_over(self, splits: dict[str, Encoded]) -> Evaluation:
-        return evaluate(self.path, splits, self.run.task.row, self.accelerator, self.config.eval_batch_size)
+        return evaluate(self.path, splits, self.task, self.accelerator, self.config.eval_batch_size)
 
     @property
     def best(self) -> dict[str, Any] | None:
         """The first evaluation with the highest main metric on the validation set, as the papers choose."""
-        return max(self.progress.history, key=lambda entry: entry[self.run.task.row.metrics[0]], default=None)
+        return max(self.progress.history, key=lambda entry: entry[self.task.metrics[0]], default=None)
 
     @property
     def selected(self) -> dict[str, Any] | None:
         """The first evaluation with the highest main metric on the part held out of training; None without one."""
         if not self.held_out:
             return None
-        return max(self.progress.history, key=lambda entry: entry[HELD_OUT][self.run.task.row.metrics[0]], default=None)
+        return max(self.progress.history, key=lambda entry: entry[HELD_OUT][self.task.metrics[0]], default=None)
 
     def keep_best(self, evaluation: Evaluation) -> None:
         if self.accelerator.is_main_process:
@@ -353,7 +358,7 @@ class Loop:
         Raises:
             UserError: the checkpoint is damaged, or not this run's.
         """
-        torch.manual_seed(named_seed(self.run.seed, f"dropout/{self.rank}"))
+        torch.manual_seed(named_seed(self.seed, f"dropout/{self.rank}"))
         identity = checkpoint.read_identity(self.folder)
         if identity is None:
             return
@@ -371,30 +376,11 @@ class Loop:
 
     # Signals, meters, words
 
-    @contextmanager
-    def stop_on_signal(self) -> Iterator[None]:
-        """Ctrl-C, a scheduler's warning or a closed terminal ends the run after the step under way; a second Ctrl-C now."""
-
-        def request(number: int, _frame: Any) -> None:
-            self.stopped_by = signal.Signals(number)
-            if number == signal.SIGINT:
-                signal.signal(number, before[number])
-
-        before = {number: signal.getsignal(number) for number in STOPS}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # nohup's wish
-                signal.signal(number, request)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def is_stop_requested(self) -> bool:
         """On any process; they have to agree on the step."""
         if self.world == 1:
-            return self.stopped_by is not None
-        flag = torch.tensor(float(self.stopped_by is not None), device=self.accelerator.device)
+            return self.stop.signal is not None
+        flag = torch.tensor(float(self.stop.signal is not None), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item())
 
     def start_meters(self) -> None:
@@ -410,7 +396,7 @@ class Loop:
         return tqdm(
             total=self.total_steps,
             initial=self.progress.step,
-            desc=f"{self.method.name} on {self.run.task.name}",
+            desc=f"{self.method.name} on {self.task.name}",
             unit="step",
             disable=None if self.accelerator.is_main_process else True,
             dynamic_ncols=True,

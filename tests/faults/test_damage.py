@@ -16,7 +16,7 @@ from experiments.record import NAME, read_record
 from experiments.restore import restore
 from faults.harness import TINY, Lost, outcome
 from training.checkpoint import NAME as CHECKPOINT
-from training.trainer import BEST, PREDICTIONS, Loop
+from training.trainer import BEST, PREDICTIONS, Trainer
 
 WORDS = (*TINY, "trainer.epochs=2", "trainer.eval_every=6")
 
@@ -56,7 +56,7 @@ def house(tmp_path_factory) -> Path:
     house = tmp_path_factory.mktemp("house")
     train.train(run(house / "whole"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "is_stop_requested", lambda loop: loop.progress.step == 16)
+        patch.setattr(Trainer, "is_stop_requested", lambda trainer: trainer.progress.step == 16)
         with pytest.raises(Interrupted):
             train.train(run(house / "part"))
     return house
@@ -133,7 +133,7 @@ def test_a_run_that_begins_at_another_does_so_again_when_it_starts_anew(house, t
     begun = (*WORDS, f"init_from={run(house / 'whole').folder}")
     whole, parts = (compose(*begun, f"output_dir={tmp_path / name}") for name in ("whole", "parts"))
     train.train(whole)
-    monkeypatch.setattr(Loop, "is_stop_requested", lambda loop: loop.progress.step == 16)
+    monkeypatch.setattr(Trainer, "is_stop_requested", lambda trainer: trainer.progress.step == 16)
     with pytest.raises(Interrupted):
         train.train(parts)
     monkeypatch.undo()

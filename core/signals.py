@@ -1,0 +1,38 @@
+"""Signals that ask a process to stop: noted, acted on when its state is safe, then passed on."""
+
+import signal
+from types import FrameType
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopRequest:
+    """Within, Ctrl-C, a scheduler's warning or a closed terminal sets `signal`; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __enter__(self) -> "StopRequest":
+        self.before = {number: signal.getsignal(number) for number in STOPS}
+        for number, handler in self.before.items():
+            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so does the run
+                signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(number, self.before[number])
+
+    def pass_on(self) -> None:
+        """Raises the signal again for the handler of before: submitit then queues the job once more."""
+        if self.signal and signal.getsignal(self.signal) not in (
+            signal.SIG_DFL,
+            signal.SIG_IGN,
+            signal.default_int_handler,
+        ):
+            signal.raise_signal(self.signal)

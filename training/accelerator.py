@@ -1,0 +1,47 @@
+"""Device, processes and precision, and what a record says of them."""
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import TorchDynamoPlugin
+
+from core.errors import UserError
+from experiments.config import TrainerConfig
+
+
+def make_accelerator(settings: TrainerConfig, deterministic: bool) -> Accelerator:
+    """What the run trains on.
+
+    Raises:
+        UserError: the settings ask for a GPU, and there is none.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    has_gpu = torch.cuda.is_available() and settings.device != "cpu"
+    if settings.device == "cuda" and not has_gpu:
+        raise UserError("trainer.device is cuda, and torch sees no GPU here: use trainer.device=cpu")
+    if settings.forward == "compiled" and not has_gpu:
+        raise UserError("trainer.forward is compiled, which is for a GPU; on a CPU packed is faster: leave it out")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it before its first call
+    torch.use_deterministic_algorithms(deterministic)
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_gpu and torch.cuda.is_bf16_supported())
+    AcceleratorState._reset_state()  # an earlier run of the same process may have set another precision
+    graphs = TorchDynamoPlugin(backend="inductor", mode="reduce-overhead", dynamic=True)
+    return Accelerator(
+        cpu=not has_gpu,
+        mixed_precision="bf16" if bf16 else "no",
+        dynamo_plugin=graphs if settings.forward == "compiled" else None,
+    )
+
+
+def describe_machine(accelerator: Accelerator) -> dict[str, Any]:
+    """Device, precision and processes, once `auto` is settled."""
+    return {
+        "device": accelerator.device.type,
+        "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        "processes": accelerator.num_processes,
+    }
