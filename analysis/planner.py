@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from analysis.records import ROOT
 from analysis.render import Table
 from core.errors import UserError
-from experiments.config import BackboneConfig
 from methods.base import (
     ALL_LINEAR,
     QUERY_AND_VALUE,
@@ -30,6 +29,7 @@ from methods.base import (
 from methods.lora import LoRA
 from methods.qlora import QLoRA
 from models.backbone import build
+from models.settings import BackboneConfig
 
 BASE_BITS = (4, 16, 32)
 OTHER_QUERY_AND_VALUE = {"llama": r"(q_proj|v_proj)$"}  # names that QUERY_AND_VALUE does not find

@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from core.errors import UserError
 from core.hub import checksum, missing, snapshot
 from core.seeding import seeded
-from experiments.config import BackboneConfig
 from methods.base import head_prefixes
 from models.batches import collate, encode
+from models.settings import BackboneConfig
 from tasks.glue import Task
 from tasks.loading import Split
 

@@ -16,10 +16,11 @@ sys.path.insert(0, str(ROOT))
 from omegaconf import OmegaConf  # noqa: E402
 
 from core.errors import USER_ERRORS, UserError, complain, sentence, unknown  # noqa: E402
-from experiments.config import BackboneConfig, DataConfig  # noqa: E402
 from models.backbone import find  # noqa: E402
+from models.settings import BackboneConfig  # noqa: E402
 from tasks.glue import GLUE  # noqa: E402
 from tasks.loading import hub_folder  # noqa: E402
+from tasks.settings import DataConfig  # noqa: E402
 
 YAMLS = {path.stem: OmegaConf.load(path) for path in sorted((ROOT / "conf/backbone").glob("*.yaml"))}
 BACKBONES = [name for name, yaml in YAMLS.items() if yaml.get("source")]

@@ -15,8 +15,9 @@ sys.path.insert(0, str(ROOT))
 import hydra  # noqa: E402
 
 from analysis.planner import BASE_BITS, plan  # noqa: E402
+from core.checks import above_zero, choose  # noqa: E402
 from core.errors import USER_ERRORS, UserError, complain, composing, sentence  # noqa: E402
-from experiments.config import above_zero, choose, from_hydra  # noqa: E402
+from experiments.config import from_hydra  # noqa: E402
 from methods.qlora import QLoRA  # noqa: E402
 
 MOST = 1e12  # GB

@@ -27,10 +27,11 @@ from omegaconf import DictConfig
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 
+from core.checks import choose
 from core.errors import USER_ERRORS, Diverged, UserError, complain, sentence
 from core.io import require_writable, write_json
 from core.seeding import seeded
-from experiments.config import RunConfig, choose, from_hydra, to_dict
+from experiments.config import RunConfig, from_hydra, to_dict
 from experiments.record import versions
 from methods.base import Method, head_prefixes, linear_layers, matching_layers, replace
 from models.backbone import load_backbone

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -21,9 +21,7 @@ from core.errors import UserError
 from core.hub import checksum, snapshot
 from tasks.generated import generate
 from tasks.glue import Task
-
-if TYPE_CHECKING:
-    from experiments.config import DataConfig
+from tasks.settings import DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
 HELD_OUT = "held_out"
@@ -47,7 +45,7 @@ class Split:
         return Split(name or self.name, *columns)
 
 
-def load_splits(task: Task, config: "DataConfig") -> dict[str, Split]:
+def load_splits(task: Task, config: DataConfig) -> dict[str, Split]:
     """`train`, the task's validation splits, and `held_out` where a part of `train` is to be kept from training.
 
     Raises:
@@ -60,7 +58,7 @@ def load_splits(task: Task, config: "DataConfig") -> dict[str, Split]:
     return {"train": train, **splits, HELD_OUT: held_out}
 
 
-def _load(task: Task, config: "DataConfig") -> dict[str, Split]:
+def _load(task: Task, config: DataConfig) -> dict[str, Split]:
     names = ("train", *task.validation)
     if config.name == "generated":
         sizes = dict.fromkeys(names, config.eval_size or GENERATED_EVAL) | {
@@ -75,7 +73,7 @@ def _load(task: Task, config: "DataConfig") -> dict[str, Split]:
     return {name: _split(task, name, _draw(_read(folder, task, name), limits[name], config.seed)) for name in names}
 
 
-def load_test(task: Task, config: "DataConfig") -> dict[str, Split]:
+def load_test(task: Task, config: DataConfig) -> dict[str, Split]:
     """GLUE's test splits, whose labels nobody has.
 
     Raises:
@@ -153,7 +151,7 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
-def hub_folder(task: Task, config: "DataConfig", names: tuple[str, ...] = ()) -> Path:
+def hub_folder(task: Task, config: DataConfig, names: tuple[str, ...] = ()) -> Path:
     """The hub's data set in the cache, with at least these splits of the task in it; none named: those of training."""
     files = [f"{task.name}/{split}-*.parquet" for split in names or ("train", *task.validation)]
     return snapshot(config.repository, config.revision, "dataset", files, files)

@@ -105,8 +105,8 @@ def adapted_layers(model: torch.nn.Module) -> list[AdaptedLinear]:
 
 def train_steps(model: torch.nn.Module, method: Method, steps: int = 3, lr: float = 1e-2) -> None:
     """A few steps of AdamW, the method's hooks included."""
-    from experiments.config import TrainerConfig
     from training.optimizers import build_optimizer
+    from training.settings import TrainerConfig
 
     config = TrainerConfig(learning_rate=lr, head_learning_rate=lr)
     optimizer = build_optimizer(model, method, config)

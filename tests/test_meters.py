@@ -4,7 +4,6 @@ import pytest
 import torch
 from conftest import tiny_inputs, tiny_model, train_steps
 
-from experiments.config import TrainerConfig
 from methods.full import Full
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA, LoRAFACorrected
@@ -19,6 +18,7 @@ from training.meters import (
     weight_bytes,
 )
 from training.optimizers import build_optimizer
+from training.settings import TrainerConfig
 
 CPU = torch.device("cpu")
 BATCH, LENGTH, WIDTH, LAYERS, RANK = 4, 12, 32, 2, 4

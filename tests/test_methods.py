@@ -124,8 +124,8 @@ def test_the_head_trains_whatever_the_method(method, architecture):
 
 
 def test_the_optimizer_gets_all_that_trains_once(method):
-    from experiments.config import TrainerConfig
     from training.optimizers import build_optimizer
+    from training.settings import TrainerConfig
 
     model = tiny_model()
     method.apply(model)

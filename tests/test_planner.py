@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from analysis.planner import plan, quantized_bytes, table
 from analysis.render import Table
 from core.errors import UserError
-from experiments.config import BackboneConfig
 from methods.adapter import Houlsby, Lin, Pfeiffer
 from methods.adapterdrop import AdapterDrop
 from methods.base import head_parameters, head_prefixes, trained_state
@@ -22,6 +21,7 @@ from methods.lora_fa import LoRAFA
 from methods.qlora import Linear4bit, QLoRA
 from methods.top_layers import TopLayers
 from methods.vera import VeRA
+from models.settings import BackboneConfig
 from scripts.plan import main
 
 GB = 10**9

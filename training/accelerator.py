@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import TorchDynamoPlugin
 
 from core.errors import UserError
-from experiments.config import TrainerConfig
+from training.settings import TrainerConfig
 
 
 def make_accelerator(settings: TrainerConfig, deterministic: bool) -> Accelerator:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from experiments.config import TrainerConfig
 from methods.base import Method, head_parameters
+from training.settings import TrainerConfig
 
 
 def build_optimizer(model: nn.Module, method: Method, config: TrainerConfig) -> torch.optim.Optimizer:

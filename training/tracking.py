@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -17,10 +18,22 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from experiments.config import LoggerConfig
+from core.checks import choose
 
 START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to hand it the last curves, to be rid of a killed service
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login line, no telemetry that may hang as well
+
+
+@dataclass
+class LoggerConfig:
+    """Where the curves go: W&B online (offline without a key), offline, or nowhere."""
+
+    name: str = "wandb"
+    project: str = "peft-glue"
+    entity: str | None = None
+
+    def __post_init__(self) -> None:
+        choose("logger.name", self.name, ("wandb", "offline", "none"))
 
 
 class Tracker:

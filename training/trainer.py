@@ -24,7 +24,6 @@ from core.errors import Diverged, Interrupted, UserError
 from core.io import write_tensors, write_text
 from core.seeding import named_seed
 from core.signals import StopRequest
-from experiments.config import TrainerConfig
 from methods.base import Method, trained_state
 from models.batches import Batch, Encoded, epoch_batches
 from models.cpu_dropout import replace_dropout
@@ -42,6 +41,7 @@ from training.meters import (
     weight_bytes,
 )
 from training.optimizers import build_optimizer, set_learning_rate
+from training.settings import TrainerConfig
 from training.tracking import Tracker
 
 BEST, LAST, PREDICTIONS = "best.safetensors", "last.safetensors", "predictions.jsonl"

@@ -1,0 +1,59 @@
+"""The settings of a backbone, apart from the code that loads one: that takes seconds to import."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.checks import require_mappings
+from core.errors import UserError
+
+SIZES = dict.fromkeys(  # of an architecture; beyond them building one takes for ever, or more than int64
+    ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"), 2**24
+) | {"num_hidden_layers": 1000}
+
+
+@dataclass
+class BackboneConfig:
+    """The pretrained encoder.
+
+    Attributes:
+        name: what records call it; empty: the last part of `source`.
+        source: a hub name, a local folder, or `package:NAME`, a Python package that carries the checkpoint in `model/`.
+        revision: the hub's commit; null for folders and packages.
+        sha256: of `model.safetensors`; null: not checked.
+        architecture: keyword arguments of its transformers config, `model_type` among them, for `random_init`.
+        random_init: the architecture with random weights, no download; its tokenizer is trained on the task's text.
+        learning_rates: rates that suit a method on this backbone better than the method's own default.
+        head_learning_rates: likewise for the head that a method trains.
+    """
+
+    name: str = ""
+    source: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+    architecture: dict[str, Any] = field(default_factory=dict)
+    random_init: bool = False
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    head_learning_rates: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_mappings(self, "backbone.")
+        if not self.source and not self.random_init:
+            raise UserError(
+                "backbone.source is empty: give a hub name or a folder, as in backbone.source=distilroberta-base"
+            )
+        if self.random_init and "model_type" not in self.architecture:
+            raise UserError(
+                f"backbone.random_init needs an architecture; backbone '{self.name or self.source}' has none in its YAML"
+            )
+        for key, most in SIZES.items():
+            size = self.architecture.get(key, 1)
+            if not isinstance(size, int) or not 1 <= size <= most:
+                raise UserError(f"backbone.architecture.{key} is {size}; it must be a whole number from 1 to {most}")
+        for key in ("architecture", "learning_rates", "head_learning_rates"):
+            try:
+                json.dumps(getattr(self, key), allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"backbone.{key} cannot be kept in a record: {error}") from error
+        self.name = self.name or Path(self.source).name

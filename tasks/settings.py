@@ -1,0 +1,65 @@
+"""The settings of a task and of its examples."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from core.checks import at_least, check_seed, choose, fraction
+from core.errors import UserError, unknown
+from tasks.glue import GLUE, Task
+
+GENERATED_MOST = 100_000  # examples; some tasks' grammars have not many more
+
+
+@dataclass
+class TaskConfig:
+    """A row of `tasks/glue.py` and how long its examples may be, in tokens."""
+
+    name: str = MISSING
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        if self.name not in GLUE:
+            raise UserError(unknown("task", self.name, GLUE))
+        at_least("task.max_length", self.max_length, 4)
+
+    @property
+    def row(self) -> Task:
+        """The task's row in the table."""
+        return GLUE[self.name]
+
+
+@dataclass
+class DataConfig:
+    """Where the examples come from.
+
+    Attributes:
+        name: hub, local or generated.
+        repository, revision: of the hub's data set.
+        path: a folder in the hub's layout, `PATH/TASK/SPLIT-*.parquet`.
+        train_size, eval_size: so many examples of a split, drawn with `seed`; null: all.
+        holdout: this fraction of the training set is held out of training; an epoch can be chosen on it, without a look at
+            the validation set.
+        seed: of the generated data, of the draw, and of what is held out.
+    """
+
+    name: str = MISSING
+    repository: str = "nyu-mll/glue"
+    revision: str = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+    path: str | None = None
+    train_size: int | None = None
+    eval_size: int | None = None
+    holdout: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        fraction("data.holdout", self.holdout)
+        choose("data.name", self.name, ("hub", "local", "generated"))
+        at_least("data.train_size", self.train_size, 1)
+        at_least("data.eval_size", self.eval_size, 2)
+        check_seed("data.seed", self.seed)
+        for key in ("train_size", "eval_size"):
+            if self.name == "generated" and (size := getattr(self, key) or 0) > GENERATED_MOST:
+                raise UserError(f"data.{key} is {size}; generated data have at most {GENERATED_MOST} examples a split")
+        if self.name == "local" and not self.path:
+            raise UserError("data=local needs data.path=DIR, a folder that holds TASK/train-*.parquet")
