@@ -15,6 +15,7 @@ from torch import Tensor
 from analysis.records import RECORDS, ended
 from core.errors import UserError
 from core.io import read_tensors, write_json
+from experiments.run_folder import BEST
 
 NAME = "similarity.json"
 
@@ -35,7 +36,7 @@ def similarity(A: Tensor, other: Tensor) -> Tensor:
 def adapters(run: Path) -> dict[str, dict[str, Tensor]]:
     """A of every adapted layer at the run's best, by kind of matrix and by layer name."""
     kinds: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in read_tensors(run / "best.safetensors")[0].items():
+    for name, tensor in read_tensors(run / BEST)[0].items():
         if name.endswith(".A"):
             layer = name.removesuffix(".A")
             kinds.setdefault(layer.rpartition(".")[2], {})[layer] = tensor

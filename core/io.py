@@ -4,20 +4,17 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import Damaged, UserError, complain
 
-LOCK = ".lock"
 CHECKSUM = "sha256"  # in records and in headers: of all the rest
 
 
@@ -78,7 +75,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
     The header is JSON under one key, as the format keeps several in no order, and equal runs leave equal files.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(header | {CHECKSUM: _digest(tensors, header)}, sort_keys=True)
+    text = json.dumps(header | {CHECKSUM: tensor_digest(tensors, header)}, sort_keys=True)
     write_atomically(path, lambda file: save_file(tensors, file, {"json": text}))
 
 
@@ -135,9 +132,23 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         raise Damaged(f"{path} is damaged: {error}") from error
     if not isinstance(header, dict):
         return tensors, {}
-    if CHECKSUM in header and header[CHECKSUM] != _digest(tensors, header):
+    if CHECKSUM in header and header[CHECKSUM] != tensor_digest(tensors, header):
         raise Damaged(f"{path} is damaged: its checksum is of another content")
     return tensors, header
+
+
+def read_group(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without a look at the rest, or at the checksum.
+
+    Raises:
+        Damaged: they cannot be read.
+    """
+    require_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
 
 
 def require_file(path: Path) -> None:
@@ -146,76 +157,20 @@ def require_file(path: Path) -> None:
         raise Damaged(f"{path} is damaged: it is no file")
 
 
-def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
+def tensor_digest(tensors: dict[str, Tensor], header: dict[str, Any] | None = None) -> str:
     """sha256 of names, types, shapes and bytes, and of the rest of the header."""
-    rest = {key: part for key, part in header.items() if key != CHECKSUM}
+    rest = {key: part for key, part in (header or {}).items() if key != CHECKSUM}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def set_aside(path: Path, why: str) -> None:
-    """Takes a damaged file out of the way, and says so."""
+def quarantine(path: Path, why: str) -> None:
+    """Renames a damaged file, so that nothing reads it again, and says so."""
     try:
         os.replace(path, path.with_name(f"{path.name}.damaged"))
     except OSError as error:
-        raise UserError(f"{why}; it cannot be set aside ({error.strerror}): remove it") from error
-    complain(f"warning: {why}: {path.name} is set aside as {path.name}.damaged")
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Within, the folder is this process's alone; another that wants it waits. A killed process lets go of it.
-
-    Raises:
-        UserError: the folder cannot be made.
-    """
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        print(f"another process trains {folder}: waiting for it", flush=True)
-        lock.acquire()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process holds the folder now."""
-    lock = FileLock(folder / LOCK)
-    if not (folder / LOCK).exists():
-        return False
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    except OSError:  # whoever trains there will say so
-        return False
-    lock.release()
-    return False
-
-
-def empty(folder: Path, first: str) -> None:
-    """Removes all that is in the folder but its lock, which this process holds: first the file that speaks for the others."""
-    (folder / first).unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
-
-
-def require_writable(folder: Path) -> None:
-    """Raises a UserError, before any work, if nothing can be written where `folder` will be."""
-    nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-    if not nearest.is_dir():
-        raise UserError(f"output_dir: {nearest} is not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"output_dir: {nearest} cannot be written to; choose another with output_dir=DIR")
+        raise UserError(f"{why}; it cannot be quarantined ({error.strerror}): remove it") from error
+    complain(f"warning: {why}: it is now {path.name}.damaged")

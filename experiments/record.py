@@ -33,7 +33,11 @@ PACKAGES = (
 
 
 def describe(
-    run: RunConfig, backbone: dict[str, Any], data_fingerprint: str, machine: dict[str, Any]
+    run: RunConfig,
+    backbone: dict[str, Any],
+    data_fingerprint: str,
+    machine: dict[str, Any],
+    start: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The part of a record that is known before training.
 
@@ -41,6 +45,7 @@ def describe(
         backbone: where its weights come from.
         data_fingerprint: a hash of every text and label.
         machine: what the run trains on: device, precision, processes.
+        start: what it starts from, other than pretrained weights.
     """
     return {
         "schema": SCHEMA,
@@ -62,8 +67,21 @@ def describe(
             "hardware": hardware() | machine,
             "data_fingerprint": data_fingerprint,
             "backbone": backbone,
+            "start": start,
         },
     }
+
+
+def identity(record: dict[str, Any]) -> dict[str, Any]:
+    """What has to be the same for an unfinished run to resume, or a finished one to stand."""
+    provenance = record["provenance"]
+    hardware = {key: provenance["hardware"][key] for key in ("device", "precision", "processes")}
+    return {
+        "settings": record["config_hash"],
+        "data": provenance["data_fingerprint"],
+        "backbone": provenance["backbone"],
+        "start": provenance.get("start"),
+    } | hardware
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

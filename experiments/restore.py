@@ -5,18 +5,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from core.errors import Damaged, UserError
-from core.io import read_own_tensors
+from core.errors import UserError
 from core.seeding import seeded
 from experiments.config import RunConfig, from_dict
 from experiments.record import read_finished
+from experiments.run_folder import RunFolder
 from methods.base import load_trained_state
 from models.backbone import load_backbone
 from tasks.loading import Split, fingerprint, load_splits
-from training.trainer import BEST
 
 
 def load_data(run: RunConfig, record: dict[str, Any]) -> dict[str, Split]:
@@ -31,20 +30,6 @@ def load_data(run: RunConfig, record: dict[str, Any]) -> dict[str, Split]:
             "the data are not those that the run was trained and evaluated on: data.path=DIR says where these are"
         )
     return splits
-
-
-def read_best(folder: Path, config_hash: str) -> dict[str, Tensor]:
-    """The trained state of the run with these settings at its best.
-
-    Raises:
-        UserError: it is gone, damaged, or another run's.
-    """
-    if not (folder / BEST).exists():
-        raise UserError(f"{folder} has lost its {BEST}: force=true trains the run again")
-    try:
-        return read_own_tensors(folder / BEST, config_hash)[0]
-    except Damaged as error:
-        raise Damaged(f"{error}; force=true trains its run again") from error
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ class Restored:
 
 
 def restore(folder: Path, data_path: str | None = None) -> Restored:
-    """Builds the model of a finished run anew and loads its best state.
+    """Builds the model of a finished run and loads its best state.
 
     Args:
         data_path: where the data lie now; None: where they lay.
@@ -85,5 +70,5 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
         raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
     with seeded(run.seed, "adapter"):
         run.method.apply(backbone.model)
-    load_trained_state(backbone.model, read_best(folder, record["config_hash"]))
+    load_trained_state(backbone.model, RunFolder(folder, record["config_hash"]).best())
     return Restored(run, record, backbone.model.eval(), backbone.tokenizer)

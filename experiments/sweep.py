@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -11,11 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from core.errors import USER_ERRORS, Damaged, complain, composing, sentence
-from core.io import is_held
+from core.errors import USER_ERRORS, complain, composing, sentence
 from experiments.config import RunConfig, from_hydra
-from experiments.record import read_own_record
-from training import checkpoint
+from experiments.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 exit_statuses: list[int] = []  # of the command line's runs, those that failed
@@ -67,28 +64,10 @@ def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
         complain(f"error: {' '.join(job)}: {sentence(error)}")
         exit_statuses.append(2)
         return False
-    word, record = state(run)
+    word, record = RunFolder.of(run).status()
     if word == "failed" and not (run.retry or run.force):
         complain(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
         exit_statuses.append(1)
         return False
     moved = record is not None and record["config"]["data"]["path"] != run.data.path
     return run.force or word != "complete" or moved or run.init_from is not None  # other data or weights: the run looks
-
-
-def state(run: RunConfig) -> tuple[str, dict[str, Any] | None]:
-    """The run's word, and its record, if it has one that can be read.
-
-    complete, failed, running, interrupted (killed, too, with a checkpoint left), damaged (its record) or missing.
-    """
-    try:
-        record = read_own_record(run.folder, run.hash)
-    except Damaged:
-        return ("running" if is_held(run.folder) else "damaged"), None
-    if record and record["status"] == "complete":
-        return "complete", record
-    if is_held(run.folder):
-        return "running", record
-    if record and record["status"] == "failed":
-        return "failed", record
-    return ("interrupted" if record or (run.folder / checkpoint.NAME).exists() else "missing"), record

@@ -1,4 +1,4 @@
-"""What a run begins at other than pretrained weights: the best state of another run, or a PEFT adapter's folder."""
+"""What a run starts from other than pretrained weights: the best state of another run, or a PEFT adapter's folder."""
 
 import hashlib
 from pathlib import Path
@@ -9,47 +9,54 @@ from torch import nn
 from adapters import peft_format
 from core.errors import UserError
 from experiments.config import RunConfig, to_dict
-from experiments.record import NAME, read_finished, read_record
-from experiments.restore import read_best
+from experiments.record import NAME, read_finished
+from experiments.run_folder import BEST, RunFolder
 from methods.base import load_trained_state
-from training import checkpoint
-from training.trainer import BEST
 
 FREE = ("dropout",)  # of a method's settings: a finished state does not depend on it
 
 
-def describe_start(run: RunConfig) -> dict[str, Any] | None:
-    """What the record keeps of `run.init_from`: a hash of the weights. None without one.
+def describe_start(run: RunConfig, start: RunConfig | None) -> dict[str, Any] | None:
+    """What the record keeps of what a run starts from: another run's hash, or a hash of the weights at `init_from`.
 
-    A run that has begun does without the folder, if that is gone: what it began with is in the run's own state.
+    A run whose `init_from` is gone resumes without it: what it started from is in its own checkpoint.
 
     Raises:
         UserError: there is neither a finished run nor an adapter.
     """
+    if start:
+        return {"task": start.task.name, "config_hash": start.hash}
     if run.init_from is None:
         return None
-    if not Path(run.init_from).is_dir() and not run.force and (noted := _noted(run.folder)):
+    if not Path(run.init_from).is_dir() and not run.force and (noted := RunFolder.of(run).start()):
         return noted
     with _weights(Path(run.init_from)).open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"sha256": digest, "head": run.init_head}
 
 
-def begin(run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
-    """Copies the state at `run.init_from` into a model that the method was applied to.
+def load_initial_state(run: RunConfig, start: RunConfig | None, model: nn.Module, backbone: dict[str, Any]) -> None:
+    """Copies what the run starts from into a model that the method was applied to; without a start, nothing.
 
     Args:
+        start: the run that `run.start` names.
         backbone: where the model's weights come from.
 
     Raises:
         UserError: the state is of another method, setting, backbone or, with `init_head=kept`, task.
     """
-    folder = Path(run.init_from)
+    if start:
+        load_trained_state(model, RunFolder.of(start).best(), head=False)
+    elif run.init_from:
+        _load(Path(run.init_from), run, model, backbone)
+
+
+def _load(folder: Path, run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
     if (folder / NAME).exists():
         record = read_finished(folder)
         there = {"method": record["config"]["method"], "task": record["task"]}
         there["backbone"] = record["provenance"]["backbone"]
-        state = read_best(folder, record["config_hash"])
+        state = RunFolder(folder, record["config_hash"]).best()
     else:
         there, state = peft_format.header(folder), peft_format.read_adapter(folder, model, run.method, backbone)
     try:
@@ -71,14 +78,6 @@ def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> N
             raise UserError(f"it was trained on a backbone with {key} '{value}', this run's has '{backbone[key]}'")
     if run.init_head == "kept" and there["task"] != run.task.name:
         raise UserError(f"its head is of the task {there['task']}: leave out init_head=kept")
-
-
-def _noted(folder: Path) -> dict[str, Any] | None:
-    """What the unfinished or finished run in a folder began at."""
-    if identity := checkpoint.read_identity(folder):
-        return identity["start"]
-    record = read_record(folder)
-    return record["provenance"].get("start") if record else None
 
 
 def _weights(folder: Path) -> Path:

@@ -10,7 +10,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 from core.errors import UserError, complain
-from experiments.sweep import ROOT, exit_statuses, is_pending, run_config, state
+from experiments.run_folder import RunFolder
+from experiments.sweep import ROOT, exit_statuses, is_pending, run_config
 
 
 class Jobs:
@@ -30,7 +31,7 @@ class Jobs:
             lost = error
         for job in pending:
             run = run_config(self.hydra_context.config_loader.load_sweep_config(self.config, job))
-            word, record = state(run)
+            word, record = RunFolder.of(run).status()
             if word != "complete" and (record or not lost):  # where jobs were lost, the error speaks for those
                 complain(f"{word}: {' '.join(job)}: {record['reason'] if record else 'it left no record'}")
                 exit_statuses.append(1)

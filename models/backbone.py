@@ -33,8 +33,9 @@ REQUIRED = ["config.json", "*.safetensors", "tokenizer*"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A classifier on an encoder, its tokenizer, and where its weights come from."""
+    """A classifier on an encoder, its tokenizer, and where its weights come from; `name` as in the settings."""
 
+    name: str
     model: nn.Module
     tokenizer: PreTrainedTokenizerFast
     provenance: dict[str, str | None]
@@ -43,6 +44,11 @@ class Backbone:
     def max_length(self) -> int:
         """Of an input, in tokens."""
         return max_length(self.model)
+
+    def require_length(self, tokens: int) -> None:
+        """Raises a UserError if the encoder takes no input of so many tokens."""
+        if tokens > self.max_length:
+            raise UserError(f"task.max_length is {tokens}; {self.name} takes at most {self.max_length}")
 
 
 def max_length(model: nn.Module) -> int:
@@ -86,7 +92,7 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         raise UserError(
             f"backbone {config.name}: its tokenizer knows {len(tokenizer)} tokens, its embedding {model.config.vocab_size}"
         )
-    backbone = Backbone(model, tokenizer, provenance)
+    backbone = Backbone(config.name, model, tokenizer, provenance)
     with refused(f"backbone {config.name} takes no text"):
         try_out(backbone, task)
     return backbone

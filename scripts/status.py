@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from core.errors import USER_ERRORS, UserError, complain, sentence
 from experiments.config import RunConfig, to_dict
-from experiments.sweep import cells, state
+from experiments.run_folder import RunFolder
+from experiments.sweep import cells
 
 LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
 PLACE = ("method.name", "task.name", "seed")  # where in the grid a run stands, whatever else varies
@@ -37,7 +38,9 @@ def read(overrides: list[str]) -> list[Cell]:
         raise UserError("these overrides stand for no run at all")
     settings = [flat(to_dict(run)) for run in runs]
     keys = varied(settings)
-    return [Cell(run, *state(run), label(values, keys)) for run, values in zip(runs, settings, strict=True)]
+    return [
+        Cell(run, *RunFolder.of(run).status(), label(values, keys)) for run, values in zip(runs, settings, strict=True)
+    ]
 
 
 def flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:

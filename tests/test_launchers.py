@@ -45,7 +45,7 @@ def test_a_job_that_has_to_make_way_goes_on_from_its_checkpoint(tmp_path):
     assert process.returncode == 0
     [record] = science(tmp_path).values()
     assert record["status"] == "complete"
-    assert "goes on from step" in logs(tmp_path)
+    assert "resumes at step" in logs(tmp_path)
 
 
 def test_slurm_is_asked_for_one_gpu_a_job(tmp_path, monkeypatch):

@@ -204,7 +204,8 @@ def test_training_curves_coincide(name, tmp_path, monkeypatch):
     words += ["+backbone.architecture.hidden_dropout_prob=0", "+backbone.architecture.attention_probs_dropout_prob=0"]
     words += ["trainer.eval_every=6", "trainer.similar_length=false", "data.holdout=0.2"]
     histories, paths = [], []
-    monkeypatch.setattr(Trainer, "finish", lambda trainer: paths.append((type(trainer.path), dropouts(trainer.model))))
+    fit = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", lambda t, *a: (fit(t, *a), paths.append((type(t.path), dropouts(t.model)))))
     for forward in ("packed", "padded"):
         run = compose(*words, f"trainer.forward={forward}", f"output_dir={tmp_path / forward}")
         train.train(run)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from core.io import held, sealed
+from core.io import sealed
 from experiments.config import RunConfig
 from experiments.record import SCHEMA
+from experiments.run_folder import CHECKPOINT, RunFolder
 from experiments.sweep import cells
 from scripts import status
-from training.checkpoint import NAME as CHECKPOINT
 
 TINY = ("profile=offline", "backbone=tiny")
 LEGEND = "C complete, R running, I interrupted, F failed, D damaged, . missing"
@@ -60,7 +60,7 @@ def test_every_state_of_a_run_is_counted_in_the_grid_and_explained(show, tmp_pat
     killed = runs["lora", "rte", 1].folder
     killed.mkdir()
     (killed / CHECKPOINT).touch()
-    with held(runs["lora", "cola", 0].folder):
+    with RunFolder.of(runs["lora", "cola", 0]).lock():
         done, out, err = show(*words)
     assert (done, err) == (0, "")
     lines = out.splitlines()

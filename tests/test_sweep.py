@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-from core.io import held, is_held
+from experiments.run_folder import RunFolder
 
 TINY = [
     "profile=offline",
@@ -83,7 +83,7 @@ def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_does(tmp_path)
     status, out, err = call(tmp_path / "parts", *words)
     assert status == 0, err
     assert "2 runs, 1 of them to train" in out
-    assert "goes on from step" in out
+    assert "resumes at step" in out
     assert first.stat().st_mtime_ns == before
     assert call(tmp_path / "whole", *words)[0] == 0
     assert len(science(tmp_path / "whole")) == 2
@@ -136,12 +136,13 @@ def test_a_finished_run_on_other_data_is_no_finished_run(tmp_path):
 
 
 def test_a_folder_is_one_processs_at_a_time(tmp_path):
-    folder = tmp_path / "run"
-    assert not is_held(folder)
-    with held(folder):
-        assert is_held(folder)
-        code = f"from core.io import held\nfrom pathlib import Path\nwith held(Path({str(folder)!r})): print('in')"
+    folder = RunFolder(tmp_path / "run", "")
+    assert not folder.is_locked()
+    with folder.lock():
+        assert folder.is_locked()
+        code = "from pathlib import Path\nfrom experiments.run_folder import RunFolder\n"
+        code += f"with RunFolder(Path({str(folder.path)!r}), '').lock(): print('in')"
         other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert "waiting for it" in other.stdout.readline()
+        assert "; waiting" in other.stdout.readline()
     assert other.communicate(timeout=60)[0] == "in\n"
-    assert not is_held(folder)
+    assert not folder.is_locked()

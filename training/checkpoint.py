@@ -1,81 +1,99 @@
-"""A run's whole state in one safetensors file, from which it goes on to the same bits.
+"""A run's whole state at a step, from which it resumes to the same bits.
 
-Tensors: what trains, the optimizer's moments, the generators of each process. In the metadata, as JSON: the progress.
+One value for one file: were the best state so far a file of its own, a fault could leave the two of different steps.
 """
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.io import read_header, read_tensors, write_tensors
 from methods.base import load_trained_state, trained_state
 
-NAME = "checkpoint.safetensors"
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far: the trained state there, its predictions as JSON lines, and its step."""
+
+    state: dict[str, Tensor]
+    predictions: str
+    step: int
 
 
-def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generators: list[dict[str, Tensor]],
-    extra: dict[str, Tensor],
-    progress: dict[str, Any],
-    identity: dict[str, Any],
-) -> None:
-    """Replaces the folder's checkpoint.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to resume.
 
-    Args:
+    Attributes:
+        model: the trained state, by name.
+        optimizer: its moments, as INDEX/KEY, by the parameter's place in the optimizer's groups.
         generators: `generator_state()` of each process, by rank.
-        extra: further tensors to keep, by name.
+        step_seconds: the speed meter's, (steps,).
         progress: whatever JSON can hold.
-        identity: what has to be the same for the run to go on from here.
+        best: None: the best evaluation is that of the checkpoint before, or there is none yet.
     """
-    tensors = {f"model/{name}": tensor for name, tensor in trained_state(model).items()}
-    for index, parameter in enumerate(_parameters(optimizer)):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value
-    for rank, state in enumerate(generators):
-        tensors |= {f"generator/{rank}/{device}": value for device, value in state.items()}
-    tensors |= {f"extra/{name}": tensor for name, tensor in extra.items()}
-    write_tensors(folder / NAME, tensors, {"identity": identity, "progress": progress})
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    generators: list[dict[str, Tensor]]
+    step_seconds: Tensor
+    progress: dict[str, Any]
+    best: Best | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but `best`, as GROUP/NAME."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.items()}
+        for rank, state in enumerate(self.generators):
+            tensors |= {f"generator/{rank}/{device}": value for device, value in state.items()}
+        return tensors | {"speed/step_seconds": self.step_seconds}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], progress: dict[str, Any]) -> "Checkpoint":
+        """What `tensors()` gave; groups of other names are left out."""
+        generators: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in group(tensors, "generator").items():
+            rank, device = name.split("/")
+            generators.setdefault(rank, {})[device] = tensor
+        return cls(
+            group(tensors, "model"),
+            group(tensors, "optimizer"),
+            [generators[rank] for rank in sorted(generators, key=int)],
+            tensors["speed/step_seconds"],
+            progress,
+        )
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int) -> None:
+        """Puts model, optimizer and this process's generators back where they were.
+
+        Raises:
+            UserError: the state is of another model.
+        """
+        load_trained_state(model, self.model)
+        parameters = _parameters(optimizer)
+        for name, tensor in self.optimizer.items():
+            index, key = name.split("/")
+            parameter = parameters[int(index)]
+            device = parameter.device if key != "step" or parameter.is_cuda else "cpu"
+            optimizer.state[parameter][key] = tensor.to(device)
+        set_generator_state(self.generators[rank])
 
 
-def read_identity(folder: Path) -> dict[str, Any] | None:
-    """What the checkpoint was written with; None without one."""
-    return read_header(folder / NAME)["identity"] if (folder / NAME).exists() else None
+def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The fields `model` and `optimizer` of a checkpoint; the tensors are the live ones, not copies."""
+    moments = {
+        f"{index}/{key}": value
+        for index, parameter in enumerate(_parameters(optimizer))
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+    return trained_state(model), moments
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """How far the folder's checkpoint is."""
-    return read_header(folder / NAME)["progress"]
-
-
-def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, rank: int
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Puts everything back where it was; returns the extra tensors and the progress.
-
-    Raises:
-        UserError: the file is damaged, or of another model.
-    """
-    tensors, header = read_tensors(folder / NAME)
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "generator": {}, "extra": {}}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition("/")
-        groups[group][rest] = tensor
-    load_trained_state(model, groups["model"])
-    parameters = _parameters(optimizer)
-    for name, tensor in groups["optimizer"].items():
-        index, key = name.split("/")
-        parameter = parameters[int(index)]
-        device = parameter.device if key != "step" or parameter.is_cuda else "cpu"
-        optimizer.state[parameter][key] = tensor.to(device)
-    own = {name.partition("/")[2]: t for name, t in groups["generator"].items() if name.startswith(f"{rank}/")}
-    set_generator_state(own)
-    return groups["extra"], header["progress"]
+def group(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of a group, without its name."""
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
 
 
 def generator_state() -> dict[str, Tensor]:
@@ -94,4 +112,4 @@ def set_generator_state(state: dict[str, Tensor]) -> None:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """In the order of the groups, which method and model fix."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [parameter for each in optimizer.param_groups for parameter in each["params"]]

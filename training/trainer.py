@@ -4,13 +4,11 @@ A step takes a global batch, the same for every method and for any number of pro
 pieces of `micro_batch_size`, and weights its loss so that the gradient is that of the mean over the whole batch.
 """
 
-import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from core.errors import Diverged, Interrupted, UserError
-from core.io import write_tensors, write_text
+from core.errors import Diverged, Interrupted
 from core.seeding import named_seed
 from core.signals import StopRequest
 from methods.base import Method, trained_state
@@ -30,7 +27,7 @@ from models.cpu_dropout import replace_dropout
 from models.packed import PackedBatch, forward_path
 from tasks.glue import Task
 from tasks.loading import HELD_OUT
-from training import checkpoint
+from training.checkpoint import Best, Checkpoint, capture, generator_state
 from training.evaluation import Evaluation, evaluate
 from training.meters import (
     MemoryMeter,
@@ -44,8 +41,6 @@ from training.optimizers import build_optimizer, set_learning_rate
 from training.settings import TrainerConfig
 from training.tracking import Tracker
 
-BEST, LAST, PREDICTIONS = "best.safetensors", "last.safetensors", "predictions.jsonl"
-ADAPTER = "adapter"  # a folder with the best state in PEFT's format
 DIVERGED_AT = 10  # times the first loss
 GRAPH_RUNS = 3  # until a CUDA graph replays: one to warm up, one to be recorded
 
@@ -92,21 +87,17 @@ class Trainer:
         data: dict[str, Encoded],
         seed: int,
         accelerator: Accelerator,
-        folder: Path = Path(),
-        identity: dict[str, Any] | None = None,
     ):
         """
         Args:
             model: after `method.apply`, on the accelerator's device.
             data: `train`, the validation splits, and `held_out` if there is one.
             seed: of data order and dropout.
-            identity: what a checkpoint must agree with for the run to resume (settings, data, weights, machine).
         """
         self.model, self.method, self.config, self.task, self.seed = model, method, settings, task, seed
-        self.accelerator, self.folder = accelerator, folder
+        self.accelerator, self.tracker = accelerator, Tracker()
         self.train, self.held_out = data["train"], {name: data[name] for name in data if name == HELD_OUT}
         self.validation = {name: data[name] for name in data if name not in ("train", HELD_OUT)}
-        self.identity, self.tracker = identity or {}, Tracker()
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         if accelerator.device.type == "cpu":
             replace_dropout(model)
@@ -119,16 +110,20 @@ class Trainer:
         self.window = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.progress = Progress()
         self.speed, self.memory = SpeedMeter(accelerator.device), MemoryMeter(accelerator.device)
-        self.stop = StopRequest()
+        self.stop, self.new_best = StopRequest(), None
 
-    def fit(self, tracker: Tracker) -> None:
+    def fit(self, tracker: Tracker, save: Callable[[Checkpoint], None]) -> None:
         """Trains and evaluates until the last step.
+
+        Args:
+            save: is handed the state after each evaluation, and where the run is stopped, on the main process.
 
         Raises:
             Diverged: the loss or the logits left all bounds.
             Interrupted: a signal came; the checkpoint is written.
         """
-        self.tracker, self.began = tracker, time.monotonic() - self.progress.seconds
+        self.tracker, self.save = tracker, save
+        self.began = time.monotonic() - self.progress.seconds
         with self.stop, self.progress_bar() as bar:
             if self.progress.activations is None:
                 self.progress.activations = self.measure_activations()
@@ -143,15 +138,14 @@ class Trainer:
                 if self.is_evaluation_due():
                     self.stop_meters()
                     self.evaluate(bar)
-                    self.save()
+                    self.hand_out_state()
                     self.start_meters()
                 if self.is_stop_requested():
                     self.stop_meters()
-                    self.save()
+                    self.hand_out_state()
                     raise Interrupted(f"stopped at step {self.progress.step} of {self.total_steps}")
             self.stop_meters()
             self.progress.seconds = self.seconds
-        self.finish()
 
     @property
     def seconds(self) -> float:
@@ -270,7 +264,8 @@ class Trainer:
         return step == self.total_steps or step % (self.config.eval_every or self.epoch_steps) == 0
 
     def evaluate(self, bar: tqdm) -> None:
-        """Adds an evaluation to the history; keeps state and predictions if it is the best so far."""
+        """Adds an evaluation to the history; notes state and predictions if it is the best so far."""
+        self.require_finite()
         progress, meters = self.progress, self.memory
         use = {"step": progress.step, "bytes": meters.current_bytes(), "gpu_utilization": meters.utilization()}
         progress.use.append(use)
@@ -287,7 +282,7 @@ class Trainer:
         progress.history.append(entry | metrics)
         progress.loss, progress.steps = 0.0, 0
         if self.best is progress.history[-1]:
-            self.keep_best(evaluation)
+            self.new_best = Best(trained_state(self.model), evaluation.predictions, progress.step)
         self.tracker.log({f"eval/{name}": value for name, value in metrics.items()}, progress.step)
         scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         flag = "  (collapsed: one answer to everything)" if evaluation.summary.collapsed else ""
@@ -310,71 +305,46 @@ class Trainer:
             return None
         return max(self.progress.history, key=lambda entry: entry[HELD_OUT][self.task.metrics[0]], default=None)
 
-    def keep_best(self, evaluation: Evaluation) -> None:
-        if self.accelerator.is_main_process:
-            digest = hashlib.sha256(evaluation.predictions.encode()).hexdigest()
-            about = self.identity | {"step": self.progress.step, "predictions": digest}
-            write_tensors(self.folder / BEST, trained_state(self.model), about)
-            write_text(self.folder / PREDICTIONS, evaluation.predictions)
-
-    def finish(self) -> None:
-        """Leaves the last state beside the best one; the checkpoint goes when the record stands."""
-        if self.accelerator.is_main_process:
-            write_tensors(self.folder / LAST, trained_state(self.model), self.identity)
-
     # Checkpoints
 
-    def save(self) -> None:
-        """Writes the checkpoint; every process gives its generators.
-
-        Raises:
-            Diverged: what trains is not finite, and no state to go on from.
-        """
+    def require_finite(self) -> None:
+        """Raises Diverged for weights from which no run can resume."""
         if not all(parameter.isfinite().all() for parameter in self.trained):
             raise Diverged(f"the weights are not finite at step {self.progress.step}: try a lower learning rate")
-        generators = gather_object([checkpoint.generator_state()])
+
+    def hand_out_state(self) -> None:
+        """Gives `save` the whole state; every process adds its generators.
+
+        Raises:
+            Diverged: the weights are not finite.
+        """
+        self.require_finite()
+        generators = gather_object([generator_state()])
         window = self.accelerator.reduce(self.window, "mean").item()
         if self.world > 1:  # what the others hold is in the first one's sum from here on
             self.window.fill_(window * self.world if self.rank == 0 else 0.0)
-        if not self.accelerator.is_main_process:
-            return
-        step_seconds, sizes = self.speed.state()
-        progress = self.progress
-        progress.window_loss, progress.speed, progress.seconds = window, sizes, self.seconds
-        progress.peak_bytes, progress.reserved_bytes = self.memory.peak_bytes, self.memory.reserved_bytes
-        checkpoint.save_checkpoint(
-            self.folder,
-            self.model,
-            self.optimizer,
-            generators,
-            {"step_seconds": step_seconds},
-            asdict(progress),
-            self.identity,
-        )
+        if self.accelerator.is_main_process:
+            progress = self.progress
+            step_seconds, progress.speed = self.speed.state()
+            progress.window_loss, progress.seconds = window, self.seconds
+            progress.peak_bytes, progress.reserved_bytes = self.memory.peak_bytes, self.memory.reserved_bytes
+            state = capture(self.model, self.optimizer)
+            self.save(Checkpoint(*state, generators, step_seconds, asdict(progress), self.new_best))
+        self.new_best = None
 
-    def resume(self) -> None:
-        """Goes back to the checkpoint, or seeds dropout where there is none.
-
-        Raises:
-            UserError: the checkpoint is damaged, or not this run's.
-        """
+    def resume(self, checkpoint: Checkpoint | None) -> None:
+        """Goes back to where a checkpoint was taken; seeds dropout where there is none."""
         torch.manual_seed(named_seed(self.seed, f"dropout/{self.rank}"))
-        identity = checkpoint.read_identity(self.folder)
-        if identity is None:
+        if checkpoint is None:
             return
-        if odd := [key for key, value in identity.items() if self.identity.get(key) != value]:
-            raise UserError(
-                f"{self.folder / checkpoint.NAME} was written with another {' and '.join(odd)}: go on with that, "
-                "or start with force=true"
-            )
-        tensors, progress = checkpoint.load_checkpoint(self.folder, self.model, self.optimizer, self.rank)
-        self.progress = Progress(**progress)
+        checkpoint.restore(self.model, self.optimizer, self.rank)
+        self.progress = Progress(**checkpoint.progress)
         self.window.fill_(self.progress.window_loss * self.world if self.rank == 0 else 0.0)
-        self.speed.load(tensors["step_seconds"], self.progress.speed)
+        self.speed.load(checkpoint.step_seconds, self.progress.speed)
         self.memory.peak_bytes, self.memory.reserved_bytes = self.progress.peak_bytes, self.progress.reserved_bytes
-        self.say(f"goes on from step {self.progress.step} of {self.total_steps}")
+        self.say(f"resumes at step {self.progress.step} of {self.total_steps}")
 
-    # Signals, meters, words
+    # Signals, meters, messages
 
     def is_stop_requested(self) -> bool:
         """On any process; they have to agree on the step."""

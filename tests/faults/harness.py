@@ -11,8 +11,9 @@ from typing import NamedTuple
 import psutil
 from conftest import ROOT
 
-from core.io import LOCK, read_tensors
+from core.io import read_tensors
 from experiments.record import read_record
+from experiments.run_folder import LOCK
 
 TINY = (
     "profile=offline",

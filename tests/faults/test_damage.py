@@ -1,4 +1,4 @@
-"""Files of a run's folder cut short, emptied, with a bit flipped: noticed, set aside, and the run ends as it would have."""
+"""Files of a run's folder cut short, emptied, with a bit flipped: noticed, quarantined, and the run ends as it would have."""
 
 import os
 import random
@@ -14,9 +14,9 @@ from analysis.records import collect, ended
 from core.errors import Damaged, Interrupted
 from experiments.record import NAME, read_record
 from experiments.restore import restore
+from experiments.run_folder import BEST, CHECKPOINT
 from faults.harness import TINY, Lost, outcome
-from training.checkpoint import NAME as CHECKPOINT
-from training.trainer import BEST, PREDICTIONS, Trainer
+from training.trainer import Trainer
 
 WORDS = (*TINY, "trainer.epochs=2", "trainer.eval_every=6")
 
@@ -74,7 +74,7 @@ def damaged(source: Path, output: Path, name: str, damage: Callable, moments: ra
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(("state", "name"), [("part", CHECKPOINT), ("part", NAME), ("part", BEST), ("whole", NAME)])
+@pytest.mark.parametrize(("state", "name"), [("part", CHECKPOINT), ("part", NAME), ("whole", NAME)])
 def test_the_same_command_ends_as_an_undisturbed_run(state, name, damage, is_long, house, tmp_path, tally, capsys):
     whole, times = outcome(house / "whole"), 40 if is_long else 2
     for seed in range(times):
@@ -83,9 +83,8 @@ def test_the_same_command_ends_as_an_undisturbed_run(state, name, damage, is_lon
         capsys.readouterr()
         train.train(run(output))
         assert outcome(output) == whole
-        if name != BEST:
-            assert f"{file} is damaged: " in capsys.readouterr().err
-            assert file.with_name(f"{name}.damaged").exists()
+        assert f"{file} is damaged: " in capsys.readouterr().err
+        assert file.with_name(f"{name}.damaged").exists()
         shutil.rmtree(output)
     tally("other faults", times)
 
@@ -137,7 +136,7 @@ def test_a_run_that_begins_at_another_does_so_again_when_it_starts_anew(house, t
     with pytest.raises(Interrupted):
         train.train(parts)
     monkeypatch.undo()
-    (parts.folder / BEST).write_bytes(b"")
+    (parts.folder / CHECKPOINT).write_bytes(b"")
     train.train(parts)
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
@@ -152,12 +151,12 @@ def other(house: Path, output: Path, state: str, name: str) -> Path:
     return run(output).folder / name
 
 
-@pytest.mark.parametrize(("state", "name"), [("part", BEST), ("part", PREDICTIONS), ("whole", NAME), ("part", NAME)])
+@pytest.mark.parametrize(("state", "name"), [("part", BEST), ("whole", NAME), ("part", NAME)])
 def test_a_file_of_another_run_is_none_of_this_ones(state, name, house, tmp_path, tally, capsys):
     file = other(house, tmp_path / "runs", state, name)
     train.train(run(tmp_path / "runs"))
     assert outcome(tmp_path / "runs") == outcome(house / "whole")
-    assert ("belong" if name == PREDICTIONS else f"{file} is damaged: it is another run's") in capsys.readouterr().err
+    assert f"{file} is damaged: it is another run's" in capsys.readouterr().err
     tally("other faults")
 
 
@@ -181,7 +180,7 @@ def test_one_run_is_counted_once(house, tmp_path, capsys):
 def test_what_is_no_file_is_set_aside(make, name, house, tmp_path, tally):
     shutil.copytree(house / "part", tmp_path / "runs")
     file = run(tmp_path / "runs").folder / name
-    file.unlink()
+    file.unlink(missing_ok=True)
     make(file)
     train.train(run(tmp_path / "runs"))
     assert outcome(tmp_path / "runs") == outcome(house / "whole")

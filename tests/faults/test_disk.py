@@ -121,7 +121,7 @@ def test_a_folder_that_becomes_read_only_is_one_sentence_and_the_run_goes_on_lat
     assert read_record(folder) is None
     ended = call(tmp_path, *RUN, "trainer.epochs=40")
     assert ended.status == 0
-    assert "goes on from step" in ended.out
+    assert "resumes at step" in ended.out
     tally("other faults")
 
 

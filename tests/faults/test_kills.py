@@ -34,7 +34,7 @@ def test_a_run_ends_as_if_nobody_had_stopped_it(life, is_long, expected, tmp_pat
         assert ended.status in (0, 130, -number), ended
         traceback = ended.err.splitlines()[2:3] if "Traceback" in ended.err else ["import"]
         assert "import" in traceback[0], ended.err  # Python's own, of a Ctrl-C before main
-        if ended.status == 130 and "goes on from there" in ended.err:
+        if ended.status == 130 and "resumes there" in ended.err:
             require_sentence(ended)
             assert (run_folder(tmp_path) / "checkpoint.safetensors").exists()
             assert read_record(run_folder(tmp_path))["status"] == "interrupted"

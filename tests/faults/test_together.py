@@ -23,7 +23,7 @@ def test_who_waits_goes_on_where_a_killed_one_was(expected, tmp_path, tally):
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGSTOP)
     second = start(tmp_path, *RUN)
-    assert "waiting for it" in second.stdout.readline()
+    assert "; waiting" in second.stdout.readline()
     os.kill(first.pid, signal.SIGKILL)
     finish(first)
     assert finish(second).status == 0

@@ -61,7 +61,7 @@ def test_a_clock_that_is_set_back_changes_nothing(expected, tmp_path, tally):
     for path in tmp_path.rglob("*"):
         os.utime(path, (2**32, 2**32))
     ended = call(tmp_path / "parts", *RUN)
-    assert "goes on from step 5" in ended.out
+    assert "resumes at step 5" in ended.out
     assert outcome(tmp_path / "parts") == expected
     tally("other faults", 2)
 

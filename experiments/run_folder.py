@@ -1,0 +1,289 @@
+"""A run's folder: its files, who holds it, whether the run in it is finished, damaged, or can be resumed.
+
+While a run trains, one file holds all that it needs to resume: the checkpoint, the best state so far within it. At the end
+it is unpacked, and the record, written last, speaks for all the rest. So there is one rule: a valid checkpoint is resumed;
+a damaged file is quarantined, and without a checkpoint the run starts again.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from core.errors import Damaged, Diverged, UserError
+from core.io import (
+    quarantine,
+    read_group,
+    read_header,
+    read_own_tensors,
+    tensor_digest,
+    write_tensors,
+    write_text,
+)
+from experiments.config import RunConfig
+from experiments.record import NAME as RECORD
+from experiments.record import identity, read_own_record, write_record
+from training.checkpoint import Checkpoint, group
+
+CHECKPOINT = "checkpoint.safetensors"  # while the run is unfinished
+BEST, LAST = "best.safetensors", "last.safetensors"  # the trained state at the best epoch, and at the end
+PREDICTIONS = "predictions.jsonl"  # of the best epoch
+ADAPTER = "adapter"  # a folder with the best state in PEFT's format
+CONFIG = "config.yaml"
+LOCK = ".lock"
+
+
+class RunFolder:
+    """The folder of the run with these settings; it need not exist."""
+
+    def __init__(self, path: Path, config_hash: str):
+        self.path, self.config_hash = path, config_hash
+        self.checkpoint = path / CHECKPOINT
+
+    @classmethod
+    def of(cls, run: RunConfig) -> "RunFolder":
+        return cls(run.folder, run.hash)
+
+    # Reading
+
+    def record(self) -> dict[str, Any] | None:
+        """The run's record, if it has one.
+
+        Raises:
+            Damaged: it is not as it was written, or another run's.
+        """
+        return read_own_record(self.path, self.config_hash)
+
+    def status(self) -> tuple[str, dict[str, Any] | None]:
+        """A word for how far the run is, and its record, if it has one that can be read.
+
+        complete, failed, running, interrupted (killed, too, with a checkpoint left), damaged (its record) or missing.
+        """
+        try:
+            record = self.record()
+        except Damaged:
+            return ("running" if self.is_locked() else "damaged"), None
+        if record and record["status"] == "complete":
+            return "complete", record
+        if self.is_locked():
+            return "running", record
+        if record and record["status"] == "failed":
+            return "failed", record
+        return ("interrupted" if record or self.checkpoint.exists() else "missing"), record
+
+    def best(self) -> dict[str, Tensor]:
+        """The trained state at the best epoch of a finished run.
+
+        Raises:
+            UserError: it is gone, damaged, or another run's.
+        """
+        if not (self.path / BEST).exists():
+            raise UserError(f"{self.path} has lost its {BEST}: force=true trains the run again")
+        try:
+            return read_own_tensors(self.path / BEST, self.config_hash)[0]
+        except Damaged as error:
+            raise Damaged(f"{error}; force=true trains its run again") from error
+
+    def has_best(self) -> bool:
+        """Whether `best()` would give it."""
+        try:
+            self.best()
+        except UserError:
+            return False
+        return True
+
+    def start(self) -> dict[str, Any] | None:
+        """What the run in the folder, finished or not, started from; None without one."""
+        if self.checkpoint.exists():
+            return read_header(self.checkpoint)["identity"]["start"]
+        record = self.record()
+        return record["provenance"].get("start") if record else None
+
+    def is_settled(self, record: dict[str, Any], force: bool, retry: bool) -> bool:
+        """Whether the run that `record` describes is finished and stays as it is.
+
+        Raises:
+            UserError: it was finished on other data, or from other weights.
+            Diverged: it failed before, and would again.
+        """
+        try:
+            earlier = self.record()
+        except Damaged:
+            return False
+        if force or earlier is None or earlier["status"] == "interrupted":
+            return False
+        if retry and earlier["status"] == "failed":
+            return False
+        here, there = identity(record), identity(earlier)
+        if odd := [key for key in ("data", "backbone", "start") if here[key] != there[key]]:
+            raise UserError(
+                f"{self.path} holds a run with another {odd[0]}: use another output_dir, or force=true to replace it"
+            )
+        if earlier["status"] == "failed":
+            raise Diverged(f"{self.path} failed before: {earlier['reason']} (retry=true to train it again)")
+        return True
+
+    def show_finished(self) -> None:
+        """Prints the score of a finished run, and where its record is."""
+        record = self.record()
+        score = record["best"][record["metric"]]
+        print(f"finished before: {record['metric']} {score:.4f} (force=true to train it again)")
+        print(f"result: {self.path / RECORD}", flush=True)
+
+    # Holding
+
+    @contextmanager
+    def locked(self, accelerator: Accelerator) -> Iterator[None]:
+        """`lock`, held by the main process for all of them."""
+        with self.lock() if accelerator.is_main_process else nullcontext():
+            accelerator.wait_for_everyone()
+            yield
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Within, the folder belongs to this process; another that wants it waits. A killed process releases it.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            print(f"{self.path} is being trained by another process; waiting", flush=True)
+            lock.acquire()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process trains in the folder now."""
+        lock = FileLock(self.path / LOCK)
+        if not (self.path / LOCK).exists():
+            return False
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return True
+        except OSError:  # whoever trains there will say so
+            return False
+        lock.release()
+        return False
+
+    def require_writable(self) -> None:
+        """Raises a UserError, before any work, if nothing can be written where the folder will be."""
+        nearest = next(parent for parent in (self.path, *self.path.resolve().parents) if parent.exists())
+        if not nearest.is_dir():
+            raise UserError(f"output_dir: {nearest} is not a folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"output_dir: {nearest} cannot be written to; choose another with output_dir=DIR")
+
+    # Writing, by the process that holds the lock
+
+    def prepare(self, config: str, force: bool) -> None:
+        """Quarantines what is damaged, or empties the folder with `force`; writes the settings, YAML, into it."""
+        if force:
+            self._empty()
+        readers = {RECORD: self.record, BEST: self.best, CHECKPOINT: self._read_checkpoint}
+        for name, read in readers.items():
+            try:
+                if (self.path / name).exists():
+                    read()
+            except Damaged as error:
+                quarantine(self.path / name, str(error).partition(";")[0])
+        write_text(self.path / CONFIG, config)
+
+    def _empty(self) -> None:
+        """Removes all but the lock, the record first: it speaks for the others."""
+        (self.path / RECORD).unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+    def open_checkpoint(self, record: dict[str, Any]) -> Checkpoint | None:
+        """What the run that `record` describes resumes from; None: it starts.
+
+        Raises:
+            UserError: the checkpoint was written on other data, from other weights, or on another kind of machine.
+        """
+        self.identity = identity(record)
+        if not self.checkpoint.exists():
+            return None
+        tensors, header = self._read_checkpoint()
+        if odd := [key for key, value in header["identity"].items() if self.identity.get(key) != value]:
+            raise UserError(
+                f"{self.checkpoint} was written with another {' and '.join(odd)}: resume with that, "
+                "or start again with force=true"
+            )
+        return Checkpoint.from_tensors(tensors, header["progress"])
+
+    def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, header = read_own_tensors(self.checkpoint, self.config_hash)
+        if "best" not in header:
+            raise Damaged(f"{self.checkpoint} is damaged: an earlier version wrote it, without the best state")
+        return tensors, header
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replaces the checkpoint; one without a best evaluation keeps that of the one before."""
+        if checkpoint.best:
+            about, best = {"step": checkpoint.best.step}, pack(checkpoint.best.state, checkpoint.best.predictions)
+            about["sha256"] = tensor_digest(best)
+        elif self.checkpoint.exists():
+            about, best = self._best_so_far()
+        else:
+            about, best = None, {}
+        header = {
+            "settings": self.config_hash,
+            "identity": self.identity,
+            "progress": checkpoint.progress,
+            "best": about,
+        }
+        write_tensors(self.checkpoint, checkpoint.tensors() | best, header)
+
+    def _best_so_far(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+        """The best evaluation in the checkpoint: what the header says of it, and its tensors; nothing else is read."""
+        about, tensors = read_header(self.checkpoint)["best"], read_group(self.checkpoint, "best/")
+        if about and tensor_digest(tensors) != about["sha256"]:
+            raise Damaged(f"{self.checkpoint} is damaged: its best state is not what was written")
+        return about, tensors
+
+    def unpack(self, is_complete: bool) -> None:
+        """Puts the checkpoint's parts where readers look for them; the checkpoint stays until the record stands.
+
+        Args:
+            is_complete: the checkpoint is the run's last.
+        """
+        about, best = self._best_so_far() if self.checkpoint.exists() else (None, {})
+        if about:
+            write_tensors(self.path / BEST, group(best, "best/state"), self.identity | {"step": about["step"]})
+            write_text(self.path / PREDICTIONS, bytes(best["best/predictions"].tolist()).decode())
+        if is_complete:
+            write_tensors(self.path / LAST, group(read_group(self.checkpoint, "model/"), "model"), self.identity)
+
+    def finish(self, record: dict[str, Any]) -> Path:
+        """Writes the record, last of all; unless the run can be resumed, its checkpoint goes. Returns the record's path."""
+        path = write_record(self.path, record)
+        if record["status"] != "interrupted":
+            self.checkpoint.unlink(missing_ok=True)
+        return path
+
+
+def pack(state: dict[str, Tensor], predictions: str) -> dict[str, Tensor]:
+    """A best evaluation as a checkpoint's tensors; text as bytes, since a safetensors header is limited in size."""
+    text = torch.frombuffer(bytearray(predictions.encode()), dtype=torch.uint8)
+    return {f"best/state/{name}": tensor.detach().cpu().clone() for name, tensor in state.items()} | {
+        "best/predictions": text
+    }
