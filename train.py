@@ -13,7 +13,6 @@ from typing import Any
 
 import hydra
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -22,9 +21,9 @@ from core.cli import require_flags
 from core.errors import USER_ERRORS, Diverged, Interrupted, complain, composing, is_out_of_memory, sentence
 from core.redact import redacted
 from core.seeding import seeded
-from experiments.config import RunConfig, from_hydra, to_dict
+from experiments.config import RunConfig, from_hydra
 from experiments.record import describe
-from experiments.run_folder import ADAPTER, RunFolder
+from experiments.run_folder import ADAPTER, RECORD, RunFolder
 from experiments.sweep import exit_statuses, start_config
 from experiments.warm_start import describe_start, load_initial_state
 from methods.base import parameter_counts
@@ -50,6 +49,9 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     """
     release_memory()
     folder, task = RunFolder.of(run), run.task.row
+    if committed := folder.committed_record():
+        folder.show_finished(committed, folder.committed)
+        return
     folder.require_writable()
     accelerator = make_accelerator(run.trainer, run.deterministic)
     splits = load_splits(task, run.data)
@@ -61,10 +63,10 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     with folder.locked(accelerator):
         if folder.is_settled(record, run.force, run.retry):
             if accelerator.is_main_process:
-                folder.show_finished()
+                folder.show_finished(folder.record(), folder.path / RECORD)
             return
         if accelerator.is_main_process:
-            folder.prepare(yaml.safe_dump(to_dict(run), sort_keys=False), run.force)
+            folder.prepare(run.force)
         accelerator.wait_for_everyone()
         checkpoint = folder.open_checkpoint(record)
 
@@ -75,6 +77,8 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         record["parameters"] = parameter_counts(model, backbone_parameters)
         if checkpoint is None:
             load_initial_state(run, start, model, backbone.provenance)
+        if accelerator.is_main_process:
+            folder.write_settings(record["config"])
 
         encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
         trainer = Trainer(model, run.method, run.trainer, task, encoded, run.seed, accelerator)

@@ -158,7 +158,7 @@ COLUMNS = {
 def variant(config: dict[str, Any]) -> str:
     """The settings that runs to be averaged share: all but the seed, and where things lie."""
     config = copy.deepcopy(config)
-    for key in ("seed", "experiment", "logger", "output_dir", "force", "retry"):
+    for key in ("seed", "experiment", "logger", "output_dir", "force", "retry", "reuse_records"):
         config.pop(key, None)
     config["method"].pop("projection_seed", None)
     config["data"].pop("path", None)

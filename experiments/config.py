@@ -44,6 +44,7 @@ class RunConfig:
         deterministic: only algorithms of torch's that give the same bits each time, on a GPU too, where they are slower.
         force: train again what is finished.
         retry: train again what failed.
+        reuse_records: a run whose record is committed under `paper_tables/records/` is finished, on every machine.
     """
 
     method: Method = MISSING
@@ -61,6 +62,7 @@ class RunConfig:
     deterministic: bool = False
     force: bool = False
     retry: bool = False
+    reuse_records: bool = True
 
     def __post_init__(self) -> None:
         require_mappings(self)
@@ -100,7 +102,7 @@ class RunConfig:
     def hash(self) -> str:
         """Of all that shapes the result: neither where it is written nor where the same data lie."""
         config = to_dict(self)
-        for key in ("experiment", "output_dir", "force", "retry", "logger"):
+        for key in ("experiment", "output_dir", "force", "retry", "reuse_records", "logger"):
             del config[key]
         for key, default in LATER.items():
             if config[key] == default:

@@ -16,6 +16,7 @@ from core.errors import Damaged
 from core.io import CHECKSUM, require_file, sealed, write_json
 from experiments.config import RunConfig, to_dict
 
+COMMITTED = Path(__file__).parent.parent / "paper_tables" / "records"  # EXPERIMENT/RUN.json, what tables are made of
 SCHEMA = 3
 UNSEALED = 2  # records up to this schema have no checksum
 NAME = "result.json"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -28,8 +29,8 @@ from core.io import (
     write_text,
 )
 from experiments.config import RunConfig
+from experiments.record import COMMITTED, identity, parse, read_own_record, write_record
 from experiments.record import NAME as RECORD
-from experiments.record import identity, read_own_record, write_record
 from training.checkpoint import Checkpoint, group
 
 CHECKPOINT = "checkpoint.safetensors"  # while the run is unfinished
@@ -41,15 +42,21 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """The folder of the run with these settings; it need not exist."""
+    """The folder of the run with these settings; it need not exist.
 
-    def __init__(self, path: Path, config_hash: str):
-        self.path, self.config_hash = path, config_hash
+    Attributes:
+        committed: where `paper_tables/` keeps the run's record, if it is there; None: it does not count.
+    """
+
+    def __init__(self, path: Path, config_hash: str, committed: Path | None = None):
+        self.path, self.config_hash, self.committed = path, config_hash, committed
         self.checkpoint = path / CHECKPOINT
 
     @classmethod
     def of(cls, run: RunConfig) -> "RunFolder":
-        return cls(run.folder, run.hash)
+        counts = run.reuse_records and not run.force and run.init_from is None  # other weights may lie there now
+        committed = COMMITTED / run.experiment / f"{run.folder.name}.json"
+        return cls(run.folder, run.hash, committed if counts else None)
 
     # Reading
 
@@ -64,8 +71,15 @@ class RunFolder:
     def status(self) -> tuple[str, dict[str, Any] | None]:
         """A word for how far the run is, and its record, if it has one that can be read.
 
-        complete, failed, running, interrupted (killed, too, with a checkpoint left), damaged (its record) or missing.
+        complete (here, or by a committed record), failed, running, interrupted (killed, too, with a checkpoint left),
+        damaged (its record) or missing.
         """
+        word, record = self._status_here()
+        if word != "complete" and (committed := self.committed_record()):
+            return "complete", committed
+        return word, record
+
+    def _status_here(self) -> tuple[str, dict[str, Any] | None]:
         try:
             record = self.record()
         except Damaged:
@@ -77,6 +91,13 @@ class RunFolder:
         if record and record["status"] == "failed":
             return "failed", record
         return ("interrupted" if record or self.checkpoint.exists() else "missing"), record
+
+    def committed_record(self) -> dict[str, Any] | None:
+        """The run's record under `paper_tables/records/`, which another machine may have left: the run is finished."""
+        if self.committed is None or not self.committed.exists():
+            return None
+        record = parse(self.committed)
+        return record if record["status"] == "complete" and record["config_hash"] == self.config_hash else None
 
     def best(self) -> dict[str, Tensor]:
         """The trained state at the best epoch of a finished run.
@@ -130,12 +151,11 @@ class RunFolder:
             raise Diverged(f"{self.path} failed before: {earlier['reason']} (retry=true to train it again)")
         return True
 
-    def show_finished(self) -> None:
+    def show_finished(self, record: dict[str, Any], file: Path) -> None:
         """Prints the score of a finished run, and where its record is."""
-        record = self.record()
         score = record["best"][record["metric"]]
         print(f"finished before: {record['metric']} {score:.4f} (force=true to train it again)")
-        print(f"result: {self.path / RECORD}", flush=True)
+        print(f"result: {file}", flush=True)
 
     # Holding
 
@@ -165,6 +185,9 @@ class RunFolder:
         try:
             yield
         finally:
+            if [path.name for path in self.path.iterdir()] == [LOCK]:  # a run that ends before it begins leaves nothing
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
             lock.release()
 
     def is_locked(self) -> bool:
@@ -191,8 +214,8 @@ class RunFolder:
 
     # Writing, by the process that holds the lock
 
-    def prepare(self, config: str, force: bool) -> None:
-        """Quarantines what is damaged, or empties the folder with `force`; writes the settings, YAML, into it."""
+    def prepare(self, force: bool) -> None:
+        """Quarantines what is damaged, or empties the folder with `force`."""
         if force:
             self._empty()
         readers = {RECORD: self.record, BEST: self.best, CHECKPOINT: self._read_checkpoint}
@@ -202,7 +225,10 @@ class RunFolder:
                     read()
             except Damaged as error:
                 quarantine(self.path / name, str(error).partition(";")[0])
-        write_text(self.path / CONFIG, config)
+
+    def write_settings(self, config: dict[str, Any]) -> None:
+        """For readers; the record holds them too."""
+        write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
     def _empty(self) -> None:
         """Removes all but the lock, the record first: it speaks for the others."""

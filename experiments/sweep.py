@@ -69,5 +69,5 @@ def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
         complain(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
         exit_statuses.append(1)
         return False
-    moved = record is not None and record["config"]["data"]["path"] != run.data.path
+    moved = record is not None and record["config"]["data"]["path"] not in (None, run.data.path)
     return run.force or word != "complete" or moved or run.init_from is not None  # other data or weights: the run looks
