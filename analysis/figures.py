@@ -54,7 +54,7 @@ WAYS = {
     serving.FOLDED: ("#CC79A7", "v", "-."),
     serving.BARE: ("#000000", "o", ":"),
 }
-TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_tuned", "parikh_wu_table1_minilm"]
+TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_own_rates", "parikh_wu_table1_minilm"]
 
 
 def line_style(method: str) -> dict[str, Any]:

@@ -176,9 +176,10 @@ def suffix(experiment: str) -> str:
     """What an experiment does unlike the one that its table is named for."""
     if experiment.endswith("_scripts"):
         return ", as the authors' scripts"
-    return {"parikh_wu_table1_tuned": ", each at its own rate", "parikh_wu_table1_minilm": ", own rates, 3 epochs"}.get(
-        experiment, ""
-    )
+    return {
+        "parikh_wu_table1_own_rates": ", each at its own rate",
+        "parikh_wu_table1_minilm": ", own rates, 3 epochs",
+    }.get(experiment, "")
 
 
 def read_reported(name: str) -> pd.DataFrame:
@@ -191,12 +192,13 @@ LABELS = {label: name for name, label in METHODS.items()}
 
 def parikh_wu(row: str) -> list[Runs]:
     method = LABELS[row]
-    roberta = [Runs("parikh_wu_table1", method), Runs("parikh_wu_table1_tuned", method)]
+    roberta = [Runs("parikh_wu_table1", method), Runs("parikh_wu_table1_own_rates", method)]
     return [*roberta, Runs("parikh_wu_table1_minilm", method, backbone="minilm")]
 
 
 LORA_TABLE2 = {
-    # no settings are published for the base rows of BitFit and Adapter-D, nor which layers the latter leaves out: no runs
+    # no settings are published for the base rows of Adapter-D, nor which layers it leaves out: no runs
+    "RoB base BitFit*": [Runs("lora_table2_base_bitfit", "bitfit")],
     "RoB base LoRA": [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")],
     "RoB large FT*": [Runs("lora_table2_large_full", "full")],
     "RoB large LoRA": [Runs("lora_table2_large", "lora"), Runs("lora_table2_large_scripts", "lora")],

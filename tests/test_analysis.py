@@ -23,7 +23,7 @@ from tasks.glue import GLUE
 TABLES = ROOT / "paper_tables"
 
 
-def record(*overrides: str, scores=(0.5,), held_out=None, experiment="parikh_wu_table1_tuned", **changes) -> dict:
+def record(*overrides: str, scores=(0.5,), held_out=None, experiment="parikh_wu_table1_own_rates", **changes) -> dict:
     """A finished run of these settings, whose evaluations of the main metric are `scores`."""
     config = compose("backbone=roberta-base", *overrides)
     metric = config.task.row.metrics[0]
@@ -238,7 +238,7 @@ def test_statistics_flag_collapse_and_failure_and_test_against_full_fine_tuning(
     runs = [record("task=cola", "method=full", f"seed={s}", scores=(x,)) for s, x in enumerate((0.6, 0.62, 0.61))]
     runs += [record("task=cola", "method=lora", f"seed={s}", scores=(x,)) for s, x in enumerate((0.5, 0.0, 0.55))]
     runs.append(record("task=cola", "method=lora", "seed=3", status="failed", reason="nan"))
-    table = next(t for t in all_tables(frame(runs)) if t.name == "parikh_wu_table1_tuned_statistics")
+    table = next(t for t in all_tables(frame(runs)) if t.name == "parikh_wu_table1_own_rates_statistics")
     lora = cells(table, runs="LoRA")
     assert lora[3:7] == ["3", "1", "1", "50.0"]
     assert lora[10] == f"{(50 + 0 + 55) / 3 - 61:+.1f}"
