@@ -91,6 +91,8 @@ def plan(
             f"{backbone.name} takes {base_bytes / 1e9:.4g} GB in {base_bits} bits: {memory_bytes / 1e9:g} GB do not hold it"
         )
     saved = {name: t.numel() for name, t in trained_state(model).items() if not name.startswith(head_prefixes(model))}
+    if not saved:
+        raise UserError(f"method={method.name} trains the head alone: there is no adapter to plan for")
     shared = sum(t.numel() for name, t in model.named_buffers() if name not in saved and name not in own_buffers)
     adapter_bytes, shared_bytes = (n * adapter_bytes_per_parameter for n in (sum(saved.values()), shared))
     return Plan(
