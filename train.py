@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from adapters.peft_format import write_adapter
 from core.cli import require_flags
 from core.errors import USER_ERRORS, Diverged, Interrupted, complain, composing, is_out_of_memory, sentence
+from core.io import require_writable
 from core.redact import redacted
 from core.seeding import seeded
 from experiments.config import RunConfig, from_hydra
@@ -52,7 +53,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     if committed := folder.committed_record():
         folder.show_finished(committed, folder.committed)
         return
-    folder.require_writable()
+    require_writable(folder.path)
     accelerator = make_accelerator(run.trainer, run.deterministic)
     splits = load_splits(task, run.data)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)

@@ -174,3 +174,12 @@ def quarantine(path: Path, why: str) -> None:
     except OSError as error:
         raise UserError(f"{why}; it cannot be quarantined ({error.strerror}): remove it") from error
     complain(f"warning: {why}: it is now {path.name}.damaged")
+
+
+def require_writable(folder: Path) -> None:
+    """Raises a UserError, before any work, if nothing can be written where `folder` will be."""
+    nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise UserError(f"output_dir: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"output_dir: {nearest} cannot be written to; choose another with output_dir=DIR")

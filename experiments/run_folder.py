@@ -5,7 +5,6 @@ it is unpacked, and the record, written last, speaks for all the rest. So there 
 a damaged file is quarantined, and without a checkpoint the run starts again.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -203,14 +202,6 @@ class RunFolder:
             return False
         lock.release()
         return False
-
-    def require_writable(self) -> None:
-        """Raises a UserError, before any work, if nothing can be written where the folder will be."""
-        nearest = next(parent for parent in (self.path, *self.path.resolve().parents) if parent.exists())
-        if not nearest.is_dir():
-            raise UserError(f"output_dir: {nearest} is not a folder")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"output_dir: {nearest} cannot be written to; choose another with output_dir=DIR")
 
     # Writing, by the process that holds the lock
 

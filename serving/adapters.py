@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from adapters import peft_format
 from core.errors import UserError
 from core.io import read_foreign_tensors
+from experiments.run_folder import ADAPTER
 from methods.base import head_prefixes, linear_layers
 from methods.lora import LoRA
-from training.trainer import ADAPTER
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from conftest import ROOT
+from support.command_line import ROOT
 
 from core.io import read_tensors
 from experiments.record import read_record

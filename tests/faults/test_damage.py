@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import compose
+from support.command_line import compose
 
 import train
 from analysis.records import collect, ended

@@ -6,9 +6,9 @@ import math
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import compose
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.command_line import compose
 
 from core.errors import UserError
 from faults.inputs import guarded, require_line, train_in, tries

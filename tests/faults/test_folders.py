@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import compose
 from hypothesis import given
 from hypothesis import strategies as st
-from test_backbone import save_encoder
+from support.command_line import compose
+from support.files import save_encoder
 
 import train
 from faults.inputs import train_in, tries

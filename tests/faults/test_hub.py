@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_backbone import save_encoder
-from test_tasks import mirror
+from support.command_line import ROOT
+from support.files import mirror, save_encoder
 
 from faults.harness import ENVIRONMENT, Ended, finish, outcome, require_sentence
 from faults.servers import Hub, Server, serving, silent

@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from conftest import compose
+from support.command_line import compose
 
 import scripts.export
 import scripts.make_tables

@@ -1,0 +1,311 @@
+"""What leaves the repository: folded checkpoints, adapters, predictions, GLUE's submission files."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from support.command_line import compose
+from support.files import save_encoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import scripts.predict
+import train
+from adapters.export import card as export_card
+from adapters.export import export_folded
+from core.cli import parse
+from core.errors import UserError
+from experiments.record import read_record
+from experiments.restore import restore
+from methods.base import AdaptedLinear
+from scripts import benchmark, latency, serve_bench
+from scripts.export import export, push
+from scripts.predict import OPTIONS
+from tasks.generated import generate
+from tasks.glue import GLUE
+from tasks.loading import Split, read_examples
+from tasks.submission import FILES, write_submission
+from training.accelerator import make_accelerator
+
+QUICK = ("logger=none", "task.max_length=32", "trainer.epochs=2", "trainer.learning_rate=0.01")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A BERT with its tokenizer, and three tasks in the hub's layout, test splits included."""
+    folder = tmp_path_factory.mktemp("house")
+    save_encoder(folder / "bert", "bert")
+    for task in ("cola", "rte", "stsb"):
+        (folder / task).mkdir()
+        for split, size in (("train", 40), ("validation", 20), ("test", 12)):
+            columns = generate(task, split if split != "test" else "validation", size, 0)
+            if split == "test":
+                columns["label"] = [-1] * size
+                columns["idx"] = list(range(size))[::-1]
+            pq.write_table(pa.table(columns), folder / task / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture
+def answer(monkeypatch, capsys):
+    """Calls scripts/predict.py: exit status, output, errors."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["predict.py", *words])
+        return scripts.predict.main(), *capsys.readouterr()
+
+    return call
+
+
+def trained(house, method: str, *words: str):
+    """A finished run."""
+    backbone = ("backbone=custom", f"backbone.source={house / 'bert'}")
+    data = ("data=local", f"data.path={house}", f"output_dir={house / 'runs'}")
+    rank = [] if method == "full" else ["method.rank=4"]
+    run = compose(*QUICK, *backbone, *data, f"method={method}", *rank, *(words or ("task=rte",)))
+    train.train(run)
+    return run
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "lora_fa", "vera", "qlora"])
+def test_a_folded_checkpoint_is_plain_and_says_the_same(method, house, tmp_path):
+    run = trained(house, method)
+    restored = restore(run.folder)
+    numbers = export_folded(
+        restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic)
+    )
+    assert any(isinstance(module, AdaptedLinear) for module in restored.model.modules()) == (method != "full")
+    assert list(numbers) == ["as trained", "folded", "saved and loaded"]
+    assert numbers["as trained"]["accuracy"] == pytest.approx(read_record(run.folder)["best"]["accuracy"])
+    for entry in numbers.values():
+        assert entry["accuracy"] == numbers["as trained"]["accuracy"]
+        assert entry["largest difference"] < 1e-4
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert plain.config.id2label == {0: "entailment", 1: "not_entailment"}
+    tokens = tokenizer("the cat sat", "a dog ran", return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(plain(**tokens).logits, restored.model(**tokens).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_card_carries_the_records_numbers(house, tmp_path):
+    run = trained(house, "lora")
+    restored = restore(run.folder)
+    export_folded(restored, tmp_path, make_accelerator(restored.run.trainer, restored.run.deterministic))
+    card, record = (tmp_path / "README.md").read_text(), read_record(run.folder)
+    _, header, text = card.split("---\n", 2)
+    assert "model-index" not in header  # a score on local data is not GLUE's to the hub
+    hub = replace(restored, run=replace(restored.run, data=replace(restored.run.data, name="hub")))
+    model = yaml.safe_load(export_card(hub, "transformers").split("---\n", 2)[1])["model-index"][0]
+    [metric] = model["results"][0]["metrics"]
+    assert metric == {"type": "accuracy", "value": record["best"]["accuracy"]}
+    assert f"accuracy {record['best']['accuracy']:.4f}" in text
+    assert record["config_hash"] in text
+    assert str(house) not in text.replace(record["provenance"]["backbone"]["source"], "")
+
+
+def test_what_does_not_fold_is_not_exported_as_if_it_did(house, tmp_path):
+    restored = restore(trained(house, "lora").folder)
+    restored.model.classifier = torch.nn.Sequential(restored.model.classifier)
+    with pytest.raises(UserError, match="does not fold"):
+        export_folded(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
+    assert not (tmp_path / "out").exists()
+
+
+def damage(folder, name: str = "best.safetensors") -> None:
+    tensors = load_file(folder / name)
+    key = next(key for key in tensors if key.endswith(("A", "lora_A.weight")))
+    tensors[key][0, 0] = torch.nan
+    save_file(tensors, folder / name)
+
+
+def test_nothing_half_is_left_of_a_failed_export(house, tmp_path, monkeypatch):
+    run = trained(house, "lora")
+    options = {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "folded", "push": None, "data.path": None}
+    monkeypatch.setattr("adapters.export.TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="nothing is written"):
+        export(options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_changed_state_is_a_damaged_file(house, tmp_path):
+    run = trained(house, "lora")
+    shutil.copytree(run.folder, tmp_path / "run")
+    file = tmp_path / "run/best.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1  # a number a little other, and finite
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged: its checksum is of another content; force=true trains its run again"):
+        restore(tmp_path / "run")
+
+
+def test_the_export_is_judged_by_the_runs_own_data(house, tmp_path):
+    run = trained(house, "lora")
+    for split, size in (("train", 40), ("validation", 20)):
+        (tmp_path / "rte").mkdir(exist_ok=True)
+        table = pa.table(generate("rte", split, size, 9))
+        pq.write_table(table, tmp_path / "rte" / f"{split}-00000-of-00001.parquet")
+    restored = restore(run.folder, str(tmp_path))
+    with pytest.raises(UserError, match="data are not those"):
+        export_folded(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
+    assert not (tmp_path / "out").exists()
+
+
+def test_glues_unquoted_lines_and_other_tables(tmp_path):
+    cola = GLUE["cola"]
+    (tmp_path / "q.tsv").write_text('sentence\tidx\n"It is so, he said.\t7\nplain\t8\n')
+    split = read_examples(cola, tmp_path / "q.tsv")
+    assert split.texts == [('"It is so, he said.',), ("plain",)]
+    (tmp_path / "q.csv").write_text('id,sentence\n1,"one, two"\n2,three\n')
+    assert read_examples(cola, tmp_path / "q.csv").texts == [("one, two",), ("three",)]
+    wrong = {
+        "a.csv": ("sentence\nabc, def\n", "row 1 has not the header's 1 fields"),
+        "b.csv": ("id,sentence\n1,a\n2\n", "row 2 has not the header's 2 fields"),
+        "c.csv": ("sentence,sentence\na,b\n", "the same name"),
+        "d.csv": ("text\na\n", "has no column sentence"),
+        "e.csv": ("sentence\n", "has no rows"),
+        "f.jsonl": ('{"sentence": 1}\n', "sentence is not a text"),
+        "g.jsonl": ("[1]\n", "not every line is an object"),
+        "h.jsonl": ("{\n", "cannot be read"),
+        "i.parquet": ("no parquet", "cannot be read"),
+    }
+    for name, (text, message) in wrong.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_examples(cola, tmp_path / name)
+
+
+def test_an_adapter_is_exported_with_tokenizer_and_card(house, tmp_path):
+    run = trained(house, "vera")
+    options = {
+        "run": str(run.folder),
+        "into": str(tmp_path / "out"),
+        "form": "adapter",
+        "push": None,
+        "data.path": None,
+    }
+    export(options)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
+    with pytest.raises(UserError, match="name a new folder"):
+        export(options)
+    with pytest.raises(UserError, match="PEFT knows no method like full"):
+        export(options | {"run": str(trained(house, "full").folder), "into": str(tmp_path / "other")})
+
+
+def test_pushing_sends_the_folder_and_its_mistakes_are_sentences(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, exist_ok: f"https://hub/{name}")
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **words: sent.append(words))
+    assert push(tmp_path, "me/mine") == "https://hub/me/mine"
+    assert sent == [{"repo_id": "me/mine", "folder_path": tmp_path}]
+
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    with pytest.raises(UserError, match="push=me/mine: no network"):
+        push(tmp_path, "me/mine")
+
+
+def test_predictions_of_sentences_and_of_a_file_agree(house, answer, tmp_path):
+    run = trained(house, "dora")
+    pairs = [("the cat sat", "a dog ran"), ("a dog ran", "the cat sat on the mat")]
+    status, out, err = answer(f"run={run.folder}", *(part for pair in pairs for part in pair))
+    assert status == 0, err
+    assert [line.split("\t")[0] in ("entailment", "not_entailment") for line in out.splitlines()] == [True, True]
+    for suffix, separator in ((".tsv", "\t"), (".csv", ",")):
+        with (tmp_path / f"pairs{suffix}").open("w", newline="") as stream:
+            csv.writer(stream, delimiter=separator).writerows([("sentence1", "sentence2"), *pairs])
+    rows = [dict(zip(("sentence1", "sentence2"), pair, strict=True)) for pair in pairs]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "pairs.parquet")
+    for suffix in (".tsv", ".csv", ".jsonl", ".parquet"):
+        words = (f"run={run.folder}", f"file={tmp_path / f'pairs{suffix}'}", f"into={tmp_path / 'found.jsonl'}")
+        status, _, err = answer(*words)
+        assert status == 0, err
+        found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+        assert [one["sentence1"] for one in found] == [pair[0] for pair in pairs]
+        for one, line in zip(found, out.splitlines(), strict=True):
+            label, probabilities = line.split("\t")
+            assert one["label"] == label
+            assert sum(one["probabilities"].values()) == pytest.approx(1)
+            assert f"{label} {one['probabilities'][label]:.3f}" in probabilities
+
+
+@pytest.mark.parametrize("task", ["cola", "rte", "stsb"])
+def test_a_submission_is_glues(task, house, answer, tmp_path):
+    run = trained(house, "lora", f"task={task}")
+    status, out, err = answer(f"run={run.folder}", f"submission={tmp_path}")
+    assert status == 0, err
+    name = {"cola": "CoLA.tsv", "rte": "RTE.tsv", "stsb": "STS-B.tsv"}[task]
+    assert out.strip() == str(tmp_path / name)
+    lines = [line.split("\t") for line in (tmp_path / name).read_text().splitlines()]
+    assert lines[0] == ["index", "prediction"]
+    assert [int(index) for index, _ in lines[1:]] == list(range(12))
+    allowed = {"cola": {"0", "1"}, "rte": {"entailment", "not_entailment"}}.get(task)
+    assert all(word in allowed if allowed else 0 <= float(word) <= 5 for _, word in lines[1:])
+
+
+def test_every_task_has_its_submission_file(tmp_path):
+    for task in GLUE.values():
+        names = [name.replace("validation", "test") for name in task.validation]
+        split = Split("test", [("a",)] * 2, [0, 0], [1, 0])
+        logits = np.array([[0.0] * (task.outputs - 1) + [7.0], [1.0] + [0.0] * (task.outputs - 1)])
+        paths = write_submission(task, dict.fromkeys(names, (split, logits)), tmp_path)
+        assert [path.stem for path in paths] == [FILES[task.name, name] for name in names]
+        first, second = (line.split("\t")[1] for line in paths[0].read_text().splitlines()[1:])  # of indices 0 and 1
+        if task.is_regression:
+            assert (first, second) == ("1.000", "5.000")
+        elif task.name in ("mnli", "qnli", "rte"):
+            assert (first, second) == (task.labels[0], task.labels[-1])
+        else:
+            assert (first, second) == ("0", str(task.outputs - 1))
+
+
+def test_a_sentence_may_look_like_an_option_and_an_options_slip_may_not():
+    assert parse(["run=x", "E=mc2", "a = b"], OPTIONS) == (OPTIONS | {"run": "x"}, ["E=mc2", "a = b"])
+    overrides = [
+        "method=lora",
+        "init_from=x",
+        "start=mnli",
+        "trainer.batch_size=8",
+        "trainer.max_steps=3",
+        "data.path=x",
+    ]
+    for script in (benchmark, latency, serve_bench):
+        assert parse([*overrides, "into=x"], script.OWN) == (script.OWN | {"into": "x"}, overrides)
+    with pytest.raises(UserError, match="did you mean submission"):
+        parse(["submision=x"], OPTIONS)
+
+
+MISTAKES = {
+    ("nothing",): "run=... is missing",
+    ("run=/nowhere", "a"): "holds no finished run",
+    ("run={run}",): "rte takes sentence1 and sentence2; 0 sentences were given",
+    ("run={run}", "one"): "1 sentences were given",
+    ("run={run}", "one", "two", "file=x.tsv"): "leave one out",
+    ("run={run}", "file=x.doc"): "is none of",
+    ("run={run}", "file=/nowhere.tsv"): "cannot be read",
+    ("run={run}", "fle=x.tsv"): "unknown option 'fle'",
+    ("run={run}", "submission=x", "data.path=/nowhere"): "there is no folder /nowhere",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=MISTAKES.values())
+def test_a_mistake_is_a_sentence(words, house, answer):
+    run = trained(house, "lora")
+    status, out, err = answer(*(word.format(run=run.folder) for word in words))
+    assert status == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert MISTAKES[words] in err

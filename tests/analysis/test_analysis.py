@@ -1,0 +1,338 @@
+"""From records to tables, figures and claims: statistics by closed forms, published numbers by hand, the same bytes again."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from support.command_line import ROOT, compose
+
+from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN
+from analysis.figures import write_figures
+from analysis.records import RECORDS, TASKS, collect, complete, frame, load
+from analysis.render import latex_text
+from analysis.statistics import bootstrap, holm, paired_p, summarize
+from analysis.subspace import read_similarity, similarity
+from analysis.tables import PUBLISHED, all_tables, learning_rates, read_reported, training_cost, write_tables
+from core.errors import UserError
+from experiments.config import to_dict
+from tasks.glue import GLUE
+
+TABLES = ROOT / "paper_tables"
+
+
+def record(*overrides: str, scores=(0.5,), held_out=None, experiment="parikh_wu_table1_own_rates", **changes) -> dict:
+    """A finished run of these settings, whose evaluations of the main metric are `scores`."""
+    config = compose("backbone=roberta-base", *overrides)
+    metric = config.task.row.metrics[0]
+    history = [
+        {"step": i, "epoch": float(i), "train_loss": 1 / i, "collapsed": score == 0}
+        | dict.fromkeys(config.task.row.metrics, score)
+        | ({"held_out": {metric: held_out[i - 1]}} if held_out else {})
+        for i, score in enumerate(scores, 1)
+    ]
+    return {
+        **{"schema": 2, "status": "complete", "reason": None, "method": config.method.name, "task": config.task.name},
+        **{"backbone": config.backbone.name, "data": "hub", "seed": config.seed, "experiment": experiment},
+        **{"metric": metric, "config": to_dict(config), "config_hash": config.hash, "history": history},
+        "best": max(history, key=lambda entry: entry[metric]),
+        "parameters": {"trained_without_head": 1000, "total": 10_000_000, "trained": 2000},
+        "speed": {"samples_per_second": 10.0, "tokens_per_second": 100.0, "step_ms_median": 5.0},
+        "memory": dict.fromkeys(("weights", "gradients", "optimizer", "activations", "peak_bytes"), 2**20)
+        | {"peak_kind": "cpu_rss", "over_training": []},
+        "provenance": {"hardware": {"device": "cpu", "cpu": "X", "threads": 1, "precision": "fp32"}},
+    } | changes
+
+
+def cells(table, **where) -> list[str]:
+    """The last column that is not a note, of the one line with these values."""
+    lines = table.cells
+    for column, value in where.items():
+        lines = lines[lines[column] == value]
+    assert len(lines) == 1, lines
+    return lines.iloc[0].tolist()
+
+
+# Statistics
+
+
+def test_a_summary_is_the_textbooks():
+    s = summarize([1.0, 2.0, 6.0])
+    assert (s.n, s.median, s.mean) == (3, 2.0, 3.0)
+    assert s.std == pytest.approx(np.sqrt(7))
+    assert 1.0 <= s.low < s.mean < s.high <= 6.0
+    one = summarize([4.0])
+    assert (one.n, one.median, one.std, one.low) == (1, 4.0, None, None)
+    with pytest.raises(ValueError, match="nothing"):
+        summarize([])
+
+
+def test_the_bootstrap_is_seeded_and_scipys():
+    x = np.random.default_rng(3).normal(size=12)
+    assert bootstrap(x) == bootstrap(x)
+    reference = stats.bootstrap((x,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
+    assert bootstrap(x) == pytest.approx(tuple(reference), abs=0.03)
+
+
+def test_the_paired_test_is_scipys_over_common_seeds():
+    ours, theirs = {0: 1.0, 1: 2.0, 2: 4.0, 9: 100.0}, {0: 0.5, 1: 1.8, 2: 2.0}
+    assert paired_p(ours, theirs) == pytest.approx(stats.ttest_rel([1.0, 2.0, 4.0], [0.5, 1.8, 2.0]).pvalue)
+    assert paired_p({0: 1.0}, {0: 2.0}) is None
+    assert paired_p({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) is None
+
+
+def test_holms_correction_is_the_papers():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, None, 0.8]) == [1.0, None, 1.0]
+
+
+# Records
+
+
+def test_runs_are_taken_over_without_paths_and_without_generated_data(tmp_path):
+    for seed, (name, changes) in enumerate(
+        {
+            "good": {},
+            "made_up": {"data": "generated"},
+            "unfinished": {"status": "interrupted"},
+            "stray": {"experiment": "default"},
+            "bad": {"status": "failed", "reason": "the loss is nan"},
+        }.items()
+    ):
+        run = record("data=local", f"seed={seed}", "data.path=/secret/place", "output_dir=/secret/runs", **changes)
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "result.json").write_text(json.dumps(run))
+    written = collect(tmp_path / "runs", tmp_path / "records")
+    assert sorted(path.name for path in written) == ["bad.json", "good.json"]
+    assert not any("secret" in path.read_text() for path in written)
+    runs = load(tmp_path / "records")
+    assert sorted(runs["status"]) == ["complete", "failed"]
+    assert len(complete(runs)) == 1
+    with pytest.raises(UserError, match="there is no folder"):
+        collect(tmp_path / "nowhere")
+
+
+def test_no_committed_record_tells_of_a_machine_or_of_generated_data():
+    runs = [run for file in RECORDS.rglob("*.json") if "schema" in (run := json.loads(file.read_text()))]
+    for run in runs:
+        assert run["data"] != "generated"
+        assert run["config"]["data"]["path"] is None
+        assert run["config"]["output_dir"] == "runs"
+        assert run["provenance"]["git"]["dirty"] is False
+
+
+# Tables
+
+
+def test_the_published_numbers_are_the_documents():
+    def value(table: str, row: str, column: str) -> str:
+        reported = read_reported(table)
+        [line] = reported[(reported["row"] == row) & (reported["column"] == column)].to_dict("records")
+        return line["value"] + (f"±{line['spread']}" if line["spread"] else "")
+
+    assert value("parikh_wu_table1", "VeRA", "rte") == "0.69"
+    assert value("parikh_wu_table1", "QLoRA", "mrpc") == ""
+    assert value("lora_table2", "RoB base LoRA", "rte") == "86.6±.7"
+    assert value("lora_table2", "RoB large Adapter-H† 6.0M", "cola") == "66.5±4.4"
+    assert value("lora_table2", "DeB XXL LoRA", "average") == "91.3"
+    assert value("lora_table1", "Adapter-H", "batch 1, length 128, 11M") == "25.8±2.2"
+    assert value("lora_table3", "GPT-2 L LoRA", "ROUGE-L") == "72.0±.2"
+    assert value("lora_table4", "GPT-3 LoRA 4.7M", "SAMSum R1/R2/RL") == "53.8/29.8/45.9"
+    assert value("lora_table5", "W_q W_v, r = 4", "MNLI") == "91.3"
+    assert value("lora_table6", "W_q, r = 1", "WikiSQL") == "68.8"
+    assert value("lora_table6", "W_q W_k W_v W_o, r = 64", "MNLI") == "91.4"
+    assert value("vera_table2", "RoB base VeRA", "cola") == "65.6±.8"
+    assert value("quantization", "QLoRA nf4", "seconds") == "10059.53"
+    assert value("adapters_beside_a_model", "QLoRA r = 128, all", "adapters") == "~30"
+
+
+@pytest.mark.parametrize("name", [published.name for published in PUBLISHED])
+def test_every_published_number_has_source_and_protocol(name):
+    reported = read_reported(name)
+    assert (reported["source"] != "").all()
+    assert (reported["protocol"] != "").all()
+    assert not reported.duplicated(["row", "column"]).any()
+
+
+def test_a_paper_table_shows_published_ours_and_the_difference():
+    runs = [
+        record("method=lora", "task=mrpc", f"seed={seed}", scores=(0.1, score), experiment="lora_table2_base")
+        for seed, score in ((0, 0.88), (1, 0.9), (2, 0.95))
+    ]
+    runs.append(record("method=lora", "task=cola", scores=(0.0,), experiment="lora_table2_base"))
+    table = next(p for p in PUBLISHED if p.name == "lora_table2").table(frame(runs))
+    lines = table.cells.to_numpy().tolist()
+    place = next(i for i, line in enumerate(lines) if line[:2] == ["RoB base LoRA", "published"])
+    mrpc, cola, rte = (list(table.cells.columns).index(name) for name in ("MRPC", "CoLA", "RTE"))
+    assert lines[place][mrpc] == "89.7±.7"
+    assert lines[place + 1][:3] == ["", "ours, RoBERTa-base", "1-3"]
+    assert [lines[place + 1][i] for i in (mrpc, cola, rte)] == ["90.0", "0.0 ‡1", ""]
+    assert lines[place + 2][1] == "difference"
+    assert [lines[place + 2][i] for i in (mrpc, cola, rte)] == ["+0.3", "-63.4", ""]
+
+
+def test_ours_has_an_average_once_every_task_is_there():
+    def average(tasks):
+        runs = [record("method=lora", f"task={t}", scores=(i / 10,), experiment="lora_table2_base") for i, t in tasks]
+        lines = next(p for p in PUBLISHED if p.name == "lora_table2").table(frame(runs)).cells
+        place = lines.index[lines[""] == "RoB base LoRA"][0]
+        return lines.loc[place + 1, "average"], lines.loc[place + 2, "average"]
+
+    tasks = list(enumerate(("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb"), 1))
+    assert average(tasks) == ("45.0", f"{45.0 - 87.2:+.1f}")
+    assert average(tasks[1:]) == ("", "")
+
+
+def test_latex_keeps_the_notes():
+    table = next(p for p in PUBLISHED if p.name == "lora_table2").table(frame([]))
+    assert all(latex_text(note) in table.latex() for note in table.notes)
+    assert table.latex().endswith("\\end{table}\n")
+    assert any(note.startswith("Published (RoB base LoRA, RoB large LoRA") for note in table.notes)
+
+
+def test_a_hundred_steps_say_nothing_of_quality():
+    assert all("training_cost_" not in table.name for table in all_tables(frame([record(experiment="training_cost")])))
+
+
+def test_no_difference_is_taken_to_another_backbone():
+    run = record("backbone=minilm", "task=rte", experiment="parikh_wu_table1_minilm")
+    table = next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame([run]))
+    assert "difference" not in set(table.cells["source"])
+    assert "0.500" in set(table.cells["RTE"])
+    assert (table.cells[table.cells["source"] == "ours, RoBERTa-base"]["RTE"] == "").all()
+
+
+def test_no_difference_is_taken_to_another_model():
+    run = record("method=lora", "task=mnli", "method.target_modules=query", experiment="lora_table5")
+    table = next(p for p in PUBLISHED if p.name == "lora_table5").table(frame([run]))
+    assert "50.0" in set(table.cells["MNLI"])
+    assert "difference" not in set(table.cells["source"])
+
+
+def test_a_cell_never_mixes_settings():
+    runs = [record("method=lora", "task=rte", f"trainer.epochs={n}", f"seed={n}") for n in (1, 2)]
+    with pytest.raises(UserError, match="lora on rte with roberta-base has records of several settings"):
+        next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame(runs))
+    [table] = [t for t in all_tables(frame([dict(run, experiment="x") for run in runs])) if t.name == "x_statistics"]
+    assert sorted(table.cells["runs"]) == ["LoRA, epochs 1", "LoRA, epochs 2"]
+
+
+def test_a_collapsed_run_is_marked_by_the_metric_that_is_shown():
+    run = record("method=lora", "task=mrpc", scores=(0.6, 0.7))
+    run["history"][0] |= {"f1": 0.81, "collapsed": True}
+    table = next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame([run]))
+    assert "0.810 ‡1" in set(table.cells["MRPC"])
+
+
+def test_both_protocols_are_shown_and_differ_where_the_epochs_do():
+    run = record("task=rte", "method=full", scores=(0.6, 0.9, 0.7), held_out=(0.5, 0.6, 0.8))
+    lines = next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame([run])).cells
+    ours = lines[lines["RTE"] == "0.900"]["source"].item()
+    assert ours == "ours, RoBERTa-base, each at its own rate"
+    assert lines[lines["RTE"] == "0.700"]["source"].item() == f"{ours}, epoch chosen on held-out data"
+
+
+def test_statistics_flag_collapse_and_failure_and_test_against_full_fine_tuning():
+    runs = [record("task=cola", "method=full", f"seed={s}", scores=(x,)) for s, x in enumerate((0.6, 0.62, 0.61))]
+    runs += [record("task=cola", "method=lora", f"seed={s}", scores=(x,)) for s, x in enumerate((0.5, 0.0, 0.55))]
+    runs.append(record("task=cola", "method=lora", "seed=3", status="failed", reason="nan"))
+    table = next(t for t in all_tables(frame(runs)) if t.name == "parikh_wu_table1_own_rates_statistics")
+    lora = cells(table, runs="LoRA")
+    assert lora[3:7] == ["3", "1", "1", "50.0"]
+    assert lora[10] == f"{(50 + 0 + 55) / 3 - 61:+.1f}"
+    assert float(lora[11]) == pytest.approx(stats.ttest_rel([50, 0, 55], [60, 62, 61]).pvalue, abs=6e-4)
+    assert cells(table, runs="Full FT")[10:] == ["", ""]
+
+
+def test_settings_are_never_mixed():
+    runs = [record("method=lora", "task=cola", f"method.rank={r}", scores=(r / 10,), experiment="x") for r in (1, 2)]
+    [table] = [t for t in all_tables(frame(runs)) if t.name == "x_statistics"]
+    assert [cells(table, runs=f"LoRA, rank {r}")[6] for r in (1, 2)] == ["10.0", "20.0"]
+
+
+def test_the_rate_is_chosen_on_held_out_data_alone():
+    def run(rate: str, scores, held_out):
+        words = ("method=lora", "task=cola", f"trainer.learning_rate={rate}")
+        return record(*words, scores=scores, held_out=held_out, experiment="learning_rates")
+
+    table = learning_rates(frame([run("1e-4", (0.9, 0.1), (0.1, 0.2)), run("1e-3", (0.3, 0.5), (0.6, 0.3))]))
+    assert cells(table, **{"learning rate": "0.0001"})[2] == "90.0"
+    assert cells(table, **{"learning rate": "chosen on held-out data"})[2] == "0.001"
+    assert cells(table, **{"learning rate": "and its score"})[2] == "30.0"
+
+
+def test_costs_are_relative_to_full_fine_tuning_on_the_same_machine():
+    runs = [record("method=full", "task=mrpc", experiment="training_cost")]
+    fast = record("method=lora", "task=mrpc", experiment="training_cost")
+    fast["speed"]["samples_per_second"] = 15.0
+    other = copy.deepcopy(fast)
+    other["provenance"]["hardware"]["cpu"] = "Y"
+    table = training_cost(frame([*runs, fast, other]))
+    assert cells(table, method="LoRA")[6] == "1.50"
+    assert "Y" not in table.markdown()
+
+
+# Claims
+
+
+def test_claims_follow_the_records():
+    def verdicts(records) -> dict[str, str]:
+        return {claim.text: claim.lines(frame(records))[0][2] for claim in CLAIMS if not claim.measured}
+
+    nothing = verdicts([])
+    assert NOT_RUN in nothing.values()
+    assert HOLDS not in nothing.values()
+    on_par = "LoRA performs on par with full fine-tuning or better"
+    for lora, expected in ((0.8, HOLDS), (0.7, FAILS)):
+        runs = [
+            record("method=full", "task=rte", scores=(0.805,)),
+            record("method=lora", "task=rte", scores=(lora,)),
+        ]
+        assert verdicts(runs)[on_par] == expected
+
+
+def test_every_claims_experiment_is_there():
+    for claim in CLAIMS:
+        for experiment in claim.experiments if claim.test else ():
+            assert (ROOT / "conf/experiment" / f"{experiment}.yaml").exists(), experiment
+
+
+# Subspaces
+
+
+def test_similarity_is_one_within_and_small_between_random_subspaces():
+    import torch
+
+    A = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
+    same = similarity(A, 3 * A)
+    assert same.diagonal().tolist() == pytest.approx([1.0] * 8)
+    assert same[3, 7] == pytest.approx(1.0)
+    other = similarity(A, torch.randn(64, 256, generator=torch.Generator().manual_seed(1)))
+    assert other.shape == (8, 64)
+    assert other[7, 63].item() == pytest.approx(64 / 256, abs=0.08)
+
+
+# What is committed
+
+
+def test_the_committed_tables_and_figures_are_those_of_the_committed_records(tmp_path):
+    """Byte for byte: nobody edited a number, and none was forgotten."""
+    from analysis.claims import write_claims
+
+    runs = load()
+    written = [*write_tables(runs, tmp_path), write_claims(runs, tmp_path)]
+    written += write_figures(runs, read_similarity(), tmp_path / "figures")
+    for path in written:
+        committed = TABLES / path.relative_to(tmp_path)
+        assert committed.read_bytes() == path.read_bytes(), committed
+    names = {path.relative_to(tmp_path) for path in written}
+    left = [
+        p for p in TABLES.rglob("*") if p.is_file() and p.relative_to(TABLES).parts[0] not in ("records", "reported")
+    ]
+    assert {path.relative_to(TABLES) for path in left} <= names | {Path("README.md")}
+
+
+def test_every_task_has_a_label():
+    assert set(TASKS) == set(GLUE)

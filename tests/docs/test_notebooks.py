@@ -1,0 +1,27 @@
+"""Every notebook runs from top to bottom on the records that are there, and is kept with its outputs."""
+
+import sys
+
+import nbformat
+import pytest
+from support.command_line import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+@pytest.mark.filterwarnings("ignore")  # the kernel's own
+def test_a_notebook_runs_and_shows_something(file):
+    pytest.importorskip("nbclient", reason="nbclient is in requirements-dev.txt")
+    from run_notebooks import run
+
+    shown = [cell for cell in run(file).cells if cell["cell_type"] == "code" and cell["outputs"]]
+    assert len(shown) >= 4
+    assert "image/png" in str(shown)
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_is_committed_as_it_ran(file):
+    cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))

@@ -1,0 +1,71 @@
+"""The README's worked example is a method that runs: one file, one YAML, nothing else."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from support.command_line import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A copy of the code with the README's files written into it."""
+    folder = tmp_path_factory.mktemp("house")
+    for part in ("adapters", "conf", "core", "experiments", "hydra_plugins", "methods", "models", "tasks", "training"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "train.py", folder)
+    files = dict(re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", README, flags=re.S))
+    assert set(files) == {"methods/ia3.py", "conf/method/ia3.yaml"}
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_the_new_method_trains_from_the_command_line(house):
+    words = ["method=ia3", "task=rte", "profile=offline", "backbone=tiny", "logger=none", "trainer.max_steps=5"]
+    done = subprocess.run([sys.executable, "train.py", *words], cwd=house, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((house / done.stdout.splitlines()[-1].removeprefix("result: ")).read_text())
+    assert record["status"] == "complete"
+    assert record["method"] == "ia3"
+    assert record["parameters"]["trained_without_head"] == 2 * 2 * 32
+
+
+def test_the_new_method_starts_at_the_pretrained_model_and_folds(house):
+    script = """
+import sys; sys.path.insert(0, sys.argv[1])
+import torch
+from methods.base import fold
+from methods.ia3 import IA3
+model = tiny_model()
+with torch.no_grad():
+    start = model(**tiny_inputs()).logits
+    IA3().apply(model)
+    assert torch.allclose(model(**tiny_inputs()).logits, start, atol=1e-6)
+    shake(model)
+    moved = model(**tiny_inputs()).logits
+    assert not torch.allclose(moved, start, atol=1e-3)
+    assert torch.allclose(fold(model)(**tiny_inputs()).logits, moved, atol=1e-5)
+"""
+    tests = house / "tests"
+    tests.mkdir()
+    shutil.copy(ROOT / "tests/conftest.py", tests)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tests)], cwd=house, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_commands_compose():
+    """Each `train.py` line of the README, placeholders filled in."""
+    from conftest import compose
+
+    lines = re.findall(r"^(?:[\w/.]*python|accelerate launch) train\.py (?!-m)(.*?)(?:\s+#.*)?$", README, flags=re.M)
+    assert len(lines) >= 5
+    for line in lines:
+        compose(*line.replace("DIR", "somewhere").replace("HUB_NAME_OR_FOLDER", "some/where").split())

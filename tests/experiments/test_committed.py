@@ -1,0 +1,87 @@
+"""A run whose record is committed is finished, so that a grid can be shared out among machines through git."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from support.command_line import ROOT, compose
+
+import train
+from analysis.records import collect
+from experiments import run_folder
+from experiments.run_folder import RunFolder
+from experiments.sweep import cells
+from training.trainer import Trainer
+
+WORDS = (
+    "profile=offline",
+    "backbone=tiny",
+    "logger=none",
+    "data.train_size=40",
+    "data.eval_size=20",
+    "trainer.epochs=1",
+)
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """A run whose record alone is left, where records are committed."""
+    monkeypatch.setattr(run_folder, "COMMITTED", tmp_path / "records")
+    run = replace(compose(*WORDS, f"output_dir={tmp_path / 'runs'}"), experiment="study")
+    train.train(run)
+    file = tmp_path / "records/study" / f"{run.folder.name}.json"
+    file.parent.mkdir(parents=True)
+    shutil.copy(run.folder / "result.json", file)
+    shutil.rmtree(tmp_path / "runs")
+    return run, file
+
+
+def test_it_is_complete_and_not_trained_again(committed, monkeypatch, capsys):
+    run, file = committed
+    monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("trained again"))
+    assert RunFolder.of(run).status()[0] == "complete"
+    train.train(run)
+    assert capsys.readouterr().out.endswith(f"result: {file}\n")
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize("other", [{"reuse_records": False}, {"force": True}, {"seed": 1}, {"experiment": "default"}])
+def test_it_is_missing_for_another_run_and_for_one_that_asks_for_training(committed, other):
+    assert RunFolder.of(replace(committed[0], **other)).status()[0] == "missing"
+
+
+def test_a_record_of_other_settings_under_its_name_does_not_count(committed):
+    run, file = committed
+    record = json.loads(file.read_text())
+    del record["sha256"]
+    file.write_text(json.dumps(record | {"schema": 2, "config_hash": "0" * 16}))
+    assert RunFolder.of(run).status()[0] == "missing"
+
+
+def test_a_failed_one_is_trained_here(committed):
+    run, file = committed
+    record = json.loads(file.read_text())
+    del record["sha256"]
+    file.write_text(json.dumps(record | {"schema": 2, "status": "failed"}))
+    assert RunFolder.of(run).status()[0] == "missing"
+
+
+def test_what_collect_writes_is_found_again(committed, tmp_path):
+    run, file = committed
+    again = replace(run, force=True, output_dir=str(tmp_path / "again"))
+    train.train(again)
+    record = again.folder / "result.json"
+    kept = json.loads(record.read_text())
+    del kept["sha256"]
+    record.write_text(json.dumps(kept | {"schema": 2, "data": "local"}))  # generated data are never committed
+    file.unlink()
+    assert collect(tmp_path / "again", into=file.parent.parent) == [file]
+    assert RunFolder.of(run).status()[0] == "complete"
+
+
+def test_the_committed_study_is_complete_in_a_fresh_clone(tmp_path):
+    """Every record in the repository stands for a cell of its experiment."""
+    files = {file.stem for file in (ROOT / "paper_tables/records/learning_rates_minilm").glob("*.json")}
+    runs = cells(["experiment=learning_rates_minilm", "data.path=/nowhere", f"output_dir={tmp_path}"])
+    assert {run.folder.name for run in runs if RunFolder.of(run).status()[0] == "complete"} == files

@@ -1,0 +1,115 @@
+"""Sweeps as a user starts them: mistakes, kills, several at once, what a run starts from."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from support.command_line import ROOT, call, science, start
+
+from experiments.run_folder import RunFolder
+
+
+def test_a_sweep_goes_on_after_a_mistake_and_says_so_at_the_end(tmp_path):
+    words = ("method=lora", "method.rank=2,0,3", "hydra.launcher.parallel=2")
+    status, out, err = call(tmp_path, *words)
+    assert status == 2
+    assert err.count("method.rank is 0") == 1
+    assert "Traceback" not in err
+    assert sorted(line[:3] for line in out.splitlines() if "] result: " in line) == ["[1]", "[2]"]
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+    status, out, err = call(tmp_path, *words)
+    assert status == 2
+    assert out == "sweep: 3 runs, 0 of them to train\n"
+
+
+def kill(process: subprocess.Popen) -> None:
+    """-9, for the sweep and what it started."""
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.kill()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_does(tmp_path):
+    words = ("method=full,lora", "data.train_size=400", "trainer.epochs=8", "trainer.eval_every=20")
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    process = start(tmp_path / "parts", *words)
+    deadline = time.monotonic() + 120
+    second = "lora-*/checkpoint.safetensors"
+    while not list((tmp_path / "parts/default").glob(second)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    kill(process)
+    first = next((tmp_path / "parts/default").glob("full-*/result.json"))
+    before = first.stat().st_mtime_ns
+    assert not list((tmp_path / "parts/default").glob("lora-*/result.json"))
+    status, out, err = call(tmp_path / "parts", *words)
+    assert status == 0, err
+    assert "2 runs, 1 of them to train" in out
+    assert "resumes at step" in out
+    assert first.stat().st_mtime_ns == before
+    assert call(tmp_path / "whole", *words)[0] == 0
+    assert len(science(tmp_path / "whole")) == 2
+    assert science(tmp_path / "parts") == science(tmp_path / "whole")
+
+
+def test_a_sweep_that_is_warned_of_its_end_writes_its_runs_state(tmp_path):
+    process = start(tmp_path, "method=full,lora", "data.train_size=400", "trainer.epochs=200")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: the sweep" in err
+    [record] = tmp_path.rglob("result.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+
+
+def test_no_runs_at_a_time_are_refused(tmp_path):
+    status, out, err = call(tmp_path, "hydra.launcher.parallel=0")
+    assert (status, out, err) == (2, "", "error: hydra.launcher.parallel is 0; it must be at least 1\n")
+
+
+def test_a_failed_run_is_named_and_trained_again_when_asked(tmp_path):
+    words = ("method=full", "trainer.learning_rate=1e-3,1e30")
+    status, out, err = call(tmp_path, *words)
+    assert status == 1
+    assert "lower" in err
+    status, out, err = call(tmp_path, *words)
+    assert (status, out) == (1, "sweep: 2 runs, 0 of them to train\n")
+    assert "failed before: " in err
+    assert "retry=true" in err
+    status, out, err = call(tmp_path, *words, "retry=true")
+    assert status == 1
+    assert "sweep: 2 runs, 1 of them to train" in out
+
+
+def test_a_finished_run_on_other_data_is_no_finished_run(tmp_path):
+    from test_tasks import mirror
+
+    for name in ("a", "b"):
+        mirror(tmp_path / name, "cola" if name == "a" else "rte")
+    words = ("method=lora", "data=local", "data.train_size=null", "data.eval_size=null", "trainer.epochs=1")
+    assert call(tmp_path, *words, f"data.path={tmp_path / 'a'}")[0] == 0
+    status, out, err = call(tmp_path, *words, f"data.path={tmp_path / 'b'}")
+    assert status == 2
+    assert "1 of them to train" in out
+    assert "has no cola" in err
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path):
+    folder = RunFolder(tmp_path / "run", "")
+    assert not folder.is_locked()
+    with folder.lock():
+        assert folder.is_locked()
+        code = "from pathlib import Path\nfrom experiments.run_folder import RunFolder\n"
+        code += f"with RunFolder(Path({str(folder.path)!r}), '').lock(): print('in')"
+        other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert "; waiting" in other.stdout.readline()
+    assert other.communicate(timeout=60)[0] == "in\n"
+    assert not folder.is_locked()

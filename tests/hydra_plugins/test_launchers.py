@@ -1,0 +1,81 @@
+"""Sweeps through submitit: on this machine, and what it would ask of Slurm."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from support.command_line import ENVIRONMENT, ROOT, TINY, science
+
+
+def start(output: Path, *words: str) -> subprocess.Popen:
+    command = [sys.executable, "train.py", "-m", *TINY, f"output_dir={output}", "method=lora", *words]
+    return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def logs(output: Path) -> str:
+    """What the jobs printed."""
+    return "".join(path.read_text() for path in sorted(output.glob("default/.submitit/*/*_log.*")))
+
+
+def test_submitit_leaves_what_the_default_launcher_does_and_a_job_that_ends_badly_ends_alone(tmp_path):
+    words = ("trainer.learning_rate=-1,1e30,1e-3",)
+    sweeps = [start(tmp_path / name, f"hydra/launcher={name}", *words) for name in ("processes", "local")]
+    said = [process.communicate(timeout=300)[1] for process in sweeps]
+    assert [process.returncode for process in sweeps] == [2, 2]
+    assert "trainer.learning_rate is -1.0; it must be above 0" in said[1] + logs(tmp_path / "local")
+    assert "Traceback" not in "".join(said)
+    records = science(tmp_path / "local")
+    assert sorted(record["status"] for record in records.values()) == ["complete", "failed"]
+    assert records == science(tmp_path / "processes")
+
+
+def test_a_job_that_has_to_make_way_goes_on_from_its_checkpoint(tmp_path):
+    """As a Slurm job does before its time is up: the same signal, and submitit's answer to it."""
+    process = start(tmp_path, "hydra/launcher=local", "data.train_size=400", "trainer.epochs=10")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    [controller] = [path.name for path in (tmp_path / "default/.submitit").iterdir() if path.name.isdigit()]
+    os.kill(int(subprocess.check_output(["pgrep", "-P", controller])), signal.SIGUSR2)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    [record] = science(tmp_path).values()
+    assert record["status"] == "complete"
+    assert "resumes at step" in logs(tmp_path)
+
+
+def test_slurm_is_asked_for_one_gpu_a_job(tmp_path, monkeypatch):
+    """By a Slurm that keeps what it is asked, and refuses it."""
+    for name, script in (("srun", ""), ("sbatch", f"cp $1 {tmp_path}/asked; echo no such partition >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    words = ("hydra/launcher=slurm", "hydra.launcher.partition=gpu", "experiment=subspace", "seed=range(9)")
+    assert "no such partition" in start(tmp_path, *words).communicate(timeout=300)[1]
+    asked = (tmp_path / "asked").read_text().splitlines()
+    for flag in (
+        "gpus-per-node=1",
+        "ntasks-per-node=1",
+        "nodes=1",
+        "cpus-per-task=4",
+        "mem=32GB",
+        "time=1440",
+        "signal=USR2@600",
+        "array=0-17%16",
+        "partition=gpu",
+        "job-name=subspace",
+        f"output={tmp_path}/subspace/.submitit/%A_%a/%A_%a_0_log.out",
+    ):
+        assert f"#SBATCH --{flag}" in asked
+    assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in asked
+
+
+def test_no_slurm_is_one_sentence(tmp_path):
+    process = start(tmp_path, "hydra/launcher=slurm", "seed=0,1")
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert "slurm" in said
+    assert said.count("\n") == 1

@@ -1,0 +1,161 @@
+"""The benchmark: both sides train the same examples, turns are counted exactly, ratios are what they say."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support.command_line import ROOT, compose
+
+from analysis.speed import LONGEST, MAXIMUM, OURS, RANDOM, THEIRS, ratio, ratios, table
+from core.errors import UserError
+from scripts.benchmark import require_equal, verdicts
+from scripts.benchmark_sides import SIDES, serve
+
+peft = pytest.importorskip("peft")
+TINY = (
+    "backbone=tiny",
+    "data=generated",
+    "task=rte",
+    "data.train_size=48",
+    "data.eval_size=20",
+    "trainer.batch_size=8",
+)
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+class Script:
+    """A pipe whose far end has said everything beforehand."""
+
+    def __init__(self, *messages):
+        self.messages, self.answers = list(messages), []
+
+    def recv(self):
+        return self.messages.pop(0)
+
+    def send(self, answer):
+        self.answers.append(answer)
+
+
+def answers(side: str, *words: str) -> list[dict]:
+    """What a side says: of itself, of two turns, and at the end."""
+    pipe = Script(2, 4, None)
+    run = compose("experiment=benchmark", *TINY, "trainer.epochs=1", *words)
+    serve(run, side, pipe)
+    assert not any("error" in answer for answer in pipe.answers), pipe.answers
+    assert not pipe.messages
+    return pipe.answers
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "lora_fa", "vera", "qlora"])
+def test_both_sides_train_the_same_batches(method):
+    rank = [] if method == "full" else ["method.rank=4"]
+    ours, theirs = (answers(side, f"method={method}", *rank) for side in (RANDOM, LONGEST))
+    for one, other, steps in zip(ours[1:3], theirs[1:3], (2, 4), strict=True):
+        assert len(one["seconds"]) == len(other["seconds"]) == steps
+        assert one["samples"] == other["samples"] == 8 * steps
+        assert one["tokens"] == other["tokens"] == one["padded_tokens"] < other["padded_tokens"]
+    assert ours[0]["first_loss"] == pytest.approx(theirs[0]["first_loss"], rel=1e-5)
+    for end in (ours[-1], theirs[-1]):
+        assert end["held"]["float32"] > 0
+        assert end["flops_per_token"] > 0
+        assert end["peak_bytes"] >= end["before"] > 0
+    assert sum(ours[-1]["held"].values()) < sum(theirs[-1]["held"].values())
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_all_sides_see_the_same_examples_in_the_end(side):
+    _, *turns, _ = answers(side, "method=lora", "method.rank=4")
+    reference = answers(RANDOM, "method=lora", "method.rank=4")[1:3]
+    for key in ("samples", "tokens"):
+        assert sum(turn[key] for turn in turns) == sum(turn[key] for turn in reference)
+
+
+def test_padding_to_the_maximum_pads_to_the_maximum():
+    _, _, turn, _ = answers(MAXIMUM, "method=lora", "method.rank=4", "task.max_length=64")
+    assert turn["padded_tokens"] == 4 * 8 * 64
+
+
+def test_sides_that_hold_other_models_are_not_compared():
+    require_equal({OURS: 0.7, LONGEST: 0.701})
+    with pytest.raises(UserError, match="do not hold the same model"):
+        require_equal({OURS: 0.7, LONGEST: 0.8})
+
+
+def test_a_mistake_is_the_sides_answer():
+    pipe = Script()
+    serve(compose("experiment=benchmark", *TINY, "method=lora", "method.rank=4000"), OURS, pipe)
+    [answer] = pipe.answers
+    assert answer["error"].startswith("method.rank is 4000")
+
+
+def benchmark(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *words]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_writes_a_record_and_a_table_and_says_what_it_found(tmp_path):
+    done = benchmark(*TINY, "method=lora", "method.rank=4", "rounds=2", "steps=1", f"into={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    [file] = (tmp_path / "records/benchmark").glob("*.json")
+    record = json.loads(file.read_text())
+    assert list(record["sides"]) == list(SIDES)
+    assert all(len(side["turns"]) == 2 for side in record["sides"].values())
+    assert record["peak_flops"] > 1e9
+    for side in THEIRS.values():
+        assert f"lora on rte: {ratio(record, OURS, side):.2f} times the samples/s of {side}" in done.stdout
+    assert "| tiny | " in (tmp_path / "speed.md").read_text()
+
+
+@pytest.mark.parametrize("word", ["rounds=0", "method=qlorra", "method.rank=4000"])
+def test_mistakes_are_one_sentence(word, tmp_path):
+    done = benchmark(*TINY, *(["method=lora"] if "method=" not in word else []), word, f"into={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def side(samples: list[int], seconds: list[float], **more) -> dict:
+    turns = [
+        {"samples": n, "tokens": 10 * n, "padded_tokens": 20 * n, "seconds": [s / 2, s / 2]}
+        for n, s in zip(samples, seconds, strict=True)
+    ]
+    size = {"held": {"float32": 80, "bool": 20}, "flops_per_token": 5.0, "peak_bytes": 100, "before": 50}
+    return {"turns": turns} | size | more
+
+
+def made_up() -> dict:
+    """A record in which they take 2, 4 and 8 times as long as we do over the same batches."""
+    slow = dict.fromkeys(THEIRS.values(), side([10, 10, 10], [2, 4, 8], held={"float32": 200}, peak_bytes=400))
+    record = {"benchmark": 1, "method": "lora", "task": "rte", "backbone": "minilm", "peak_flops": 4000.0}
+    record |= {"sides": {OURS: side([10, 10, 10], [1, 2, 1]), RANDOM: side([10, 10, 10], [1, 1, 1])} | slow}
+    record["provenance"] = {"hardware": {"device": "cpu", "cpu": "X", "threads": 1, "precision": "fp32"}}
+    record["config"] = {"trainer": {"batch_size": 8, "forward": "packed"}, "task": {"max_length": 128}}
+    return record | {"settings": {"rank": 2}}
+
+
+def test_ratios_are_over_all_turns_and_turn_by_turn_over_the_same_batches(tmp_path):
+    record = made_up()
+    full = record | {"method": "full", "settings": {}, "sides": record["sides"] | {OURS: side([10, 10, 10], [4, 2, 2])}}
+    other = full | {"config": record["config"] | {"task": {"max_length": 64}}, "method": "dora", "settings": {}}
+    assert ratios(record, RANDOM, LONGEST) == [2, 4, 8]
+    for name, one in (("a", record), ("b", full), ("c", other), ("d", {"schema": 2})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(one))
+    lines = table(tmp_path).cells
+    assert list(lines["method"]) == ["Full FT", "LoRA, rank 2", "DoRA"]
+    assert list(lines["x full FT"]) == ["1.00", "2.00", ""]
+    ours = lines.iloc[1]
+    assert ours["x random"] == ours["x max_length"] == "3.50"
+    assert ours["random / random"] == "4.00 (2.00-8.00)"
+    assert (ours["held"], ours["peak"]) == ("0.50", "0.25 (0.14)")
+    assert ours["step ms"] == "500 (500-1000)"
+    assert ours["of peak"] == "0.19, 0.05"
+
+
+def test_the_verdict_is_plain_where_we_are_behind():
+    record = made_up()
+    assert not any("NOT" in line for line in verdicts(record))
+    record["sides"][OURS] = side([10, 10, 10], [9, 9, 9], held={"float32": 200}, peak_bytes=400)
+    assert ["NOT" in line for line in verdicts(record)] == [True] * 5
+    assert verdicts(record)[3] == f"lora on rte: 1.00 of the bytes held for backward of {LONGEST}, NOT SMALLER"

@@ -1,0 +1,97 @@
+"""The small scripts, as a user calls them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support.command_line import ROOT, compose
+
+from experiments.config import to_dict
+from experiments.record import SCHEMA, write_record
+
+
+def call(script: str, *words: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *words], capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def leave(folder, method: str, task: str, seed: int, score: float, *more: str, collapsed: bool = False) -> None:
+    config = compose(f"method={method}", f"task={task}", f"seed={seed}", "profile=offline", *more)
+    metric = config.task.row.metrics[0]
+    record = {
+        "schema": SCHEMA,
+        "experiment": config.experiment,
+        "config_hash": config.hash,
+        "status": "complete",
+        "method": method,
+        "task": task,
+        "backbone": "minilm",
+        "data": "generated",
+        "seed": seed,
+        "metric": metric,
+        "best": {metric: score, "collapsed": collapsed},
+        "parameters": {"trained_without_head": 1234},
+        "config": to_dict(config),
+    }
+    write_record(folder / config.folder.name, record)
+
+
+def test_results_are_medians_over_seeds_and_never_over_settings(tmp_path):
+    for seed, score in ((0, 0.5), (1, 0.7), (2, 0.6)):
+        leave(tmp_path, "vera", "cola", seed, score)
+    leave(tmp_path, "vera", "cola", 0, 0.1, "method.rank=2")
+    leave(tmp_path, "full", "rte", 0, 0.9)
+    leave(tmp_path, "full", "cola", 0, 0.0, collapsed=True)
+    (tmp_path / "odd.json").write_text("[1]")
+    leave(tmp_path, "lora", "cola", 0, 0.5)
+    [damaged] = tmp_path.glob("lora-*/result.json")
+    damaged.write_text(damaged.read_text().replace("0.5", "0.7"))
+    status, out, err = call("results.py", str(tmp_path))
+    assert status == 0
+    assert err.startswith(f"warning: {damaged} is damaged: its checksum is of another content: left out")
+    assert err.count("\n") == 1
+    assert "minilm, data=generated" in out
+    rows = [line for line in out.splitlines() if line.startswith("| ")]
+    assert rows[0] == "| method | learning rate | trained | cola (matthews_correlation) | rte (accuracy) |"
+    assert rows[1] == "| full | 0.0001 | 1,234 | 0.0† | 90.0 |"
+    assert sorted(rows[2:]) == ["| vera | 0.03 | 1,234 | 10.0 |  |", "| vera | 0.03 | 1,234 | 60.0 (3) |  |"]
+
+
+def test_no_results_is_one_sentence(tmp_path):
+    status, _, err = call("results.py", str(tmp_path))
+    assert (status, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tasks", "colla"), "unknown task 'colla'; .*did you mean cola"),
+        (
+            ("--backbones", "tiny"),
+            "unknown backbone 'tiny'; there are: deberta-v2-xxlarge, minilm, roberta-base, roberta-large",
+        ),
+        (("--backbones", "roberta-base"), "'FacebookAI/roberta-base' is not in the cache"),
+    ],
+)
+def test_download_says_what_it_cannot_get(words, message):
+    import re
+
+    status, _, err = call("download.py", *words)
+    assert status == 2
+    assert re.fullmatch(rf"error: .*{message}.*\n", err), err
+
+
+def test_the_reference_trains_the_same_run(tmp_path):
+    pytest.importorskip("peft", reason="peft is in requirements-dev.txt")
+    words = ["method=dora", "task=mrpc", "profile=offline", "backbone=tiny", "data.train_size=40", "data.eval_size=20"]
+    status, out, err = call("reference.py", *words, "trainer.epochs=2", "method.rank=2", f"output_dir={tmp_path}")
+    assert status == 0, err
+    record = json.loads((ROOT / out.splitlines()[-1].removeprefix("result: ")).read_text())
+    assert [entry["step"] for entry in record["history"]] == [2, 4]
+    assert set(record["best"]) >= {"accuracy", "f1"}
+    status, _, err = call("reference.py", *words, "method=lora_fa_corrected", f"output_dir={tmp_path}")
+    assert status == 2
+    assert "method is 'lora_fa_corrected'; choose one of: full, lora, dora, lora_fa, vera, qlora" in err

@@ -1,0 +1,337 @@
+"""Whole runs of `train.py`, in this process, with a tiny random RoBERTa on generated data."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.command_line import ROOT, compose
+
+import train
+from core.errors import Diverged, Interrupted, UserError
+from experiments.record import read_record
+from tasks.glue import GLUE
+from training.trainer import Trainer
+
+NAMES = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
+SMALL = {
+    **{"head": [], "full": [], "bitfit": [], "vera": ["method.rank=16"], "top_layers": ["method.layers=1"]},
+    **{name: ["method.bottleneck=4"] for name in ("houlsby", "lin", "pfeiffer")},
+    "adapterdrop": ["method.bottleneck=4", "method.dropped_layers=1"],
+}
+
+
+def settings(output: Path, method: str = "lora", task: str = "cola", *more: str) -> list[str]:
+    rank = SMALL.get(method, ["method.rank=4"])
+    return [
+        f"method={method}",
+        f"task={task}",
+        "profile=offline",
+        "backbone=tiny",
+        "logger=none",
+        f"output_dir={output}",
+        "data.train_size=70",
+        "data.eval_size=40",
+        "trainer.epochs=2",
+        "trainer.batch_size=8",
+        "trainer.log_every=3",
+        "trainer.learning_rate=1e-3",
+        *rank,
+        *more,
+    ]
+
+
+def run(*arguments) -> tuple[Path, dict]:
+    config = compose(*settings(*arguments))
+    train.train(config)
+    return config.folder, read_record(config.folder)
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    monkeypatch.setattr(Trainer, "is_stop_requested", lambda trainer: trainer.progress.step == step)
+
+
+def outcome(folder: Path) -> dict:
+    """All of a run that two equal runs must share to the bit."""
+    record = read_record(folder)
+    tensors = {name: load_file(folder / name) for name in ("best.safetensors", "last.safetensors")}
+    return {
+        "history": record["history"],
+        "best": record["best"],
+        "predictions": (folder / "predictions.jsonl").read_text(),
+        "tensors": {f"{file}/{name}": t.tolist() for file, state in tensors.items() for name, t in state.items()},
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path, monkeypatch):
+    more = ["deterministic=true"]
+    more += ["method.dropout=0.1"] if hasattr(compose(f"method={name}").method, "dropout") else []
+    whole, _ = run(tmp_path / "whole", name, "cola", *more)
+    for step in (4, 13):  # within the first epoch's log window, and within the second epoch
+        stop_at(monkeypatch, step)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "parts", name, "cola", *more)
+        monkeypatch.undo()
+        torch.manual_seed(99)  # a new process knows nothing of where the generators were
+        folder = next((tmp_path / "parts/default").iterdir())
+        assert read_record(folder)["status"] == "interrupted"
+        assert (folder / "checkpoint.safetensors").exists()
+    parts, record = run(tmp_path / "parts", name, "cola", *more)
+    assert record["status"] == "complete"
+    assert not (parts / "checkpoint.safetensors").exists()
+    assert outcome(parts) == outcome(whole)
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_every_task_leaves_a_whole_record(task, tmp_path):
+    folder, record = run(tmp_path, "dora", task, "task.max_length=32")
+    assert set(record) == {
+        *("schema", "status", "reason", "method", "task", "backbone", "data", "seed", "experiment", "config"),
+        *("config_hash", "metric", "best", "selected", "last", "history", "seconds", "parameters", "speed", "memory"),
+        *("provenance", "sha256"),
+    }
+    assert (record["status"], record["method"], record["task"], record["data"]) == (
+        "complete",
+        "dora",
+        task,
+        "generated",
+    )
+    assert record["metric"] == GLUE[task].metrics[0]
+    assert [entry["step"] for entry in record["history"]] == [9, 18]
+    for entry in (record["best"], record["last"]):
+        assert {"step", "epoch", "train_loss", "collapsed", *GLUE[task].metrics} == set(entry)
+    assert record["best"][record["metric"]] == max(entry[record["metric"]] for entry in record["history"])
+    assert [use["step"] for use in record["memory"]["over_training"]] == [9, 18]
+    assert all(use["bytes"] > 0 for use in record["memory"]["over_training"])
+    assert record["seconds"] > 0
+    assert set(record["parameters"]) == {"total", "trained", "trained_without_head"}
+    assert record["speed"]["steps"] == 15
+    assert record["speed"]["padded_tokens_per_second"] >= record["speed"]["tokens_per_second"] > 0
+    assert record["memory"]["optimizer"] >= 2 * record["memory"]["gradients"] > 0
+    assert record["memory"]["peak_bytes"] > record["memory"]["activations"] > 0
+    predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(predictions) == 40 * len(GLUE[task].validation)
+    if not GLUE[task].is_regression:
+        right = sum(row["prediction"] == row["label"] for row in predictions) / len(predictions)
+        assert right == pytest.approx(record["best"].get("accuracy", right))
+    assert (folder / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("task", GLUE)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_runs_on_every_task(name, task, tmp_path):
+    _, record = run(tmp_path, name, task, "trainer.max_steps=2", "data.train_size=16", "data.eval_size=8")
+    assert record["status"] == "complete"
+    assert set(GLUE[task].metrics) < set(record["best"])
+
+
+def test_the_same_command_twice_gives_the_same_bits_and_another_seed_others(tmp_path):
+    first, again, other = (
+        run(tmp_path / x, "dora", "mrpc", f"seed={seed}")[0] for x, seed in zip("abc", (1, 1, 2), strict=True)
+    )
+    assert outcome(first) == outcome(again)
+    assert outcome(first) != outcome(other)
+
+
+def test_methods_with_one_seed_see_the_same_batches_and_start_at_the_same_head(tmp_path, monkeypatch):
+    seen, heads = {}, {}
+    step = Trainer.train_step
+
+    def spy(trainer, indices):
+        seen.setdefault(trainer.method.name, []).append(indices)
+        heads.setdefault(trainer.method.name, trainer.model.classifier.out_proj.weight.detach().clone())
+        step(trainer, indices)
+
+    monkeypatch.setattr(Trainer, "train_step", spy)
+    for name in ("full", "dora", "vera"):
+        run(tmp_path, name)
+    assert seen["full"] == seen["dora"] == seen["vera"]
+    assert torch.equal(heads["full"], heads["dora"])
+    assert torch.equal(heads["full"], heads["vera"])
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
+    folder, record = run(tmp_path)
+    monkeypatch.setattr(Trainer, "fit", lambda trainer: pytest.fail("trained again"))
+    run(tmp_path)
+    assert "finished before" in capsys.readouterr().out
+    monkeypatch.undo()
+    stamp = (folder / "result.json").stat().st_mtime_ns
+    _, forced = run(tmp_path, "lora", "cola", "force=true")
+    assert (folder / "result.json").stat().st_mtime_ns > stamp
+    assert forced["history"] == record["history"]
+
+
+def test_a_diverging_loss_fails_with_its_reason(tmp_path):
+    arguments = (
+        tmp_path,
+        "full",
+        "stsb",
+        "trainer.learning_rate=1e3",
+        "trainer.optimizer=sgd",
+        "trainer.max_grad_norm=null",
+    )
+    with pytest.raises(Diverged, match="lower"):
+        run(*arguments)
+    record = read_record(compose(*settings(*arguments)).folder)
+    assert record["status"] == "failed"
+    assert "loss" in record["reason"] or "logits" in record["reason"]
+    with pytest.raises(Diverged, match="failed before"):
+        run(*arguments)
+
+
+def test_a_nan_fails_the_run(tmp_path, monkeypatch):
+    loss = Trainer.loss
+    monkeypatch.setattr(Trainer, "loss", lambda *a: loss(*a) * (float("nan") if a[0].progress.step == 4 else 1))
+    with pytest.raises(Diverged, match="the loss is nan"):
+        run(tmp_path)
+
+
+def test_an_unexpected_error_leaves_a_record_and_the_checkpoint(tmp_path, monkeypatch):
+    step = Trainer.train_step
+
+    def broken(trainer, indices):
+        if trainer.progress.step == 12:
+            raise MemoryError("no more")
+        step(trainer, indices)
+
+    monkeypatch.setattr(Trainer, "train_step", broken)
+    with pytest.raises(MemoryError):
+        run(tmp_path / "a")
+    monkeypatch.undo()
+    folder = next((tmp_path / "a/default").iterdir())
+    assert read_record(folder)["status"] == "interrupted"
+    assert "MemoryError: no more" in read_record(folder)["reason"]
+    run(tmp_path / "a")
+    assert outcome(folder) == outcome(run(tmp_path / "b")[0])
+
+
+@pytest.mark.parametrize("task", ["cola", "mnli"])
+def test_an_epoch_is_chosen_on_what_is_held_out_too(task, tmp_path):
+    _, record = run(tmp_path, "full", task, "data.holdout=0.3", "trainer.epochs=4", "trainer.learning_rate=3e-3")
+    name = record["metric"]
+    held_out = [entry["held_out"][name] for entry in record["history"]]
+    assert record["selected"] == record["history"][held_out.index(max(held_out))]
+    scores = [entry[name] for entry in record["history"]]
+    assert record["best"] == record["history"][scores.index(max(scores))]
+    assert run(tmp_path, "full", task)[1]["selected"] is None
+
+
+def test_micro_batches_change_nothing_but_rounding(tmp_path):
+    quiet = ("+backbone.architecture.hidden_dropout_prob=0", "+backbone.architecture.attention_probs_dropout_prob=0")
+    _, whole = run(tmp_path, "lora", "stsb", *quiet)
+    _, pieces = run(tmp_path, "lora", "stsb", "trainer.micro_batch_size=3", *quiet)
+    for one, other in zip(whole["history"], pieces["history"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+    assert pieces["memory"]["activations"] < whole["memory"]["activations"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("trainer.optimizer=sgd", "trainer.schedule=cosine"),
+        ("trainer.schedule=constant", "trainer.max_grad_norm=null", "trainer.similar_length=false"),
+        ("trainer.eval_every=5", "trainer.max_steps=12"),
+        ("trainer.precision=bf16",),
+    ],
+)
+def test_the_trainers_settings_run(more, tmp_path):
+    _, record = run(tmp_path, "lora", "cola", *more)
+    assert record["status"] == "complete"
+    if "trainer.max_steps=12" in more:
+        assert [entry["step"] for entry in record["history"]] == [5, 10, 12]
+
+
+def test_a_signal_goes_on_to_who_handled_it_before_once_the_state_is_kept(tmp_path, monkeypatch):
+    """As submitit does, which queues a Slurm job again at its USR2."""
+    step, kept = Trainer.train_step, []
+
+    def warned(trainer, indices):
+        step(trainer, indices)
+        if trainer.progress.step == 4:
+            signal.raise_signal(signal.SIGUSR2)
+
+    def queue_again(number, frame):
+        folder = next((tmp_path / "default").iterdir())
+        kept.append((read_record(folder)["status"], (folder / "checkpoint.safetensors").exists()))
+        raise SystemExit(-1)
+
+    monkeypatch.setattr(Trainer, "train_step", warned)
+    before = signal.signal(signal.SIGUSR2, queue_again)
+    try:
+        with pytest.raises(SystemExit):
+            run(tmp_path)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert kept == [("interrupted", True)]
+
+
+def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, monkeypatch):
+    """The loss of the step is finite, and a signal comes before the next."""
+    step = Trainer.train_step
+
+    def broken(trainer, indices):
+        step(trainer, indices)
+        if trainer.progress.step == 4:
+            trainer.trained[0].data.fill_(float("nan"))
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train_step", broken)
+    with pytest.raises(Diverged, match="not finite at step 4"):
+        run(tmp_path)
+    assert not list(tmp_path.rglob("checkpoint.safetensors"))
+
+
+def test_a_checkpoint_of_other_data_is_refused_and_the_interrupted_record_left_alone(tmp_path, monkeypatch):
+    stop_at(monkeypatch, 13)
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    monkeypatch.undo()
+    file = next(tmp_path.rglob("result.json"))
+    before = file.read_text()
+    assert len(json.loads(before)["history"]) == 1
+    monkeypatch.setattr(train, "fingerprint", lambda splits: "other")
+    with pytest.raises(UserError, match="was written with another data: resume"):
+        run(tmp_path)
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("status", ["complete", "interrupted"])
+def test_other_weights_are_another_run(status, tmp_path, monkeypatch):
+    from test_backbone import save_encoder
+
+    words = (
+        tmp_path / "runs",
+        "lora",
+        "cola",
+        "backbone=custom",
+        f"backbone.source={tmp_path / 'weights'}",
+        "task.max_length=32",
+    )
+    save_encoder(tmp_path / "weights", seed=1)
+    if status == "interrupted":
+        stop_at(monkeypatch, 13)
+        with pytest.raises(Interrupted):
+            run(*words)
+        monkeypatch.undo()
+    else:
+        run(*words)
+    save_encoder(tmp_path / "weights", seed=2)
+    with pytest.raises(UserError, match="another backbone"):
+        run(*words)
+
+
+def test_an_earlier_run_of_the_process_is_not_in_the_peak_of_the_next(tmp_path):
+    from training.meters import MemoryMeter, release_memory
+
+    release_memory()
+    meter = MemoryMeter(torch.device("cpu"))
+    before = meter.current_bytes()
+    earlier = [torch.ones(1000) for _ in range(50_000)]  # many small pieces, which an allocator likes to keep
+    assert meter.current_bytes() - before > 150 * 2**20
+    del earlier
+    release_memory()
+    assert meter.current_bytes() - before < 50 * 2**20
