@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.records import BACKBONES, METHODS, RECORDS
 from analysis.render import Table
+from analysis.reported import read_reported
 from analysis.speed import machine
 
 FOLDER = RECORDS / "latency"
@@ -66,8 +67,6 @@ def line(record: dict[str, Any], cell: dict[str, Any]) -> list[str]:
 
 def published() -> tuple[list[list[str]], str]:
     """LoRA's table 1 in our columns, and where it is from."""
-    from analysis.tables import read_reported  # which imports this module for its table
-
     reported = read_reported("lora_table1")
     lines = []
     for column, part in reported.groupby("column", sort=False):

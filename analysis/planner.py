@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from analysis.records import ROOT
 from analysis.render import Table
+from analysis.reported import read_reported
 from core.errors import UserError
 from methods.base import (
     ALL_LINEAR,
@@ -139,8 +140,6 @@ SHOW = {
 
 def table() -> Table:
     """The published table of adapters beside Llama 7B, and ours."""
-    from analysis.tables import read_reported  # which imports this module for this table
-
     reported = read_reported("adapters_beside_a_model")
     published = {
         row: dict(zip(cells["column"], cells["value"], strict=True))

@@ -11,7 +11,6 @@ from analysis import latency, planner, serving, speed
 from analysis.records import (
     BACKBONES,
     METHODS,
-    ROOT,
     TASKS,
     best,
     complete,
@@ -21,10 +20,10 @@ from analysis.records import (
     selected,
 )
 from analysis.render import Table
+from analysis.reported import read_reported
 from analysis.statistics import holm, paired_p, summarize
 from core.errors import UserError
 
-REPORTED = ROOT / "paper_tables" / "reported"
 COLLAPSED = "‡ and a number: so many of the runs gave one answer to everything at their best; they are counted in."
 
 
@@ -180,11 +179,6 @@ def suffix(experiment: str) -> str:
         "parikh_wu_table1_own_rates": ", each at its own rate",
         "parikh_wu_table1_minilm": ", own rates, 3 epochs",
     }.get(experiment, "")
-
-
-def read_reported(name: str) -> pd.DataFrame:
-    """`paper_tables/reported/NAME.csv`: row, column, value, spread, source, protocol, all as they are printed."""
-    return pd.read_csv(REPORTED / f"{name}.csv", dtype=str, keep_default_na=False)
 
 
 LABELS = {label: name for name, label in METHODS.items()}

@@ -13,9 +13,10 @@ from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN
 from analysis.figures import write_figures
 from analysis.records import RECORDS, TASKS, collect, complete, frame, load
 from analysis.render import latex_text
+from analysis.reported import read_reported
 from analysis.statistics import bootstrap, holm, paired_p, summarize
 from analysis.subspace import read_similarity, similarity
-from analysis.tables import PUBLISHED, all_tables, learning_rates, read_reported, training_cost, write_tables
+from analysis.tables import PUBLISHED, all_tables, learning_rates, training_cost, write_tables
 from core.errors import UserError
 from experiments.config import to_dict
 from tasks.glue import GLUE
