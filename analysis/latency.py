@@ -12,6 +12,7 @@ from analysis.records import BACKBONES, METHODS, RECORDS
 from analysis.render import Table
 from analysis.reported import read_reported
 from analysis.speed import machine
+from analysis.statistics import summarize
 
 FOLDER = RECORDS / "latency"
 PLAIN, FOLDED = "full", "lora_folded"
@@ -40,14 +41,30 @@ def ratios(cell: dict[str, Any], variant: str) -> pd.Series:
     return pd.Series(cell["seconds"][variant]) / pd.Series(cell["seconds"][PLAIN])
 
 
-def verdict(record: dict[str, Any]) -> tuple[bool, str]:
-    """Whether adapters are slower than the plain model in every cell where folded LoRA is not; and the figures."""
-    medians = {v: [ratios(cell, v).median() for cell in record["cells"]] for v in (FOLDED, *ADAPTERS)}
-    holds = max(medians[FOLDED]) <= LEVEL < min(min(medians[v]) for v in ADAPTERS)
-    return holds, "; ".join(f"{LABELS[v]}: x {min(all_):.2f} to {max(all_):.2f}" for v, all_ in medians.items())
+def verdict(record: dict[str, Any]) -> tuple[bool | None, str]:
+    """Whether adapters are slower than the plain model one example at a time, and folded LoRA nowhere; and the figures."""
+    found = {
+        (variant, cell["batch"], cell["length"]): summarize(ratios(cell, variant).tolist())
+        for cell in record["cells"]
+        for variant in (FOLDED, *ADAPTERS)
+    }
+    folded = [s for (variant, *_), s in found.items() if variant == FOLDED]
+    single = [s for (variant, batch, _), s in found.items() if variant != FOLDED and batch == 1]
+    if any(s.low > LEVEL for s in folded) or any(s.high < 1 for s in single):
+        holds = False
+    else:
+        holds = True if single and all(s.low > 1 for s in single) else None
+    figures = []
+    for variant in (FOLDED, *ADAPTERS):
+        for batch in dict.fromkeys(batch for _, batch, _ in found):
+            each = [s for (name, size, _), s in found.items() if (name, size) == (variant, batch)]
+            figures.append(
+                f"{LABELS[variant]}, batch {batch}: x {min(s.low for s in each):.2f} to {max(s.high for s in each):.2f}"
+            )
+    return holds, "; ".join(figures) + f" (widest ends of the intervals over lengths; n = {each[0].n} turns)"
 
 
-def verdicts(folder: Path = FOLDER) -> list[tuple[str, bool, str]]:
+def verdicts(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
     """Of each record: backbone, whether the claim holds, the figures."""
     lines = []
     for record in read(folder):

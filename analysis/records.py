@@ -208,6 +208,24 @@ def chosen(history: list[dict[str, Any]], main: str) -> dict[str, Any] | None:
     return max(history, key=lambda entry: entry["held_out"][main])
 
 
+def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Of one method's runs on one task those of one setting: the only one, or the best median on held-out data.
+
+    A setting that lost a seed is not judged by the survivors. Empty where several settings held nothing out.
+    """
+    parts = [part for _, part in runs.groupby("variant", sort=False)]
+    if len(parts) < 2:
+        return runs
+    if not all("held_out" in history[0] for history in runs["history"]):
+        return runs.iloc[:0]
+
+    def rank(part: pd.DataFrame) -> tuple[int, float]:
+        held = pd.Series([max(entry["held_out"][metric] for entry in history) for history in part["history"]])
+        return len(part), held.median()
+
+    return max(parts, key=rank)
+
+
 def has_collapsed(history: list[dict[str, Any]], metric: str) -> bool:
     """Whether the best evaluation gave one answer to everything."""
     return next(entry for entry in history if entry[metric] == best(history, metric))["collapsed"]
