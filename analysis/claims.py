@@ -13,9 +13,19 @@ import pandas as pd
 from scipy import stats
 
 from analysis import latency
-from analysis.records import BACKBONES, TASKS, at_chosen_setting, best, complete, has_collapsed, in_order, main_metric
-from analysis.statistics import LEAST, Summary, difference, summarize
-from analysis.tables import chosen_scores, interval, pick_rate
+from analysis.records import (
+    BACKBONES,
+    TASKS,
+    at_chosen_setting,
+    best,
+    chosen_scores,
+    complete,
+    has_collapsed,
+    in_order,
+    main_metric,
+)
+from analysis.statistics import LEAST, Summary, difference, interval, summarize
+from analysis.tables import pick_rate
 from core.io import write_text
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"

@@ -208,6 +208,17 @@ def chosen(history: list[dict[str, Any]], main: str) -> dict[str, Any] | None:
     return max(history, key=lambda entry: entry["held_out"][main])
 
 
+def chosen_scores(runs: pd.DataFrame, task: str) -> dict[int, float]:
+    """By seed, times 100: at the epoch that held-out data choose, or at the best where nothing was held out."""
+    metric = main_metric(task)
+    return {run.seed: 100 * chosen_score(run.history, metric) for run in runs.itertuples()}
+
+
+def chosen_score(history: list[dict[str, Any]], metric: str) -> float:
+    held = selected(history, metric, metric)
+    return best(history, metric) if held is None else held
+
+
 def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Of one method's runs on one task those of one setting: the only one, or the best median on held-out data.
 

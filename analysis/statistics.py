@@ -64,3 +64,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         running = max(running, min(1.0, p * (len(order) - done)))
         corrected[place] = running
     return corrected
+
+
+def interval(s: Summary) -> str:
+    """`3.1 to 4.5`; nothing without an interval."""
+    return "" if s.low is None else f"{s.low:.1f} to {s.high:.1f}"

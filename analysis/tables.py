@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import latency, planner, serving, speed
+from analysis import latency, planner, serving, speed, study
 from analysis.records import (
     BACKBONES,
     METHODS,
     TASKS,
     at_chosen_setting,
     best,
+    chosen_scores,
     complete,
     has_collapsed,
     labelled,
@@ -22,7 +23,7 @@ from analysis.records import (
 )
 from analysis.render import Table
 from analysis.reported import read_reported
-from analysis.statistics import Summary, difference, holm, summarize
+from analysis.statistics import Summary, difference, holm, interval, summarize
 from core.errors import UserError
 
 COLLAPSED = "‡ and a number: so many of the runs gave one answer to everything at their best; they are counted in."
@@ -304,17 +305,6 @@ def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
     return Table(f"{experiment}_statistics", title, pd.DataFrame(lines, columns=columns), STATISTICS_NOTES, 3)
 
 
-def chosen_scores(runs: pd.DataFrame, task: str) -> dict[int, float]:
-    """By seed, times 100: at the epoch that held-out data choose, or at the best where nothing was held out."""
-    metric = main_metric(task)
-    return {run.seed: 100 * chosen_score(run.history, metric) for run in runs.itertuples()}
-
-
-def chosen_score(history: list[dict[str, Any]], metric: str) -> float:
-    held = selected(history, metric, metric)
-    return best(history, metric) if held is None else held
-
-
 def reference_label(group: pd.DataFrame, method: str, task: str) -> str | None:
     """The setting of a method that others are compared with: its only one, or the best on held-out data."""
     runs = at_chosen_setting(complete(group, method=method), main_metric(task))
@@ -335,11 +325,6 @@ def score_cells(backbone: str, task: str, label: str, part: pd.DataFrame, scores
     return [*line, "held-out" if held else "best", f"{s.median:.1f}", f"{s.mean:.1f}{spread}", interval(s)]
 
 
-def interval(s: Summary) -> str:
-    """`3.1 to 4.5`; nothing without an interval."""
-    return "" if s.low is None else f"{s.low:.1f} to {s.high:.1f}"
-
-
 def difference_cell(d: Summary | None, p: float | None) -> str:
     """`+1.2, -0.3 to 2.7 (0.051)`."""
     if d is None:
@@ -352,10 +337,10 @@ def difference_cell(d: Summary | None, p: float | None) -> str:
 def learning_rates(frame: pd.DataFrame) -> Table:
     """Methods by learning rate on CoLA, and the rate that held-out data choose."""
     lines = []
-    runs = complete(frame, experiment=["learning_rates", "learning_rates_minilm"], task="cola")
+    runs = complete(frame, experiment=["learning_rates", "learning_rates_minilm", "minilm"], task="cola")
     methods = list(dict.fromkeys(runs["method"])) or list(METHODS)
-    for (_, backbone), part in runs.groupby(["experiment", "backbone"], sort=False):
-        name = BACKBONES.get(backbone, backbone)
+    for (_, backbone, epochs), part in runs.groupby(["experiment", "backbone", "epochs"], sort=False):
+        name = f"{BACKBONES.get(backbone, backbone)}, {epochs} epochs"
         for rate in sorted(set(part["learning_rate"])):
             at = part[part["learning_rate"] == rate]
             lines.append([name, f"{rate:g}", *(rate_cell(at[at["method"] == method]) for method in methods)])
@@ -439,6 +424,7 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
     return [
         *(published.table(frame) for published in PUBLISHED),
         planner.table(),
+        study.table(frame),
         learning_rates(frame),
         training_cost(frame),
         speed.table(),

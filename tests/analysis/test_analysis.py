@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 from support.command_line import ROOT, compose
 
+from analysis import study
 from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED
 from analysis.figures import write_figures
 from analysis.records import RECORDS, TASKS, collect, complete, frame, load
@@ -383,3 +384,17 @@ def test_the_committed_tables_and_figures_are_those_of_the_committed_records(tmp
 
 def test_every_task_has_a_label():
     assert set(TASKS) == set(GLUE)
+
+
+def test_the_study_shows_each_method_at_the_rate_that_held_out_data_choose():
+    def run(method, rate, seed, score, held):
+        words = (f"method={method}", "task=cola", f"trainer.learning_rate={rate}", f"seed={seed}")
+        return record(*words, scores=(score,), held_out=(held,), experiment="minilm")
+
+    runs = [run("lora", "1e-3", seed, score, 0.3) for seed, score in enumerate((0.2, 0.3, 0.4))]
+    runs += [run("lora", "3e-3", 0, 0.9, 0.1), run("head", "1e-3", 0, 0.05, 0.1)]
+    lines = study.table(frame(runs)).cells.to_numpy().tolist()
+    half = stats.t.ppf(0.975, 2) * 10 / 3**0.5
+    assert [line[0] for line in lines] == ["Head alone", "LoRA"]
+    assert lines[0][-1] == "5.0 (n = 1)"
+    assert lines[1][1:] == ["0.001 *", "1,000", f"30.0 ({30 - half:.1f} to {30 + half:.1f}, n = 3)"]
