@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test faults lint audit clean
+.PHONY: help setup demo check test faults lint audit clean
 
 help:                ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -23,6 +23,9 @@ setup: $(VENV)/run.stamp ## .venv with all that a run needs, pinned
 
 demo: setup          ## DoRA on generated CoLA with a small encoder: under two minutes on two cores, offline
 	$(BIN)/python train.py method=dora task=cola profile=offline
+
+check: lint          ## before each commit: lint, import layers, settings and methods
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/house tests/methods tests/core tests/experiments/test_config.py
 
 test: $(VENV)/dev.stamp ## all tests, on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

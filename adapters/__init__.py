@@ -1,1 +1,1 @@
-"""A trained state as others use it: PEFT's format, merged checkpoints, model cards."""
+"""The format in which others exchange adapters: PEFT's."""

@@ -22,8 +22,8 @@ FORMS = ("folded", "adapter")
 
 def export(options: dict[str, str | None]) -> None:
     """Writes, and pushes, what the options ask for."""
-    from adapters.export import export_adapter, export_folded, folding_table
     from core.checks import choose
+    from experiments.export import export_adapter, export_folded, folding_table
     from experiments.restore import restore
     from training.accelerator import make_accelerator  # seconds to import: a mistake should not wait for it
 

@@ -1,50 +1,15 @@
 """Imports run down the rooms and never in a circle, so that a reader can start at the bottom and stop anywhere."""
 
-import ast
 from graphlib import TopologicalSorter
 
 from support.command_line import ROOT
 
-FLOORS = (
-    ("core",),
-    ("methods", "tasks"),
-    ("models",),
-    ("training",),
-    ("experiments", "adapters"),
-    ("analysis", "serving"),
-    ("scripts", "hydra_plugins", "train"),
-)
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-
-
-def imports() -> dict[str, set[str]]:
-    """The modules of ours that each module imports, within functions too."""
-    files = [ROOT / "train.py", *(file for room in FLOOR for file in sorted((ROOT / room).glob("*.py")))]
-    names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files}
-    found = {}
-    for file, name in names.items():
-        found[name] = set()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                targets = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                targets = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-            else:
-                continue
-            found[name] |= {
-                target for target in targets if (target in names.values() and "." in target) or target == "train"
-            }
-    return found
+from scripts.architecture import FLOOR, imports, markdown, room
 
 
 def test_imports_run_down():
-    upward = [
-        f"{module} imports {other}"
-        for module, others in imports().items()
-        for other in others
-        if FLOOR[module.partition(".")[0]] < FLOOR[other.partition(".")[0]]
-    ]
-    assert not upward
+    pairs = [(module, other) for module, others in imports().items() for other in others]
+    assert [f"{a} imports {b}" for a, b in pairs if room(a) != room(b) and FLOOR[room(a)] <= FLOOR[room(b)]] == []
 
 
 def test_no_modules_import_each_other():
@@ -54,3 +19,12 @@ def test_no_modules_import_each_other():
 def test_every_room_stands_on_a_floor():
     rooms = {file.parent.name for file in ROOT.glob("*/*.py")} - {"tests"}
     assert rooms == set(FLOOR) - {"train"}
+
+
+def test_the_picture_of_the_house_is_that_of_the_code():
+    """`python scripts/architecture.py` draws it again."""
+    assert (ROOT / "docs/architecture.md").read_text(encoding="utf-8") == markdown()
+
+
+def test_train_py_stays_short_enough_to_read_at_once():
+    assert len((ROOT / "train.py").read_text(encoding="utf-8").splitlines()) <= 165

@@ -19,10 +19,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import scripts.predict
 import train
-from adapters.export import card as export_card
-from adapters.export import export_folded
 from core.cli import parse
 from core.errors import UserError
+from experiments.export import card as export_card
+from experiments.export import export_folded
 from experiments.record import read_record
 from experiments.restore import restore
 from methods.base import AdaptedLinear
@@ -131,7 +131,7 @@ def damage(folder, name: str = "best.safetensors") -> None:
 def test_nothing_half_is_left_of_a_failed_export(house, tmp_path, monkeypatch):
     run = trained(house, "lora")
     options = {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "folded", "push": None, "data.path": None}
-    monkeypatch.setattr("adapters.export.TOLERANCE", -1.0)
+    monkeypatch.setattr("experiments.export.TOLERANCE", -1.0)
     with pytest.raises(UserError, match="nothing is written"):
         export(options)
     assert not list(tmp_path.iterdir())
