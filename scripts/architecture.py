@@ -72,7 +72,8 @@ def markdown() -> str:
         "",
     ]
     lines += [
-        "Arrows run down, never in a circle: a room imports only from rooms below it. An arrow that a longer way implies is left out.",
+        "Arrows run down, never in a circle: a room imports only from rooms below it.",
+        "An arrow that a longer way implies is left out.",
         "",
     ]
     lines += ["```mermaid", "flowchart TD"]
