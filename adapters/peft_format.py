@@ -137,7 +137,7 @@ def check_settings(folder: Path, config: dict[str, Any], method: Method) -> None
             f"{folder} holds an adapter, and method={method.name} has none that PEFT knows: use another method"
         )
     for key, own in method.peft_config().items():
-        if key in method.peft_free:
+        if key in method.peft_ignored_keys:
             continue
         their = config.get(key, False if own is False else None)
         if their != own:

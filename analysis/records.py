@@ -1,6 +1,5 @@
 """Records as one data frame, a row a run; and how they come into `paper_tables/records/`."""
 
-import copy
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from core.errors import Damaged, UserError, complain
-from core.io import sealed, write_json
-from experiments.config import LATER, file_name
+from core.io import with_checksum, write_json
+from experiments.config import file_name, identity
 from experiments.record import parse
 from tasks.glue import GLUE
 
@@ -114,7 +113,7 @@ def collect(folder: Path, into: Path = RECORDS) -> list[Path]:
             if begun := record["config"].get("init_from"):
                 record["config"]["init_from"] = Path(begun).name
             written.append(into / record["experiment"] / f"{file.parent.name}.json")
-            write_json(written[-1], sealed(record))
+            write_json(written[-1], with_checksum(record))
     return written
 
 
@@ -156,17 +155,11 @@ COLUMNS = {
 
 
 def variant(config: dict[str, Any]) -> str:
-    """The settings that runs to be averaged share: all but the seed, and where things lie."""
-    config = copy.deepcopy(config)
-    for key in ("seed", "experiment", "logger", "output_dir", "force", "retry", "reuse_records"):
-        config.pop(key, None)
+    """The settings that runs to be averaged share: all that shape the result but the seed."""
+    config = identity(config)
+    config.pop("seed", None)
     config["method"].pop("projection_seed", None)
-    config["data"].pop("path", None)
-    config = {key: value for key, value in config.items() if key not in LATER or value != LATER[key]}
-    for key in ("forward", "packed"):  # as earlier records have it
-        config["trainer"].pop(key, None)
-    for key in ("learning_rates", "head_learning_rates"):
-        config["backbone"].pop(key, None)
+    config["trainer"].pop("packed", None)  # `forward`, as earlier records have it
     return json.dumps(config, sort_keys=True)
 
 

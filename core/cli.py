@@ -1,4 +1,4 @@
-"""The words of a command line: `key=value`, and the rest; train.py's flags, which are Hydra's."""
+"""Arguments of a command line: `key=value`, and the rest; train.py's flags, which are Hydra's."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from hydra._internal.utils import get_args_parser
 
 from core.errors import UserError, unknown
 
-SLIP = 0.75  # how like an option a word's key has to be to be a slip of it: fle is, init_from is none of into
+SLIP = 0.75  # similarity from which a key counts as a misspelt option: fle of file does, init_from of into does not
 
 
 def parse(
@@ -37,7 +37,7 @@ def parse(
 
 
 def require_flags() -> None:
-    """Raises a UserError for flags that Hydra would answer with the whole of its usage."""
+    """Raises a UserError for flags to which Hydra would print its whole usage."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -45,4 +45,6 @@ def require_flags() -> None:
 
     parser.error = refuse
     if parser.parse_args().experimental_rerun:
-        raise UserError("--experimental-rerun reads a pickle, which is never done here: give the run's words again")
+        raise UserError(
+            "--experimental-rerun reads a pickle, which this project never does: give the run's overrides again"
+        )

@@ -60,7 +60,7 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
             ) from error
         raise UserError(
             f"{kind} '{repository}' could not be downloaded ({reason}): "
-            f"try again, which goes on with what has come, or {WAY_OUT}"
+            f"try again, which continues the download, or {WAY_OUT}"
         ) from error
     if lacking := missing(folder, required):
         raise UserError(f"{kind} '{repository}' at revision {revision} has no file like {lacking[0]}")

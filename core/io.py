@@ -1,4 +1,4 @@
-"""Writing so that a reader never meets half a file, and reading so that a changed one is noticed."""
+"""Writes that are whole or absent, and reads that notice a changed file."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ CHECKSUM = "sha256"  # in records and in headers: of all the rest
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a file beside `path`, makes sure that it is on the disk, and puts it in place.
+    """Has `write` fill a file beside `path`, flushes it to the disk, and renames it to `path`.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -46,7 +46,7 @@ def _discard(file: Path) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """Puts a folder's names on the disk, lest a power failure should take back the last change of them."""
+    """Writes a folder's names to the disk, so that a power failure does not undo the last change of them."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,7 +63,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def sealed(value: dict[str, Any]) -> dict[str, Any]:
+def with_checksum(value: dict[str, Any]) -> dict[str, Any]:
     """`value`, which JSON can hold, with a checksum of itself."""
     rest = json.loads(json.dumps({key: part for key, part in value.items() if key != CHECKSUM}))
     return value | {CHECKSUM: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
@@ -152,7 +152,7 @@ def read_group(path: Path, prefix: str) -> dict[str, Tensor]:
 
 
 def require_file(path: Path) -> None:
-    """Raises Damaged for a folder, or a pipe, on whose other end a reader would wait for ever."""
+    """Raises Damaged for a folder, or for a pipe, which would block a reader."""
     if not path.is_file():
         raise Damaged(f"{path} is damaged: it is no file")
 

@@ -3,6 +3,7 @@
 `conf/` chooses among them; a key that no dataclass has is an error, in an override as in a YAML file.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -25,7 +26,27 @@ from tasks.settings import DataConfig, TaskConfig
 from training.settings import TrainerConfig
 from training.tracking import LoggerConfig
 
-LATER = {"init_from": None, "init_head": "fresh", "deterministic": False}  # runs keep the names that they had before
+NOT_IDENTITY = ("experiment", "output_dir", "force", "retry", "reuse_records", "logger")
+HASH_NEUTRAL_DEFAULTS = {
+    "init_from": None,
+    "init_head": "fresh",
+    "deterministic": False,
+}  # settings newer than some runs
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's settings, as `to_dict` or a record has them, that shapes its result."""
+    config = copy.deepcopy(config)
+    for key in NOT_IDENTITY:
+        config.pop(key, None)
+    for key, default in HASH_NEUTRAL_DEFAULTS.items():
+        if config.get(key) == default:
+            config.pop(key, None)
+    config["data"].pop("path", None)
+    config["trainer"].pop("forward", None)
+    for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
+        config["backbone"].pop(key, None)
+    return config
 
 
 @dataclass
@@ -101,16 +122,7 @@ class RunConfig:
     @property
     def hash(self) -> str:
         """Of all that shapes the result: neither where it is written nor where the same data lie."""
-        config = to_dict(self)
-        for key in ("experiment", "output_dir", "force", "retry", "reuse_records", "logger"):
-            del config[key]
-        for key, default in LATER.items():
-            if config[key] == default:
-                del config[key]
-        del config["data"]["path"], config["trainer"]["forward"]
-        for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
-            del config["backbone"][key]
-        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(identity(to_dict(self)), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> Path:

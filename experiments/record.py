@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from core.errors import Damaged
-from core.io import CHECKSUM, require_file, sealed, write_json
+from core.io import CHECKSUM, require_file, with_checksum, write_json
 from experiments.config import RunConfig, to_dict
 
 COMMITTED = Path(__file__).parent.parent / "paper_tables" / "records"  # EXPERIMENT/RUN.json, what tables are made of
 SCHEMA = 3
-UNSEALED = 2  # records up to this schema have no checksum
+LAST_WITHOUT_CHECKSUM = 2  # records up to this schema have no checksum
 NAME = "result.json"
 PACKAGES = (
     "torch",
@@ -120,9 +120,9 @@ def parse(file: Path) -> dict[str, Any]:
         raise Damaged(f"{file} is damaged: {error}") from error
     if not isinstance(record, dict) or not {"status", "config_hash"} <= record.keys():
         raise Damaged(f"{file} is damaged: it holds no record")
-    if CHECKSUM not in record and record.get("schema") in range(UNSEALED + 1):
+    if CHECKSUM not in record and record.get("schema") in range(LAST_WITHOUT_CHECKSUM + 1):
         return record
-    if sealed(record) != record:
+    if with_checksum(record) != record:
         raise Damaged(f"{file} is damaged: its checksum is of another content")
     return record
 
@@ -136,7 +136,7 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:
     """Writes the record, last of all files; returns its path."""
-    write_json(folder / NAME, sealed(record))
+    write_json(folder / NAME, with_checksum(record))
     return folder / NAME
 
 

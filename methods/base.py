@@ -29,15 +29,15 @@ class Method:
         name: what records and tables call it.
         learning_rate: the rate that suits the method on RoBERTa-base, in force unless the backbone's YAML names a better
             one or `trainer.learning_rate` is given.
-        head_learning_rate: likewise for the classification head; None: that of the method.
+        head_learning_rate: of the classification head; None: that of the method.
         peft_names: what PEFT calls each tensor of an adapted layer; empty: PEFT does not know the method.
-        peft_free: keys of `peft_config` that a finished adapter does not depend on.
+        peft_ignored_keys: keys of `peft_config` that a finished adapter does not depend on.
     """
 
     learning_rate: ClassVar[float]
     head_learning_rate: ClassVar[float | None] = None
     peft_names: ClassVar[dict[str, str]] = {}
-    peft_free: ClassVar[tuple[str, ...]] = ()
+    peft_ignored_keys: ClassVar[tuple[str, ...]] = ()
 
     name: str
 

@@ -85,7 +85,7 @@ class LoRA(Method):
     layer: ClassVar[type[AdaptedLinear]] = LoRALinear
     learning_rate: ClassVar[float] = 4e-4
     peft_names: ClassVar[dict[str, str]] = {"A": "lora_A.weight", "B": "lora_B.weight"}
-    peft_free: ClassVar[tuple[str, ...]] = ("lora_dropout",)
+    peft_ignored_keys: ClassVar[tuple[str, ...]] = ("lora_dropout",)
 
     name: str = "lora"
     rank: int = 8

@@ -2,7 +2,7 @@
 
 W₄ holds 4 bits a weight in blocks of 64 with one scale each (NF4, or FP4), the scales quantized once more to 8 bits
 (double quantization, section 3). Every linear layer of the encoder is quantized; the head stays in floating point. The
-quantization and the product with its backward pass are bitsandbytes' own; W is dequantized anew in each pass, never kept.
+quantization and the product with its backward pass are bitsandbytes' own; W is dequantized in each pass, never kept.
 
 Deviations: the paper trains with a paged AdamW; paging changes where the moments lie, not their values, and is left out.
 Adapted layers fold into the dequantized float weight, since rounding W₄ + s·B·A to 4 bits again would lose the update.

@@ -101,7 +101,7 @@ class VeRA(Method):
     learning_rate: ClassVar[float] = 1e-2
     head_learning_rate: ClassVar[float | None] = 4e-3
     peft_names: ClassVar[dict[str, str]] = {"b": "vera_lambda_b", "d": "vera_lambda_d"}
-    peft_free: ClassVar[tuple[str, ...]] = ("vera_dropout", "d_initial", "save_projection")
+    peft_ignored_keys: ClassVar[tuple[str, ...]] = ("vera_dropout", "d_initial", "save_projection")
 
     name: str = "vera"
     rank: int = 1024

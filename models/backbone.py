@@ -1,4 +1,4 @@
-"""The pretrained encoder and its tokenizer: from the hub, a folder, a Python package, or at random from its shape alone."""
+"""The pretrained encoder and its tokenizer: from the hub, a folder, a Python package, or with random weights."""
 
 import hashlib
 import importlib.metadata
@@ -113,7 +113,7 @@ def build(config: BackboneConfig, outputs: int) -> nn.Module:
 
 @contextmanager
 def refused(what: str) -> Iterator[None]:
-    """Around what other libraries make of a user's settings and files, to which they answer with errors of every kind."""
+    """Turns the many errors that other libraries raise on a user's settings and files into one sentence."""
     try:
         yield
     except UserError:
@@ -189,7 +189,7 @@ def _pretrained(folder: Path, task: Task, seed: int) -> nn.Module:
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # a checkpoint with another task's head: its head is drawn anew
+            ignore_mismatched_sizes=True,  # a checkpoint with another task's head: its head is drawn again
         )
     drawn = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
     if lost := [key for key in drawn if not key.startswith(head_prefixes(model))]:

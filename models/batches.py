@@ -36,7 +36,7 @@ class Encoded:
 
     @cached_property
     def longest(self) -> int:
-        """Likewise."""
+        """In tokens, of the longest example."""
         return max(self.lengths)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from core.checks import require_mappings
 from core.errors import UserError
 
-SIZES = dict.fromkeys(  # of an architecture; beyond them building one takes for ever, or more than int64
+SIZES = dict.fromkeys(  # of an architecture; building a larger one takes hours, or more than int64
     ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"), 2**24
 ) | {"num_hidden_layers": 1000}
 
@@ -25,7 +25,7 @@ class BackboneConfig:
         architecture: keyword arguments of its transformers config, `model_type` among them, for `random_init`.
         random_init: the architecture with random weights, no download; its tokenizer is trained on the task's text.
         learning_rates: rates that suit a method on this backbone better than the method's own default.
-        head_learning_rates: likewise for the head that a method trains.
+        head_learning_rates: the same for the head that a method trains.
     """
 
     name: str = ""

@@ -96,7 +96,7 @@ def complaint(cell: Cell) -> str:
     unknown = "its record is not as it was written" if cell.word == "damaged" else "killed; its checkpoint stands"
     reason = " ".join(str((cell.record or {}).get("reason") or unknown).split())
     hints = {"failed": "retry=true trains it again", "damaged": "the same command trains it again"}
-    hint = hints.get(cell.word, "the same command goes on with it")
+    hint = hints.get(cell.word, "the same command resumes it")
     return f"{cell.word}: {cell.row} on {cell.run.task.name}, seed {cell.run.seed}: {reason} ({hint})"
 
 

@@ -1,4 +1,4 @@
-"""Optimizers and schedules. What the groups are is the method's word; how they are decayed is the same for all."""
+"""Optimizers and schedules. The method defines the parameter groups; weight decay is the same for all methods."""
 
 import math
 from typing import Any

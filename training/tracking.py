@@ -79,7 +79,7 @@ class WandbTracker(Tracker):
             self.started.set()
             while call := self.calls.get():
                 call()
-        except Exception as error:  # the library's own, a socket's, pydantic's: whatever it is, the run goes on
+        except Exception as error:  # the library's own, a socket's, pydantic's: whatever it is, the run continues
             self._give_up(_reason(error))
         finally:
             self.started.set()
@@ -87,7 +87,7 @@ class WandbTracker(Tracker):
                 _teardown()
 
     def _hear(self, warning: str) -> None:
-        """Of the warnings that W&B, silent, hands on: that it uploads no more, which it tells in no other way."""
+        """Reads W&B's warnings, which it passes on even when silent: nothing else says that it uploads no more."""
         if "Fatal error" in warning:
             self._give_up("its server refuses the curves")
 

@@ -211,7 +211,7 @@ class Trainer:
             return activation_bytes(self.model, lambda: self.loss(self.path, batch))
 
     def record_graphs(self) -> None:
-        """Runs each shape of the first epoch until its graphs are recorded, lest a step should wait; leaves no trace."""
+        """Runs each shape of the first epoch until its graphs are recorded, so that no step waits; leaves no trace."""
         pieces = [piece for batch in self.epoch_batches(0) for piece in self.pieces(batch)]
         batches = (self.path.collate(self.train, piece) for piece in pieces)
         shapes = {batch.inputs["input_ids"].shape: batch for batch in batches}

@@ -57,7 +57,7 @@ def inputs(tokenizer) -> dict[str, torch.Tensor]:
 
 
 def base(encoder, **words) -> torch.nn.Module:
-    """What a user of peft loads first; its head is drawn anew."""
+    """What a user of peft loads first; its head is drawn again."""
     torch.manual_seed(77)
     return AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2, dtype=torch.float32, **words)
 
@@ -276,7 +276,7 @@ def test_a_run_that_has_begun_does_without_what_it_began_at(lora_of_peft, tmp_pa
         train.train(cut)
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "adapter")
-    for _ in range(2):  # goes on, and stands
+    for _ in range(2):  # resumes, then stays finished
         train.train(cut)
     one, other = (load_file(run.folder / "best.safetensors") for run in (whole, cut))
     assert all(torch.equal(one[name], other[name]) for name in one)

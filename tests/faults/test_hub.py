@@ -1,4 +1,4 @@
-"""The hub whole, cut off, silent, refusing, wrong by a bit, gone: a download is one sentence, and the next one goes on."""
+"""The hub cut off, silent, refusing, wrong by a bit, gone: a failed download is one sentence, the next continues it."""
 
 import subprocess
 import sys

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.command_line import ROOT
 
-from core.io import sealed
+from core.io import with_checksum
 from experiments.config import RunConfig
 from experiments.record import SCHEMA
 from experiments.run_folder import CHECKPOINT, RunFolder
@@ -40,7 +40,7 @@ def places(output: Path, *words: str) -> dict[tuple[str, str, int], RunConfig]:
 def leave(run: RunConfig, word: str, seconds: float = 60.0, reason: str | None = None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     record = {"schema": SCHEMA, "config_hash": run.hash, "status": word, "seconds": seconds, "reason": reason}
-    (run.folder / "result.json").write_text(json.dumps(sealed(record)))
+    (run.folder / "result.json").write_text(json.dumps(with_checksum(record)))
 
 
 def table(out: str) -> list[str]:
@@ -75,8 +75,8 @@ def test_every_state_of_a_run_is_counted_in_the_grid_and_explained(show, tmp_pat
     assert lines[7:11] == [
         "failed: full on cola, seed 1: the loss is nan at step 6 (retry=true trains it again)",
         "damaged: full on rte, seed 1: its record is not as it was written (the same command trains it again)",
-        "interrupted: full on rte, seed 0: Interrupted: stopped at step 3 of 9 (the same command goes on with it)",
-        "interrupted: lora on rte, seed 1: killed; its checkpoint stands (the same command goes on with it)",
+        "interrupted: full on rte, seed 0: Interrupted: stopped at step 3 of 9 (the same command resumes it)",
+        "interrupted: lora on rte, seed 1: killed; its checkpoint stands (the same command resumes it)",
     ]
     assert show(*words)[1].startswith("1 complete, 0 running, 2 interrupted, 1 failed, 1 damaged, 3 missing, of 8\n")
 
