@@ -100,7 +100,7 @@ def test_a_method_brings_its_learning_rates():
     vera = compose("method=vera", "trainer.learning_rate=3e-2").trainer
     assert (vera.learning_rate, vera.head_learning_rate) == (3e-2, 4e-3)  # a sweep over the one leaves the other
     minilm = compose("method=vera", "backbone=minilm")
-    assert (minilm.trainer.learning_rate, minilm.trainer.head_learning_rate) == (3e-2, 1e-3)
+    assert (minilm.trainer.learning_rate, minilm.trainer.head_learning_rate) == (1e-2, 1e-3)
     large = compose("method=full", "backbone=roberta-large")
     assert large.trainer.learning_rate == 1e-5
 

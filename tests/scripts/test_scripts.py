@@ -57,7 +57,7 @@ def test_results_are_medians_over_seeds_and_never_over_settings(tmp_path):
     rows = [line for line in out.splitlines() if line.startswith("| ")]
     assert rows[0] == "| method | learning rate | trained | cola (matthews_correlation) | rte (accuracy) |"
     assert rows[1] == "| full | 0.0001 | 1,234 | 0.0† | 90.0 |"
-    assert sorted(rows[2:]) == ["| vera | 0.03 | 1,234 | 10.0 |  |", "| vera | 0.03 | 1,234 | 60.0 (3) |  |"]
+    assert sorted(rows[2:]) == ["| vera | 0.01 | 1,234 | 10.0 |  |", "| vera | 0.01 | 1,234 | 60.0 (3) |  |"]
 
 
 def test_no_results_is_one_sentence(tmp_path):
