@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from support.command_line import ROOT
+from support.command_line import ROOT, compose
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -42,6 +42,7 @@ import sys; sys.path.insert(0, sys.argv[1])
 import torch
 from methods.base import fold
 from methods.ia3 import IA3
+from support.tiny import shake, tiny_inputs, tiny_model
 model = tiny_model()
 with torch.no_grad():
     start = model(**tiny_inputs()).logits
@@ -54,7 +55,7 @@ with torch.no_grad():
 """
     tests = house / "tests"
     tests.mkdir()
-    shutil.copy(ROOT / "tests/conftest.py", tests)
+    shutil.copytree(ROOT / "tests/support", tests / "support")
     done = subprocess.run(
         [sys.executable, "-c", script, str(tests)], cwd=house, capture_output=True, text=True, timeout=120
     )
@@ -63,8 +64,6 @@ with torch.no_grad():
 
 def test_the_readmes_commands_compose():
     """Each `train.py` line of the README, placeholders filled in."""
-    from conftest import compose
-
     lines = re.findall(r"^(?:[\w/.]*python|accelerate launch) train\.py (?!-m)(.*?)(?:\s+#.*)?$", README, flags=re.M)
     assert len(lines) >= 5
     for line in lines:

@@ -8,6 +8,7 @@ import sys
 import time
 
 from support.command_line import ROOT, call, science, start
+from support.files import mirror
 
 from experiments.run_folder import RunFolder
 
@@ -90,7 +91,6 @@ def test_a_failed_run_is_named_and_trained_again_when_asked(tmp_path):
 
 
 def test_a_finished_run_on_other_data_is_no_finished_run(tmp_path):
-    from test_tasks import mirror
 
     for name in ("a", "b"):
         mirror(tmp_path / name, "cola" if name == "a" else "rte")

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from support.command_line import ROOT, compose
-from support.files import TEXTS, save_encoder
+from support.files import TEXTS, mirror, save_encoder
 from support.tiny import tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
@@ -101,7 +101,6 @@ def cached(cache, kind: str, repository: str, revision: str):
 @pytest.mark.parametrize("name", ["roberta-base", "roberta-large"])
 def test_the_papers_run_works_from_the_cache_and_asks_nobody(name, cache, tmp_path, monkeypatch):
     """`python train.py backbone=roberta-base` whole, but for the size of the weights that lie in the cache."""
-    from test_tasks import mirror
 
     config = compose(f"backbone={name}")
     model_folder = cached(cache, "model", config.backbone.source, config.backbone.revision)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.command_line import ROOT, compose
+from support.files import save_encoder
 
 import train
 from core.errors import Diverged, Interrupted, UserError
@@ -301,7 +302,6 @@ def test_a_checkpoint_of_other_data_is_refused_and_the_interrupted_record_left_a
 
 @pytest.mark.parametrize("status", ["complete", "interrupted"])
 def test_other_weights_are_another_run(status, tmp_path, monkeypatch):
-    from test_backbone import save_encoder
 
     words = (
         tmp_path / "runs",
