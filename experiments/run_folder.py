@@ -7,7 +7,7 @@ a damaged file is quarantined, and without a checkpoint the run starts again.
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,7 @@ class RunFolder:
             UserError: the folder cannot be made.
         """
         lock = FileLock(self.path / LOCK)
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
@@ -186,7 +187,9 @@ class RunFolder:
         finally:
             if [path.name for path in self.path.iterdir()] == [LOCK]:  # a run that ends before it begins leaves nothing
                 (self.path / LOCK).unlink()
-                self.path.rmdir()
+                for folder in made:
+                    with suppress(OSError):  # another run is there by now
+                        folder.rmdir()
             lock.release()
 
     def is_locked(self) -> bool:
