@@ -184,13 +184,20 @@ class RunFolder:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             yield
-        finally:
-            if [path.name for path in self.path.iterdir()] == [LOCK]:  # a run that ends before it begins leaves nothing
-                (self.path / LOCK).unlink()
-                for folder in made:
-                    with suppress(OSError):  # another run is there by now
-                        folder.rmdir()
+        except UserError:
             lock.release()
+            self._remove_if_unused(made)
+            raise
+        finally:
+            lock.release()
+
+    def _remove_if_unused(self, made: list[Path]) -> None:
+        """A mistake found before the run begins leaves nothing: neither its lock nor the folders that it made."""
+        if made and [path.name for path in self.path.iterdir()] == [LOCK]:
+            (self.path / LOCK).unlink()
+            for folder in made:
+                with suppress(OSError):  # another run is there by now
+                    folder.rmdir()
 
     def is_locked(self) -> bool:
         """Whether a process trains in the folder now."""
