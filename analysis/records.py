@@ -159,7 +159,6 @@ def variant(config: dict[str, Any]) -> str:
     config = identity(config)
     config.pop("seed", None)
     config["method"].pop("projection_seed", None)
-    config["trainer"].pop("packed", None)  # `forward`, as earlier records have it
     return json.dumps(config, sort_keys=True)
 
 

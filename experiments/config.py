@@ -43,10 +43,16 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         if config.get(key) == default:
             config.pop(key, None)
     config["data"].pop("path", None)
-    config["trainer"].pop("forward", None)
+    for key in ("forward", "packed"):  # packed: what forward was called in old records
+        config["trainer"].pop(key, None)
     for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
         config["backbone"].pop(key, None)
     return config
+
+
+def hash_of(config: dict[str, Any]) -> str:
+    """Of what shapes the result, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -122,7 +128,7 @@ class RunConfig:
     @property
     def hash(self) -> str:
         """Of all that shapes the result: neither where it is written nor where the same data lie."""
-        return hashlib.sha256(json.dumps(identity(to_dict(self)), sort_keys=True).encode()).hexdigest()[:16]
+        return hash_of(to_dict(self))
 
     @property
     def folder(self) -> Path:
