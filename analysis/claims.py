@@ -17,16 +17,15 @@ from analysis.records import (
     BACKBONES,
     TASKS,
     at_chosen_setting,
-    best,
     chosen_scores,
     complete,
-    has_collapsed,
     in_order,
     main_metric,
 )
 from analysis.statistics import LEAST, Summary, difference, interval, summarize
 from analysis.tables import pick_rate
 from core.io import write_text
+from training.selection import best
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 NOT_RUN, ELSEWHERE = "not yet run", "not tested here"
@@ -229,7 +228,7 @@ def lower_training_loss(runs: pd.DataFrame) -> Verdict | None:
 
 def one_epoch_is_best(runs: pd.DataFrame) -> Verdict | None:
     pairs = [(history, main_metric(task)) for history, task in zip(runs["history"], runs["task"], strict=True)]
-    first = [h[0][m] == best(h, m) for h, m in pairs if len(h) > 1 and not has_collapsed(h, m)]
+    first = [best(h, m) is h[0] for h, m in pairs if len(h) > 1 and not best(h, m)["collapsed"]]
     if not first:
         return None
     share = stats.binomtest(sum(first), len(first)).proportion_ci()

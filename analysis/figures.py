@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import serving
-from analysis.records import BACKBONES, METHODS, METRICS, TASKS, best, complete, in_order, main_metric
+from analysis.records import BACKBONES, METHODS, METRICS, TASKS, complete, in_order, main_metric
 from analysis.tables import pick_rate, suffix
+from training.selection import best
 
 STYLE = {
     "font.size": 9,
@@ -195,15 +196,16 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
         return None
     figure, axes = panels(len(tasks), width=2.6)
     for ax, task in zip(axes, tasks, strict=True):
+        metric = main_metric(task)
         for backbone, part in runs[runs["task"] == task].groupby("backbone"):
             for method, of in by_method(part):
-                scores = [100 * best(history, main_metric(task)) for history in of["history"]]
+                scores = [100 * best(history, metric)[metric] for history in of["history"]]
                 style = line_style(method) | {
                     "linestyle": "",
                     "fillstyle": "none" if backbone == "minilm" else "full",
                 }
                 ax.plot([of["parameters"].iloc[0]] * len(scores), scores, **style)
-        ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[main_metric(task)])
+        ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[metric])
     legend(figure, axes[-1])
     figure.suptitle(
         "a point a seed; " + ", ".join(BACKBONES.get(b, b) for b in sorted(set(runs["backbone"]))), fontsize=8
@@ -221,7 +223,7 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
     for ax, part in zip(axes, groups, strict=True):
         for method, of in by_method(part):
             scores = [
-                (rate, at["history"].map(lambda h: 100 * best(h, "matthews_correlation")))
+                (rate, at["history"].map(lambda h: 100 * best(h, "matthews_correlation")["matthews_correlation"]))
                 for rate, at in of.groupby("learning_rate")
             ]
             rates, medians = [rate for rate, _ in scores], [score.median() for _, score in scores]
@@ -250,7 +252,9 @@ def rank_alpha(runs: pd.DataFrame) -> Figure | None:
         return None
     figure, axes = panels(len(groups), width=4.6, height=3.2)
     for ax, part in zip(axes, groups, strict=True):
-        scores = part.assign(score=part["history"].map(lambda h: 100 * best(h, "matthews_correlation")))
+        scores = part.assign(
+            score=part["history"].map(lambda h: 100 * best(h, "matthews_correlation")["matthews_correlation"])
+        )
         grid = scores.pivot_table(index="rank", columns="alpha", values="score", aggfunc="median")
         image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto")
         middle = (grid.min().min() + grid.max().max()) / 2
@@ -288,7 +292,7 @@ def front(runs: pd.DataFrame) -> Figure | None:
     figure, axes = panels(2 * len(groups), width=3.2)
     for pair, (backbone, part, costs) in zip(zip(axes[::2], axes[1::2], strict=True), groups, strict=True):
         for method, of in by_method(part):
-            scores = of.assign(score=[100 * best(h, m) for h, m in zip(of["history"], of["metric"], strict=True)])
+            scores = of.assign(score=[100 * best(h, m)[m] for h, m in zip(of["history"], of["metric"], strict=True)])
             mean = scores.groupby("task")["score"].median().mean()
             for ax, column in zip(pair, ("samples_per_second", "peak_bytes"), strict=True):
                 ax.plot(ratio(costs, method, column), mean, **line_style(method) | {"linestyle": "", "markersize": 8})

@@ -12,6 +12,8 @@ from core.io import with_checksum, write_json
 from experiments.config import file_name, identity
 from experiments.record import parse
 from tasks.glue import GLUE
+from tasks.loading import HELD_OUT
+from training.selection import best, selected
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
@@ -182,24 +184,6 @@ def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return rows
 
 
-def best(history: list[dict[str, Any]], metric: str) -> float:
-    """The highest value over all evaluations on the validation set, as the papers report."""
-    return max(entry[metric] for entry in history)
-
-
-def selected(history: list[dict[str, Any]], metric: str, main: str) -> float | None:
-    """The value on the validation set at the epoch that is best on what was held out of training; None if nothing was."""
-    entry = chosen(history, main)
-    return entry and entry[metric]
-
-
-def chosen(history: list[dict[str, Any]], main: str) -> dict[str, Any] | None:
-    """The evaluation at the epoch that is best on what was held out of training; None if nothing was."""
-    if "held_out" not in history[0]:
-        return None
-    return max(history, key=lambda entry: entry["held_out"][main])
-
-
 def chosen_scores(runs: pd.DataFrame, task: str) -> dict[int, float]:
     """By seed, times 100: at the epoch that held-out data choose, or at the best where nothing was held out."""
     metric = main_metric(task)
@@ -207,8 +191,7 @@ def chosen_scores(runs: pd.DataFrame, task: str) -> dict[int, float]:
 
 
 def chosen_score(history: list[dict[str, Any]], metric: str) -> float:
-    held = selected(history, metric, metric)
-    return best(history, metric) if held is None else held
+    return (selected(history, metric) or best(history, metric))[metric]
 
 
 def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -219,19 +202,14 @@ def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     parts = [part for _, part in runs.groupby("variant", sort=False)]
     if len(parts) < 2:
         return runs
-    if not all("held_out" in history[0] for history in runs["history"]):
+    if not all(selected(history, metric) for history in runs["history"]):
         return runs.iloc[:0]
 
     def rank(part: pd.DataFrame) -> tuple[int, float]:
-        held = pd.Series([max(entry["held_out"][metric] for entry in history) for history in part["history"]])
+        held = pd.Series([selected(history, metric)[HELD_OUT][metric] for history in part["history"]])
         return len(part), held.median()
 
     return max(parts, key=rank)
-
-
-def has_collapsed(history: list[dict[str, Any]], metric: str) -> bool:
-    """Whether the best evaluation gave one answer to everything."""
-    return next(entry for entry in history if entry[metric] == best(history, metric))["collapsed"]
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:

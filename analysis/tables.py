@@ -13,18 +13,17 @@ from analysis.records import (
     METHODS,
     TASKS,
     at_chosen_setting,
-    best,
     chosen_scores,
     complete,
-    has_collapsed,
     labelled,
     main_metric,
-    selected,
 )
 from analysis.render import Table
 from analysis.reported import read_reported
 from analysis.statistics import Summary, difference, holm, interval, summarize
 from core.errors import UserError
+from tasks.loading import HELD_OUT
+from training.selection import best, selected
 
 COLLAPSED = "‡ and a number: so many of the runs gave one answer to everything at their best; they are counted in."
 
@@ -106,9 +105,13 @@ class Published:
                 task = next((t for t, c in self.columns.items() if c == column), column)
                 at = part[part["task"] == task]
                 metric = self.metrics.get(task, main_metric(task) if task in TASKS else "")
-                cells.append(self.cell(at, metric, lambda history, m=metric: best(history, m)))
-                main = lambda history, m=metric, t=task: selected(history, m, main_metric(t))  # noqa: E731
-                held.append(self.cell(at, metric, main, mark=False))
+                cells.append(self.cell(at, metric, lambda history, m=metric: best(history, m)[m]))
+
+                def at_selected(history: list, metric: str = metric, task: str = task) -> float | None:
+                    entry = selected(history, main_metric(task))
+                    return entry and entry[metric]
+
+                held.append(self.cell(at, metric, at_selected, mark=False))
             fill_average(cells, columns, self.digits)
             fill_average(held, columns, self.digits)
             differences = [
@@ -148,7 +151,7 @@ class Published:
         scores = [score for score in map(read, runs["history"]) if score is not None]
         if not scores:
             return ""
-        flat = sum(has_collapsed(history, metric) for history in runs["history"])
+        flat = sum(best(history, metric)["collapsed"] for history in runs["history"])
         value = summarize(scores).median * (100 if self.percent else 1)
         return f"{value:.{self.digits}f}" + (f" ‡{flat}" if flat and mark else "")
 
@@ -314,9 +317,9 @@ def reference_label(group: pd.DataFrame, method: str, task: str) -> str | None:
 def score_cells(backbone: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:
     """What a setting's line says before the comparisons."""
     done = complete(part)
-    flat = sum(has_collapsed(history, main_metric(task)) for history in done["history"])
+    flat = sum(best(history, main_metric(task))["collapsed"] for history in done["history"])
     failed = int((part["status"] == "failed").sum())
-    held = all("held_out" in history[0] for history in done["history"])
+    held = all(selected(history, main_metric(task)) for history in done["history"])
     line = [BACKBONES.get(backbone, backbone), TASKS[task], label, str(len(done)), str(flat), str(failed)]
     if not scores:
         return [*line, "", "", "", ""]
@@ -359,8 +362,9 @@ def learning_rates(frame: pd.DataFrame) -> Table:
 def rate_cell(runs: pd.DataFrame) -> str:
     if runs.empty:
         return ""
-    flat = sum(has_collapsed(history, "matthews_correlation") for history in runs["history"])
-    value = summarize([100 * best(history, "matthews_correlation") for history in runs["history"]]).median
+    metric = "matthews_correlation"
+    flat = sum(best(history, metric)["collapsed"] for history in runs["history"])
+    value = summarize([100 * best(history, metric)[metric] for history in runs["history"]]).median
     return f"{value:.1f}" + (f" ‡{flat}" if flat else "")
 
 
@@ -369,9 +373,9 @@ def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
     metric = "matthews_correlation"
     candidates = []
     for rate, part in runs.groupby("learning_rate"):
-        held = [max(entry["held_out"][metric] for entry in h) for h in part["history"] if "held_out" in h[0]]
+        held = [entry[HELD_OUT][metric] for h in part["history"] if (entry := selected(h, metric))]
         if held:
-            scores = [100 * selected(history, metric, metric) for history in part["history"]]
+            scores = [100 * selected(history, metric)[metric] for history in part["history"]]
             candidates.append((len(held), summarize(held).median, rate, summarize(scores).median))
     if not candidates:
         return None

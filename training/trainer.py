@@ -27,6 +27,7 @@ from models.cpu_dropout import replace_dropout
 from models.packed import PackedBatch, forward_path
 from tasks.glue import Task
 from tasks.loading import HELD_OUT
+from training import selection
 from training.checkpoint import Best, Checkpoint, capture, generator_state
 from training.evaluation import Evaluation, evaluate
 from training.meters import (
@@ -296,14 +297,12 @@ class Trainer:
     @property
     def best(self) -> dict[str, Any] | None:
         """The first evaluation with the highest main metric on the validation set, as the papers choose."""
-        return max(self.progress.history, key=lambda entry: entry[self.task.metrics[0]], default=None)
+        return selection.best(self.progress.history, self.task.metrics[0])
 
     @property
     def selected(self) -> dict[str, Any] | None:
         """The first evaluation with the highest main metric on the part held out of training; None without one."""
-        if not self.held_out:
-            return None
-        return max(self.progress.history, key=lambda entry: entry[HELD_OUT][self.task.metrics[0]], default=None)
+        return selection.selected(self.progress.history, self.task.metrics[0])
 
     # Checkpoints
 
