@@ -12,7 +12,7 @@ from analysis.records import BACKBONES, METHODS, RECORDS
 from analysis.render import Table
 from analysis.reported import read_reported
 from analysis.speed import machine
-from analysis.statistics import summarize
+from analysis.statistics import LEAST, summarize
 
 FOLDER = RECORDS / "latency"
 PLAIN, FOLDED = "full", "lora_folded"
@@ -42,12 +42,18 @@ def ratios(cell: dict[str, Any], variant: str) -> pd.Series:
 
 
 def verdict(record: dict[str, Any]) -> tuple[bool | None, str]:
-    """Whether adapters are slower than the plain model one example at a time, and folded LoRA nowhere; and the figures."""
+    """Whether adapters are slower than the plain model one example at a time, and folded LoRA nowhere; and the figures.
+
+    None: undecided, because an interval reaches both sides, or because there are too few turns for intervals.
+    """
     found = {
         (variant, cell["batch"], cell["length"]): summarize(ratios(cell, variant).tolist())
         for cell in record["cells"]
         for variant in (FOLDED, *ADAPTERS)
     }
+    turns = min(s.n for s in found.values())
+    if turns < LEAST:
+        return None, f"{turns} turns are too few for an interval"
     folded = [s for (variant, *_), s in found.items() if variant == FOLDED]
     single = [s for (variant, batch, _), s in found.items() if variant != FOLDED and batch == 1]
     if any(s.low > LEVEL for s in folded) or any(s.high < 1 for s in single):
@@ -61,7 +67,7 @@ def verdict(record: dict[str, Any]) -> tuple[bool | None, str]:
             figures.append(
                 f"{LABELS[variant]}, batch {batch}: x {min(s.low for s in each):.2f} to {max(s.high for s in each):.2f}"
             )
-    return holds, "; ".join(figures) + f" (widest ends of the intervals over lengths; n = {each[0].n} turns)"
+    return holds, "; ".join(figures) + f" (widest ends of the intervals over lengths; n = {turns} turns)"
 
 
 def verdicts(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:

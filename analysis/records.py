@@ -197,19 +197,22 @@ def chosen_score(history: list[dict[str, Any]], metric: str) -> float:
 def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Of one method's runs on one task those of one setting: the only one, or the best median on held-out data.
 
-    A setting that lost a seed is not judged by the survivors. Empty where several settings held nothing out.
+    Settings are compared on the seeds that all of them have: more seeds for one of them neither help nor harm it. Where they
+    share none, only those with the most seeds are compared. Empty where several settings held nothing out.
     """
     parts = [part for _, part in runs.groupby("variant", sort=False)]
     if len(parts) < 2:
         return runs
     if not all(selected(history, metric) for history in runs["history"]):
         return runs.iloc[:0]
+    shared = set.intersection(*(set(part["seed"]) for part in parts))
+    most = max(map(len, parts))
 
-    def rank(part: pd.DataFrame) -> tuple[int, float]:
-        held = pd.Series([selected(history, metric)[HELD_OUT][metric] for history in part["history"]])
-        return len(part), held.median()
+    def held_out(part: pd.DataFrame) -> float:
+        judged = part[part["seed"].isin(shared)] if shared else part
+        return pd.Series([selected(history, metric)[HELD_OUT][metric] for history in judged["history"]]).median()
 
-    return max(parts, key=rank)
+    return max((part for part in parts if shared or len(part) == most), key=held_out)
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,9 +10,9 @@ EXPERIMENT = "minilm"
 NOTES = [
     "Each task's main metric on the validation set, times 100: mean over seeds and, in brackets, its 95 % t interval and the "
     "number of seeds (no interval from fewer than three). Ten epochs of batches of 16, fp32. A tenth of the training set is "
-    "withheld: it chooses each seed's epoch, and each method's rate on each task, from steps of a factor of 2 to 3 and among "
-    "the rates with the most seeds (rates are searched on seed 0, the other seeds follow at the best). *: the "
-    "chosen rate is the lowest or the highest tried so far, and a better one may lie beyond.",
+    "withheld: it chooses each seed's epoch, and each method's rate on each task, from steps of a factor of 2 to 3, compared "
+    "on the seeds that all rates have (seed 0; the other seeds follow at the best rate). *: the chosen rate is the lowest or "
+    "the highest tried so far, and a better one may lie beyond.",
     "The encoder, all-MiniLM-L6-v2, is a sentence encoder: 6 layers, 384 wide, trained contrastively with mean pooling, on "
     "pairs that include SNLI, MultiNLI and Quora's questions. MNLI and QQP are therefore contaminated on it and are not run, "
     "RTE stays at chance even for full fine-tuning, and its first token, which the head reads, is weak.",

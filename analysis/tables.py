@@ -22,7 +22,6 @@ from analysis.render import Table
 from analysis.reported import read_reported
 from analysis.statistics import Summary, difference, holm, interval, summarize
 from core.errors import UserError
-from tasks.loading import HELD_OUT
 from training.selection import best, selected
 
 COLLAPSED = "‡ and a number: so many of the runs gave one answer to everything at their best; they are counted in."
@@ -369,19 +368,11 @@ def rate_cell(runs: pd.DataFrame) -> str:
 
 
 def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
-    """The rate with the best median on held-out data, and the median validation score at the epochs chosen there."""
-    metric = "matthews_correlation"
-    candidates = []
-    for rate, part in runs.groupby("learning_rate"):
-        held = [entry[HELD_OUT][metric] for h in part["history"] if (entry := selected(h, metric))]
-        if held:
-            scores = [100 * selected(history, metric)[metric] for history in part["history"]]
-            candidates.append((len(held), summarize(held).median, rate, summarize(scores).median))
-    if not candidates:
+    """The rate that held-out data choose on CoLA, and the median validation score at the epochs chosen there."""
+    part = at_chosen_setting(runs, main_metric("cola"))
+    if part.empty or not all(selected(history, main_metric("cola")) for history in part["history"]):
         return None
-    seeds = max(n for n, *_ in candidates)  # a rate that lost a seed is not judged by the survivors
-    _, rate, value = max(rest for n, *rest in candidates if n == seeds)
-    return rate, value
+    return part["learning_rate"].iloc[0], summarize(list(chosen_scores(part, "cola").values())).median
 
 
 PARTS = ("weights", "gradients", "optimizer_state", "activations")

@@ -27,11 +27,8 @@ from training.settings import TrainerConfig
 from training.tracking import LoggerConfig
 
 NOT_IDENTITY = ("experiment", "output_dir", "force", "retry", "reuse_records", "logger")
-HASH_NEUTRAL_DEFAULTS = {
-    "init_from": None,
-    "init_head": "fresh",
-    "deterministic": False,
-}  # settings newer than some runs
+# of settings that are newer than some runs, whose hash they leave alone
+HASH_NEUTRAL_DEFAULTS = {"init_from": None, "init_head": "fresh", "deterministic": False}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def describe(
     }
 
 
-def identity(record: dict[str, Any]) -> dict[str, Any]:
+def origin(record: dict[str, Any]) -> dict[str, Any]:
     """What has to be the same for an unfinished run to resume, or a finished one to stand."""
     provenance = record["provenance"]
     hardware = {key: provenance["hardware"][key] for key in ("device", "precision", "processes")}

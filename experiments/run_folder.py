@@ -28,7 +28,7 @@ from core.io import (
     write_text,
 )
 from experiments.config import RunConfig
-from experiments.record import COMMITTED, identity, parse, read_own_record, write_record
+from experiments.record import COMMITTED, origin, parse, read_own_record, write_record
 from experiments.record import NAME as RECORD
 from training.checkpoint import Checkpoint, group
 
@@ -107,9 +107,12 @@ class RunFolder:
         if not (self.path / BEST).exists():
             raise UserError(f"{self.path} has lost its {BEST}: force=true trains the run again")
         try:
-            return read_own_tensors(self.path / BEST, self.config_hash)[0]
+            return self._read_best()
         except Damaged as error:
             raise Damaged(f"{error}; force=true trains its run again") from error
+
+    def _read_best(self) -> dict[str, Tensor]:
+        return read_own_tensors(self.path / BEST, self.config_hash)[0]
 
     def has_best(self) -> bool:
         """Whether `best()` would give it."""
@@ -141,7 +144,7 @@ class RunFolder:
             return False
         if retry and earlier["status"] == "failed":
             return False
-        here, there = identity(record), identity(earlier)
+        here, there = origin(record), origin(earlier)
         if odd := [key for key in ("data", "backbone", "start") if here[key] != there[key]]:
             raise UserError(
                 f"{self.path} holds a run with another {odd[0]}: use another output_dir, or force=true to replace it"
@@ -219,13 +222,13 @@ class RunFolder:
         """Quarantines what is damaged, or empties the folder with `force`."""
         if force:
             self._empty()
-        readers = {RECORD: self.record, BEST: self.best, CHECKPOINT: self._read_checkpoint}
+        readers = {RECORD: self.record, BEST: self._read_best, CHECKPOINT: self._read_checkpoint}
         for name, read in readers.items():
             try:
                 if (self.path / name).exists():
                     read()
             except Damaged as error:
-                quarantine(self.path / name, str(error).partition(";")[0])
+                quarantine(self.path / name, str(error))
 
     def write_settings(self, config: dict[str, Any]) -> None:
         """For readers; the record holds them too."""
@@ -246,7 +249,7 @@ class RunFolder:
         Raises:
             UserError: the checkpoint was written on other data, from other weights, or on another kind of machine.
         """
-        self.identity = identity(record)
+        self.identity = origin(record)
         if not self.checkpoint.exists():
             return None
         tensors, header = self._read_checkpoint()
@@ -311,6 +314,5 @@ class RunFolder:
 def pack(state: dict[str, Tensor], predictions: str) -> dict[str, Tensor]:
     """A best evaluation as a checkpoint's tensors; text as bytes, since a safetensors header is limited in size."""
     text = torch.frombuffer(bytearray(predictions.encode()), dtype=torch.uint8)
-    return {f"best/state/{name}": tensor.detach().cpu().clone() for name, tensor in state.items()} | {
-        "best/predictions": text
-    }
+    copies = {f"best/state/{name}": tensor.detach().cpu().clone() for name, tensor in state.items()}
+    return copies | {"best/predictions": text}

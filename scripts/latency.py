@@ -146,7 +146,8 @@ def main() -> int:
         complain(f"error: {sentence(error)}")
         return 2
     holds, figures = verdict(measured)
-    print(f"{figures}: adapters add latency where folded LoRA adds none" + ("" if holds else ": NOT IN EVERY CELL"))
+    word = {True: "holds", False: "fails", None: "undecided"}[holds]
+    print(f"adapters add latency where folded LoRA adds none: {word}; {figures}")
     print(f"record: {path}", *table(records).write(Path(own["into"])), sep="\n")
     return 0
 

@@ -12,7 +12,7 @@ from support.command_line import ROOT, compose
 from analysis import study
 from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED
 from analysis.figures import write_figures
-from analysis.records import RECORDS, TASKS, collect, complete, frame, load
+from analysis.records import RECORDS, TASKS, at_chosen_setting, collect, complete, frame, load
 from analysis.render import latex_text
 from analysis.reported import read_reported
 from analysis.statistics import Summary, difference, holm, summarize
@@ -282,10 +282,23 @@ def test_a_method_with_several_rates_is_compared_at_the_one_that_held_out_data_c
         return record(*words, scores=(score,), held_out=(held,), experiment="x")
 
     runs = [run("full", "1e-4", seed, 0.6 + seed / 100, 0.5) for seed in range(3)]
-    runs += [run("lora", rate, 0, 0.9, held) for rate, held in (("1e-2", 0.9), ("1e-4", 0.1))]  # one seed, and lucky
-    runs += [run("lora", "1e-3", seed, 0.5 + seed / 50, 0.6) for seed in range(3)]
+    best_by_validation = (("1e-2", 0.4), ("1e-4", 0.1))
+    runs += [run("lora", rate, 0, 0.9, held) for rate, held in best_by_validation]
+    runs += [run("lora", "1e-3", seed, 0.5 + seed / 50, held) for seed, held in enumerate((0.6, 0.1, 0.1))]
     [table] = [t for t in all_tables(frame(runs)) if t.name == "x_statistics"]
     assert cells(table, runs="LoRA, learning_rate 0.001, head_learning_rate 0.001")[11] == ""
+
+
+def test_rates_are_compared_on_the_seeds_that_all_of_them_have():
+    def run(rate, seed, held):
+        return record("method=lora", "task=cola", f"trainer.learning_rate={rate}", f"seed={seed}", held_out=(held,))
+
+    searched = [run("1e-3", 0, 0.5), run("1e-3", 1, 0.1), run("1e-3", 2, 0.1), run("3e-3", 0, 0.4)]
+    assert set(at_chosen_setting(frame(searched), "matthews_correlation")["learning_rate"]) == {1e-3}
+    better = [*searched, run("1e-2", 0, 0.6)]  # tried later, with one seed
+    assert set(at_chosen_setting(frame(better), "matthews_correlation")["learning_rate"]) == {1e-2}
+    elsewhere = [*searched, run("1e-2", 7, 0.9)]  # no seed is shared: those with the most are compared
+    assert set(at_chosen_setting(frame(elsewhere), "matthews_correlation")["learning_rate"]) == {1e-3}
 
 
 def test_settings_are_never_mixed():

@@ -8,7 +8,7 @@ from support.command_line import compose
 from support.tiny import adapted_layers
 from torch import nn
 
-from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, Claim
+from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim
 from analysis.latency import ADAPTERS, FOLDED, PLAIN, VARIANTS, table, verdict, verdicts
 from methods.adapter import Adapter
 from scripts import latency
@@ -78,9 +78,9 @@ def test_a_pass_is_without_gradients_and_without_dropout(built):
     assert seen == [(True, (2, 3))]
 
 
-def made_up(**slow: float) -> dict:
+def made_up(turns: int = 3, **slow: float) -> dict:
     """A record of two cells whose turns drift, each variant so many times as slow as the plain model in all of them."""
-    drift = [1.0, 2.0, 4.0]
+    drift = [2.0**turn for turn in range(turns)]
     seconds = {name: [slow.get(name, 1.0) * t for t in drift] for name in (PLAIN, *VARIANTS)}
     hardware = {"device": "cpu", "cpu": "X", "threads": 1, "precision": "fp32"}
     cells = [{"batch": batch, "length": 16, "seconds": seconds} for batch in (1, 32)]
@@ -118,21 +118,31 @@ def test_the_published_numbers_stand_beside(tmp_path):
     assert {line["Pfeiffer adapters"] for line in lines} == {""}
 
 
-def test_the_verdict_wants_slow_adapters_and_a_folded_lora_that_is_not():
-    assert verdict(made_up(**SLOW))[0]
-    assert not verdict(made_up(**SLOW, **{FOLDED: 1.1}))[0]
-    assert not verdict(made_up(**SLOW | {"lin": 1.01}))[0]
-    assert "Houlsby adapters: x 1.25 to 1.25" in verdict(made_up(**SLOW))[1]
+def test_the_verdict_wants_slow_adapters_at_batch_1_and_a_folded_lora_that_is_not():
+    assert verdict(made_up(**SLOW))[0] is True
+    assert verdict(made_up(**SLOW, **{FOLDED: 1.1}))[0] is False
+    assert verdict(made_up(**SLOW | {"lin": 0.99}))[0] is False
+    assert "Houlsby adapters, batch 1: x 1.25 to 1.25" in verdict(made_up(**SLOW))[1]
+    at_32 = made_up(**SLOW)
+    at_32["cells"][1]["seconds"] = at_32["cells"][1]["seconds"] | {"lin": [1.0, 2.0, 4.0]}
+    assert verdict(at_32)[0] is True  # the paper claims nothing of large batches
+
+
+def test_an_interval_around_1_decides_nothing_and_two_turns_have_none():
+    noisy = made_up(**SLOW)
+    noisy["cells"][0]["seconds"] = noisy["cells"][0]["seconds"] | {"lin": [0.9, 2.2, 4.4]}
+    assert verdict(noisy)[0] is None
+    assert verdict(made_up(turns=2, **SLOW)) == (None, "2 turns are too few for an interval")
 
 
 def test_the_claim_is_answered_from_the_records(tmp_path):
     claim = Claim("c", "s", ("scripts/latency.py",), measured=lambda: verdicts(tmp_path))
     assert claim.lines(None) == [("`scripts/latency.py`", "", NOT_RUN, "")]
-    for slow, expected in ((SLOW, HOLDS), ({}, FAILS)):
+    for slow, expected in ((SLOW, HOLDS), ({}, UNDECIDED), (SLOW | {FOLDED: 1.1}, FAILS)):
         (tmp_path / "a.json").write_text(json.dumps(made_up(**slow)))
         [(source, backbone, word, figures)] = claim.lines(None)
         assert (source, backbone, word) == ("`scripts/latency.py`", "MiniLM", expected)
-        assert figures.startswith("X, 1 thread, fp32: LoRA, folded: x 1.00 to 1.00; ")
+        assert figures.startswith("X, 1 thread, fp32: LoRA, folded, batch 1: x 1.")
     assert [claim.text for claim in CLAIMS if claim.measured] == ["adapters add latency where folded LoRA adds none"]
 
 
