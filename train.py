@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from adapters.peft_format import write_adapter
-from core.cli import require_flags
-from core.errors import USER_ERRORS, Diverged, Interrupted, complain, composing, is_out_of_memory, sentence
+from core.console import composing, log, require_flags, sentence
+from core.errors import USER_ERRORS, Diverged, Interrupted, is_out_of_memory
 from core.io import require_writable
 from core.redact import redacted
 from core.seeding import seeded
@@ -37,7 +37,7 @@ from training.tracking import Tracker, make_tracker
 from training.trainer import Trainer
 
 NO_MEMORY = (
-    "error: out of memory ({error}): the same command resumes at the last evaluation once there is more; "
+    "out of memory ({error}): the same command resumes at the last evaluation once there is more; "
     "trainer.micro_batch_size=N and trainer.eval_batch_size=N take less"
 )
 
@@ -127,11 +127,11 @@ def main(cfg: DictConfig) -> None:
             train(replace(start, force=there.status()[0] == "complete" and not there.has_best()))
         train(run, start)
     except (Diverged, OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
+        log.error(sentence(error))
         exit_statuses.append(1 if isinstance(error, Diverged) else 2)
     except Exception as error:
         told = NO_MEMORY.format(error=str(error).partition("\n")[0])
-        complain(told if is_out_of_memory(error) else traceback.format_exc())
+        log.error(told if is_out_of_memory(error) else traceback.format_exc())
         exit_statuses.append(1)
 
 
@@ -146,13 +146,13 @@ def cli() -> int:
         with composing():
             main()
     except (OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
+        log.error(sentence(error))
         return 2
     except Interrupted as error:
-        complain(f"interrupted: {error}; the same command (without force) resumes there")
+        log.info(f"interrupted: {error}; the same command (without force) resumes there")
         return 130
     except KeyboardInterrupt:
-        complain("interrupted before training began, or while its state was being written")
+        log.info("interrupted before training began, or while its state was being written")
         return 130
     finally:
         if torch.distributed.is_initialized():

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from core.errors import Damaged, UserError, complain
+from core.console import log
+from core.errors import Damaged, UserError
 from core.io import with_checksum, write_json
 from experiments.config import file_name, identity
 from experiments.record import parse
@@ -84,13 +85,13 @@ def ended(files: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             record = parse(file)
         except Damaged as error:
-            complain(f"warning: {error}: left out; the command that trained it sets it aside and trains it again")
+            log.warning(f"{error}: left out; the command that trained it sets it aside and trains it again")
             continue
         if record["status"] not in ("complete", "failed") or "config" not in record:
             continue
         first = seen.setdefault((record["experiment"], record["config_hash"]), file)
         if first is not file:
-            complain(f"warning: {file} is of the same run as {first}: left out")
+            log.warning(f"{file} is of the same run as {first}: left out")
             continue
         yield file, record
 
@@ -108,7 +109,7 @@ def collect(folder: Path, into: Path = RECORDS) -> list[Path]:
     written = []
     for file, record in ended(sorted(folder.rglob("result.json"))):
         if file_name(record["experiment"]) != record["experiment"]:
-            complain(f"warning: {file}: experiment '{record['experiment']}' cannot name a folder: left out")
+            log.warning(f"{file}: experiment '{record['experiment']}' cannot name a folder: left out")
         elif record["data"] != "generated" and record["experiment"] != "default":
             record["config"]["data"]["path"] = None
             record["config"]["output_dir"] = "runs"

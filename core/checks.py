@@ -1,46 +1,66 @@
-"""Checks of single settings: each raises a UserError that names the key, the value and the way out."""
+"""What a setting may be, declared on its field: `rank: Annotated[int, number(at_least=1)] = 8`.
+
+A check takes a key and a value, and raises a UserError that names both and the way out. pydantic would check types too,
+which OmegaConf does already, and say it in words of its own.
+"""
 
 import dataclasses
 import math
-from typing import Any, get_origin
+from collections.abc import Callable
+from typing import Any, get_origin, get_type_hints
 
 from core.errors import UserError
 
-
-def choose(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises a UserError that lists the choices."""
-    if value not in choices:
-        raise UserError(f"{key} is '{value}'; choose one of: {', '.join(choices)}")
+Check = Callable[[str, Any], None]
 
 
-def at_least(key: str, value: float | None, least: float) -> None:
-    """Raises a UserError for a number below `least`, or not finite; None passes."""
-    if value is not None and not least <= value < math.inf:
-        raise UserError(f"{key} is {value}; it must be at least {least} and finite")
+def check(settings: Any, path: str = "") -> None:
+    """Checks each field of a dataclass by its annotation; None, the absence of a value, passes.
 
-
-def above_zero(key: str, value: float | None) -> None:
-    """Raises a UserError for a number that is not positive, or not finite; None passes."""
-    if value is not None and not 0 < value < math.inf:
-        raise UserError(f"{key} is {value}; it must be above 0 and finite")
-
-
-def fraction(key: str, value: float) -> None:
-    """Raises a UserError for a number outside [0, 1)."""
-    if not 0 <= value < 1:
-        raise UserError(f"{key} is {value}; it must be at least 0 and below 1")
-
-
-def check_seed(key: str, value: int) -> None:
-    """Raises a UserError for what no generator takes."""
-    at_least(key, value, 0)
-    if value >= 2**63:
-        raise UserError(f"{key} is {value}; it must be below 2**63")
-
-
-def require_mappings(config: Any, path: str = "") -> None:
-    """Raises a UserError where `${...}` put something else in the place of settings or of a mapping."""
-    for known in dataclasses.fields(config):
-        kind, value = get_origin(known.type) or known.type, getattr(config, known.name)
+    Raises:
+        UserError: a check fails, or `${...}` put something else in the place of a mapping.
+    """
+    for name, hint in get_type_hints(type(settings), include_extras=True).items():
+        value, kind = getattr(settings, name, None), get_origin(hint) or hint
         if (kind is dict or dataclasses.is_dataclass(kind)) and not isinstance(value, kind):
-            raise UserError(f"{path}{known.name} is '{value}'; it must be a mapping of settings")
+            raise UserError(f"{path}{name} is '{value}'; it must be a mapping of settings")
+        for refuse in getattr(hint, "__metadata__", ()):
+            if value is not None:
+                refuse(path + name, value)
+
+
+def one_of(*choices: str) -> Check:
+    """The choices, which the message lists."""
+
+    def refuse(key: str, value: str) -> None:
+        if value not in choices:
+            raise UserError(f"{key} is '{value}'; choose one of: {', '.join(choices)}")
+
+    return refuse
+
+
+def number(
+    *, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf, at_most: float = math.inf
+) -> Check:
+    """Within the bounds, and finite."""
+    bounds = {"at least": at_least, "above": above, "below": below, "at most": at_most}
+    parts = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
+    if min(below, at_most) == math.inf:
+        parts.append("finite")
+
+    def refuse(key: str, value: float) -> None:
+        if not (at_least <= value <= at_most and above < value < below):
+            raise UserError(f"{key} is {value}; it must be {' and '.join(parts)}")
+
+    return refuse
+
+
+def generator_seed(key: str, value: int) -> None:
+    """What torch's generators take."""
+    if not 0 <= value < 2**63:
+        raise UserError(f"{key} is {value}; it must be at least 0 and below 2**63")
+
+
+FRACTION = number(at_least=0, below=1)
+POSITIVE = number(above=0)
+COUNT = number(at_least=1)

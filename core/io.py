@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.errors import Damaged, UserError, complain
+from core.console import log
+from core.errors import Damaged, UserError
 
 CHECKSUM = "sha256"  # in records and in headers: of all the rest
 
@@ -173,7 +174,7 @@ def quarantine(path: Path, why: str) -> None:
         os.replace(path, path.with_name(f"{path.name}.damaged"))
     except OSError as error:
         raise UserError(f"{why}; it cannot be quarantined ({error.strerror}): remove it") from error
-    complain(f"warning: {why}: it is now {path.name}.damaged")
+    log.warning(f"{why}: it is now {path.name}.damaged")
 
 
 def require_writable(folder: Path) -> None:

@@ -10,14 +10,15 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 import methods  # noqa: F401  (registers each method's schema)
-from core.checks import above_zero, check_seed, choose, require_mappings
-from core.errors import USER_ERRORS, UserError, sentence, unknown
+from core.checks import check, generator_seed, one_of
+from core.console import sentence
+from core.errors import USER_ERRORS, UserError, unknown
 from core.redact import secrets
 from methods.base import Method
 from models.settings import BackboneConfig
@@ -52,6 +53,36 @@ def hash_of(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def file_name(text: str) -> str:
+    """`text` as a single part of a path."""
+    return re.sub(r"[^A-Za-z0-9._-]|^\.+", "_", text) or "_"
+
+
+def _folder_name(key: str, value: str) -> None:
+    if file_name(value) != value:
+        raise UserError(f"{key} '{value}' cannot name a folder: use letters, digits, '.', '_' and '-'")
+
+
+def _folder(key: str, value: str) -> None:
+    if not value:
+        raise UserError(f"{key} is empty; name a folder")
+    if not value.isprintable():  # the last line that a run prints names it
+        raise UserError(f"{key} is {value!a}; name a folder without such characters")
+
+
+def _path(key: str, value: str) -> None:
+    if not value:
+        raise UserError(f"{key} is empty; name the folder of a run or of an adapter")
+
+
+def _refuse_secrets(config: dict[str, Any]) -> None:
+    """Raises a UserError for a setting that holds one of the environment's tokens."""
+    shown = json.dumps(config)
+    for name, secret in secrets():
+        if secret in shown:
+            raise UserError(f"a setting holds {name}, and a record would show it: leave it to the environment")
+
+
 @dataclass
 class RunConfig:
     """One run.
@@ -77,50 +108,42 @@ class RunConfig:
     data: DataConfig = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    seed: int = 0
-    experiment: str = "default"
-    output_dir: str = "runs"
+    seed: Annotated[int, generator_seed] = 0
+    experiment: Annotated[str, _folder_name] = "default"
+    output_dir: Annotated[str, _folder] = "runs"
     start: str | None = None
-    init_from: str | None = None
-    init_head: str = "fresh"
+    init_from: Annotated[str | None, _path] = None
+    init_head: Annotated[str, one_of("fresh", "kept")] = "fresh"
     deterministic: bool = False
     force: bool = False
     retry: bool = False
     reuse_records: bool = True
 
     def __post_init__(self) -> None:
-        require_mappings(self)
+        check(self)
+        self._check_start()
+        _refuse_secrets(to_dict(self))
+        self._settle_rates()
+
+    def _check_start(self) -> None:
+        """Raises a UserError where it is not clear what the run begins at."""
         if self.start is not None and (self.start not in GLUE or self.start == self.task.name):
             others = [name for name in GLUE if name != self.task.name]
             raise UserError(f"start is '{self.start}'; choose another task to start from: {', '.join(others)}")
-        if self.init_from == "":
-            raise UserError("init_from is empty; name the folder of a run or of an adapter")
         if self.start is not None and self.init_from is not None:
             raise UserError("start and init_from are both given; a run begins at one of them")
-        choose("init_head", self.init_head, ("fresh", "kept"))
         if self.init_head == "kept" and self.init_from is None:
             raise UserError("init_head=kept needs init_from=FOLDER, whose head it is")
-        check_seed("seed", self.seed)
-        if not self.output_dir:
-            raise UserError("output_dir is empty; name a folder")
-        if not self.output_dir.isprintable():  # the last line that a run prints names it
-            raise UserError(f"output_dir is {self.output_dir!a}; name a folder without such characters")
-        if file_name(self.experiment) != self.experiment:
-            raise UserError(
-                f"experiment '{self.experiment}' cannot name a folder: use letters, digits, '.', '_' and '-'"
-            )
-        shown = json.dumps(to_dict(self))
-        for name, secret in secrets():
-            if secret in shown:
-                raise UserError(f"a setting holds {name}, and a record would show it: leave it to the environment")
-        trainer, method = self.trainer, self.method
+
+    def _settle_rates(self) -> None:
+        """A rate that is not given is the backbone's for the method, or else the method's own."""
+        trainer, backbone, method = self.trainer, self.backbone, self.method
         if trainer.learning_rate is None:
-            trainer.learning_rate = self.backbone.learning_rates.get(method.name, method.learning_rate)
+            trainer.learning_rate = backbone.learning_rates.get(method.name, method.learning_rate)
         if trainer.head_learning_rate is None:
-            own = self.backbone.head_learning_rates.get(method.name, method.head_learning_rate)
+            own = backbone.head_learning_rates.get(method.name, method.head_learning_rate)
             trainer.head_learning_rate = own or trainer.learning_rate
-        above_zero("trainer.learning_rate", trainer.learning_rate)
-        above_zero("trainer.head_learning_rate", trainer.head_learning_rate)
+        check(trainer, "trainer.")  # a YAML's rates too
 
     @property
     def hash(self) -> str:
@@ -139,11 +162,6 @@ class RunConfig:
             self.hash[:8],
         )
         return Path(self.output_dir) / self.experiment / "-".join(map(file_name, parts))
-
-
-def file_name(text: str) -> str:
-    """`text` as a single part of a path."""
-    return re.sub(r"[^A-Za-z0-9._-]|^\.+", "_", text) or "_"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

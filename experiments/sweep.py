@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import hydra
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -10,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from core.errors import USER_ERRORS, complain, composing, sentence
+from core.console import composing, log, sentence
+from core.errors import USER_ERRORS
 from experiments.config import RunConfig, from_hydra
 from experiments.run_folder import RunFolder
 
@@ -37,6 +39,16 @@ def start_config(run: RunConfig, overrides: Sequence[str]) -> RunConfig | None:
     )
 
 
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """The run that `train.py` would train with these overrides.
+
+    Raises:
+        UserError: they are no run's.
+    """
+    with composing(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return from_hydra(hydra.compose("config", list(overrides)))
+
+
 def cells(overrides: Sequence[str]) -> list[RunConfig]:
     """Every run that `train.py -m` would train with these overrides, those that others start from first."""
     with composing(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -61,12 +73,12 @@ def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
         with composing():
             run = run_config(GlobalHydra.instance().config_loader().load_sweep_config(config, list(job)))
     except USER_ERRORS as error:
-        complain(f"error: {' '.join(job)}: {sentence(error)}")
+        log.error(f"{' '.join(job)}: {sentence(error)}")
         exit_statuses.append(2)
         return False
     word, record = RunFolder.of(run).status()
     if word == "failed" and not (run.retry or run.force):
-        complain(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
+        log.error(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
         exit_statuses.append(1)
         return False
     moved = record is not None and record["config"]["data"]["path"] not in (None, run.data.path)

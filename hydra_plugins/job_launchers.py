@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
-from core.errors import UserError, complain
+from core.console import log
+from core.errors import UserError
 from experiments.run_folder import RunFolder
 from experiments.sweep import ROOT, exit_statuses, is_pending, run_config
 
@@ -33,7 +34,7 @@ class Jobs:
             run = run_config(self.hydra_context.config_loader.load_sweep_config(self.config, job))
             word, record = RunFolder.of(run).status()
             if word != "complete" and (record or not lost):  # where jobs were lost, the error speaks for those
-                complain(f"{word}: {' '.join(job)}: {record['reason'] if record else 'it left no record'}")
+                log.error(f"{word}: {' '.join(job)}: {record['reason'] if record else 'it left no record'}")
                 exit_statuses.append(1)
         if lost:
             raise UserError(" ".join(str(lost).split())) from lost

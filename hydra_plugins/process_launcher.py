@@ -21,7 +21,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from core.errors import Interrupted, UserError, complain
+from core.console import log
+from core.errors import Interrupted, UserError
 from experiments.sweep import ROOT, exit_statuses, is_pending
 
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -81,7 +82,7 @@ class ProcessLauncher(Launcher):
             for process in [process for process in self.running if process.poll() is not None]:
                 del self.running[process]
                 if process.returncode not in (0, 1, 2):
-                    complain(f"ended with status {process.returncode}, killed perhaps: {' '.join(process.args[2:])}")
+                    log.error(f"ended with status {process.returncode}, killed perhaps: {' '.join(process.args[2:])}")
                 if process.returncode:
                     exit_statuses.append(process.returncode if process.returncode in (1, 2) else 1)
 

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError
-from methods.base import Method, check_size, encoder_layers, freeze_encoder, register
+from methods.base import Method, Width, encoder_layers, freeze_encoder, register
 
 
 class Adapter(nn.Module):
@@ -118,10 +118,7 @@ class AdapterMethod(Method):
     layer: ClassVar[type[Adapter]]
     learning_rate: ClassVar[float] = 3e-4
 
-    bottleneck: int = 64
-
-    def __post_init__(self) -> None:
-        check_size("method.bottleneck", self.bottleneck)
+    bottleneck: Width = 64
 
     def layers(self, model: nn.Module) -> Iterable[nn.Module]:
         """The encoder's layers that get adapters."""
@@ -182,4 +179,4 @@ class Pfeiffer(AdapterMethod):
     layer: ClassVar[type[Adapter]] = PfeifferAdapter
 
     name: str = "pfeiffer"
-    bottleneck: int = 48
+    bottleneck: Width = 48

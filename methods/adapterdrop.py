@@ -9,9 +9,11 @@ training and inference. Its robust variant, which draws their number for each ba
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
+from core.checks import number
 from core.errors import UserError
 from methods.adapter import Pfeiffer
 from methods.base import encoder_layers, register
@@ -27,12 +29,7 @@ class AdapterDrop(Pfeiffer):
     """
 
     name: str = "adapterdrop"
-    dropped_layers: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.dropped_layers < 0:
-            raise UserError(f"method.dropped_layers is {self.dropped_layers}; it must be at least 0")
+    dropped_layers: Annotated[int, number(at_least=0)] = 5
 
     def layers(self, model: nn.Module) -> Iterable[nn.Module]:
         stack = encoder_layers(model)

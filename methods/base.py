@@ -7,18 +7,33 @@ After `apply`, `requires_grad` is the one truth of what is trained.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
 
+from core.checks import FRACTION, check, number
 from core.errors import UserError
 
 QUERY_AND_VALUE = r"(query|value)(_proj)?$"
 ALL_LINEAR = r"."
-WIDEST = 2**16  # of what a method adds to a layer
 LARGEST = 1e18  # of a method's factors: its square is a number in float32
+
+
+def pattern(key: str, value: str) -> None:
+    """Raises a UserError for what `re.search` does not take, or takes for everything."""
+    if not value:
+        raise UserError(f"{key} is empty; use '.' for every linear layer")
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise UserError(f"{key} is no regular expression: '{value}' ({error})") from error
+
+
+Width = Annotated[int, number(at_least=1, at_most=2**16)]  # of what a method adds to a layer
+Dropout = Annotated[float, FRACTION]
+Pattern = Annotated[str, pattern]
 
 
 @dataclass
@@ -40,6 +55,9 @@ class Method:
     peft_ignored_keys: ClassVar[tuple[str, ...]] = ()
 
     name: str
+
+    def __post_init__(self) -> None:
+        check(self, "method.")
 
     def apply(self, model: nn.Module) -> None:
         """Injects the method's parameters into `model` and freezes what it does not train."""
@@ -136,25 +154,6 @@ def freeze_encoder(model: nn.Module) -> None:
     model.requires_grad_(False)
     for parameter in head_parameters(model):
         parameter.requires_grad_(True)
-
-
-def check_size(key: str, value: int) -> None:
-    """Raises a UserError for a width that no layer should have."""
-    if not 1 <= value <= WIDEST:
-        raise UserError(f"{key} is {value}; it must be at least 1 and at most {WIDEST}")
-
-
-def check_low_rank(rank: int, dropout: float, target_modules: str) -> None:
-    """Raises a UserError for settings that no layer could have."""
-    if not target_modules:
-        raise UserError("method.target_modules is empty; use '.' for every linear layer")
-    check_size("method.rank", rank)
-    if not 0 <= dropout < 1:
-        raise UserError(f"method.dropout is {dropout}; it must be at least 0 and below 1")
-    try:
-        re.compile(target_modules)
-    except re.error as error:
-        raise UserError(f"method.target_modules is no regular expression: '{target_modules}' ({error})") from error
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -14,25 +14,26 @@ the default here (`init_A=gaussian`: standard deviation 1 / rank, as PEFT has it
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.checks import number, one_of
 from core.errors import UserError
 from methods.base import (
     LARGEST,
     QUERY_AND_VALUE,
     AdaptedLinear,
+    Dropout,
     Method,
+    Pattern,
+    Width,
     adapt,
-    check_low_rank,
     freeze_encoder,
     register,
 )
-
-INITS = ("kaiming", "gaussian")
 
 
 def init_A(A: Tensor, init: str) -> Tensor:
@@ -88,19 +89,12 @@ class LoRA(Method):
     peft_ignored_keys: ClassVar[tuple[str, ...]] = ("lora_dropout",)
 
     name: str = "lora"
-    rank: int = 8
-    alpha: float = 8.0
-    dropout: float = 0.0
-    target_modules: str = QUERY_AND_VALUE
+    rank: Width = 8
+    alpha: Annotated[float, number(above=0, at_most=LARGEST)] = 8.0
+    dropout: Dropout = 0.0
+    target_modules: Pattern = QUERY_AND_VALUE
     rank_stabilized: bool = False
-    init_A: str = "kaiming"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha <= LARGEST:
-            raise UserError(f"method.alpha is {self.alpha}; it must be above 0 and at most {LARGEST:g}")
-        check_low_rank(self.rank, self.dropout, self.target_modules)
-        if self.init_A not in INITS:
-            raise UserError(f"method.init_A is '{self.init_A}'; choose one of: {', '.join(INITS)}")
+    init_A: Annotated[str, one_of("kaiming", "gaussian")] = "kaiming"
 
     @property
     def scale(self) -> float:

@@ -10,12 +10,14 @@ Adapted layers fold into the dequantized float weight, since rounding W₄ + s·
 
 import logging
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from core.checks import one_of
 from core.errors import UserError
-from methods.base import ALL_LINEAR, as_linear, linear_layers, register, replace
+from methods.base import ALL_LINEAR, Pattern, as_linear, linear_layers, register, replace
 from methods.lora import LoRA
 
 QUANT_TYPES = ("nf4", "fp4")
@@ -95,14 +97,9 @@ class QLoRA(LoRA):
     """
 
     name: str = "qlora"
-    target_modules: str = ALL_LINEAR
-    quant_type: str = "nf4"
+    target_modules: Pattern = ALL_LINEAR
+    quant_type: Annotated[str, one_of(*QUANT_TYPES)] = "nf4"
     double_quant: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.quant_type not in QUANT_TYPES:
-            raise UserError(f"method.quant_type is '{self.quant_type}'; choose one of: {', '.join(QUANT_TYPES)}")
 
     def apply(self, model: nn.Module) -> None:
         super().apply(model)  # float layers first: what wraps them stays, what they are is replaced

@@ -7,10 +7,11 @@ Deviations: the paper has it on GPT-2 alone, quoted from Li and Liang 2021 (arXi
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import nn
 
+from core.checks import COUNT
 from core.errors import UserError
 from methods.base import Method, encoder_layers, freeze_encoder, register
 
@@ -27,11 +28,7 @@ class TopLayers(Method):
     learning_rate: ClassVar[float] = 2e-5
 
     name: str = "top_layers"
-    layers: int = 2
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise UserError(f"method.layers is {self.layers}; it must be at least 1")
+    layers: Annotated[int, COUNT] = 2
 
     def apply(self, model: nn.Module) -> None:
         stack = encoder_layers(model)

@@ -13,20 +13,23 @@ Deviations: the paper draws a pair for each shape of layer; as in PEFT, one pair
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.checks import generator_seed
 from core.errors import UserError
 from methods.base import (
     LARGEST,
     QUERY_AND_VALUE,
     AdaptedLinear,
+    Dropout,
     Method,
+    Pattern,
+    Width,
     adapt,
-    check_low_rank,
     freeze_encoder,
     matching_layers,
     register,
@@ -104,20 +107,18 @@ class VeRA(Method):
     peft_ignored_keys: ClassVar[tuple[str, ...]] = ("vera_dropout", "d_initial", "save_projection")
 
     name: str = "vera"
-    rank: int = 1024
+    rank: Width = 1024
     d_initial: float = 0.1
-    dropout: float = 0.0
-    target_modules: str = QUERY_AND_VALUE
-    projection_seed: int = 0
+    dropout: Dropout = 0.0
+    target_modules: Pattern = QUERY_AND_VALUE
+    projection_seed: Annotated[int, generator_seed] = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < abs(self.d_initial) <= LARGEST:
             raise UserError(
                 f"method.d_initial is {self.d_initial}; it must be within ±{LARGEST:g}, and not 0, where nothing would train"
             )
-        if not 0 <= self.projection_seed < 2**63:
-            raise UserError(f"method.projection_seed is {self.projection_seed}; it must be at least 0 and below 2**63")
-        check_low_rank(self.rank, self.dropout, self.target_modules)
 
     def apply(self, model: nn.Module) -> None:
         freeze_encoder(model)

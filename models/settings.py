@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.checks import require_mappings
+from core.checks import check
 from core.errors import UserError
 
 SIZES = dict.fromkeys(  # of an architecture; building a larger one takes hours, or more than int64
@@ -38,7 +38,7 @@ class BackboneConfig:
     head_learning_rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require_mappings(self, "backbone.")
+        check(self, "backbone.")
         if not self.source and not self.random_init:
             raise UserError(
                 "backbone.source is empty: give a hub name or a folder, as in backbone.source=distilroberta-base"

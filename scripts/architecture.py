@@ -4,6 +4,8 @@ import ast
 import sys
 from pathlib import Path
 
+from scripts.cli import command
+
 ROOT = Path(__file__).parent.parent
 FLOORS = (  # a room imports from lower floors alone
     ("core",),
@@ -107,12 +109,12 @@ WAY = """## The way of a run
 """
 
 
-def main() -> int:
+@command
+def main(_: list[str]) -> None:
     file = ROOT / "docs" / "architecture.md"
     file.parent.mkdir(exist_ok=True)
     file.write_text(markdown(), encoding="utf-8")
     print(file.relative_to(ROOT))
-    return 0
 
 
 if __name__ == "__main__":

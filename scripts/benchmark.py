@@ -21,19 +21,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import torch
 
 from analysis.records import ROOT
 from analysis.speed import FOLDER, LONGEST, OURS, THEIRS, held, ratio, table
-from core.cli import parse
-from core.errors import USER_ERRORS, UserError, complain, sentence
+from core.errors import UserError
 from core.io import write_json
 from experiments.config import RunConfig, file_name, to_dict
 from experiments.record import git_state, hardware, versions
 from experiments.sweep import cells
 from methods.base import Method
+from scripts.cli import command, parse, whole
 
 LOSS_TOLERANCE = 0.02  # bf16 rounds that far
 OWN = {"rounds": "6", "steps": "4", "into": str(ROOT / "paper_tables")}
@@ -144,33 +142,22 @@ def verdicts(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def whole(key: str, value: str) -> int:
-    """A number of at least one."""
-    if not value.isdecimal() or int(value) < 1:
-        raise UserError(f"{key} is '{value}'; give a whole number of at least 1")
-    return int(value)
-
-
-def main() -> int:
-    try:
-        own, words = parse(sys.argv[1:], OWN)
-        rounds, steps = (whole(key, own[key]) for key in ("rounds", "steps"))
-        records = Path(own["into"]) / "records" / FOLDER.name
-        runs = cells(["experiment=benchmark", *words])
-        records.mkdir(parents=True, exist_ok=True)
-        for number, run in enumerate(runs, 1):
-            print(f"[{number}/{len(runs)}] {run.method.name} on {run.task.name}", flush=True)
-            record = measure(run, rounds, steps)
-            device = record["provenance"]["hardware"]["device"]
-            parts = (run.backbone.name, run.task.name, run.method.name, device, record["config_hash"][:8])
-            path = records / f"{'-'.join(map(file_name, parts))}.json"
-            write_json(path, record)
-            print("\n".join(verdicts(record)), f"record: {path}", sep="\n", flush=True)
-    except (OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
-        return 2
+@command
+def main(words: list[str]) -> None:
+    own, overrides = parse(words, OWN)
+    rounds, steps = (whole(key, own[key]) for key in ("rounds", "steps"))
+    records = Path(own["into"]) / "records" / FOLDER.name
+    runs = cells(["experiment=benchmark", *overrides])
+    records.mkdir(parents=True, exist_ok=True)
+    for number, run in enumerate(runs, 1):
+        print(f"[{number}/{len(runs)}] {run.method.name} on {run.task.name}", flush=True)
+        record = measure(run, rounds, steps)
+        device = record["provenance"]["hardware"]["device"]
+        parts = (run.backbone.name, run.task.name, run.method.name, device, record["config_hash"][:8])
+        path = records / f"{'-'.join(map(file_name, parts))}.json"
+        write_json(path, record)
+        print("\n".join(verdicts(record)), f"record: {path}", sep="\n", flush=True)
     print(*table(records).write(Path(own["into"])), sep="\n")
-    return 0
 
 
 if __name__ == "__main__":

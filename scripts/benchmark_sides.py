@@ -21,7 +21,8 @@ from transformers import TrainerCallback
 
 import tasks.metrics  # noqa: F401  (what the other side imports counts in this one's memory too)
 from analysis.speed import GROUPED, LONGEST, MAXIMUM, OURS, RANDOM
-from core.errors import USER_ERRORS, UserError, sentence
+from core.console import sentence
+from core.errors import USER_ERRORS, UserError
 from core.seeding import seeded
 from experiments.config import RunConfig
 from models.backbone import load_backbone

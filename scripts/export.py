@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from core.cli import parse
-from core.errors import USER_ERRORS, Diverged, UserError, complain, sentence
+from core.errors import UserError
+from scripts.cli import command, parse
 
 OPTIONS = {"run": None, "into": None, "form": "folded", "push": None, "data.path": None}
 FORMS = ("folded", "adapter")
@@ -22,12 +20,12 @@ FORMS = ("folded", "adapter")
 
 def export(options: dict[str, str | None]) -> None:
     """Writes, and pushes, what the options ask for."""
-    from core.checks import choose
+    from core.checks import one_of
     from experiments.export import export_adapter, export_folded, folding_table
     from experiments.restore import restore
     from training.accelerator import make_accelerator  # seconds to import: a mistake should not wait for it
 
-    choose("form", options["form"], FORMS)
+    one_of(*FORMS)("form", options["form"])
     run_folder, folder = Path(options["run"].removesuffix("result.json")), Path(options["into"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
@@ -76,13 +74,9 @@ def push(folder: Path, repository: str) -> str:
     return str(address)
 
 
-def main() -> int:
-    try:
-        export(parse(sys.argv[1:], OPTIONS, required=("run", "into"))[0])
-    except (Diverged, OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
-        return 2
-    return 0
+@command
+def main(words: list[str]) -> None:
+    export(parse(words, OPTIONS, required=("run", "into"))[0])
 
 
 if __name__ == "__main__":

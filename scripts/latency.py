@@ -20,31 +20,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-import hydra  # noqa: E402
-import torch  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from analysis.latency import FOLDED, FOLDER, PLAIN, VARIANTS, table, verdict  # noqa: E402
-from analysis.records import describe_hardware  # noqa: E402
-from core.cli import parse  # noqa: E402
-from core.errors import USER_ERRORS, UserError, complain, composing, sentence  # noqa: E402
-from core.io import write_json  # noqa: E402
-from core.seeding import seeded  # noqa: E402
-from experiments.config import RunConfig, file_name, from_hydra  # noqa: E402
-from experiments.record import git_state, hardware, versions  # noqa: E402
-from methods.adapter import Houlsby, Lin, Pfeiffer  # noqa: E402
-from methods.base import fold, parameter_counts  # noqa: E402
-from methods.dora import DoRA  # noqa: E402
-from methods.full import Full  # noqa: E402
-from methods.lora import LoRA  # noqa: E402
-from methods.vera import VeRA  # noqa: E402
-from models.backbone import build, max_length  # noqa: E402
-from scripts.benchmark import whole  # noqa: E402
-from training.accelerator import describe_machine, make_accelerator  # noqa: E402
+from analysis.latency import FOLDED, FOLDER, PLAIN, VARIANTS, table, verdict
+from analysis.records import describe_hardware
+from core.errors import UserError
+from core.io import write_json
+from core.seeding import seeded
+from experiments.config import RunConfig, file_name
+from experiments.record import git_state, hardware, versions
+from experiments.sweep import ROOT, compose
+from methods.adapter import Houlsby, Lin, Pfeiffer
+from methods.base import fold, parameter_counts
+from methods.dora import DoRA
+from methods.full import Full
+from methods.lora import LoRA
+from methods.vera import VeRA
+from models.backbone import build, max_length
+from scripts.cli import command, parse, whole
+from training.accelerator import describe_machine, make_accelerator
 
 WARM_UP = 3  # turns
 OWN = {"batches": "1,8,32", "lengths": "16,64,128", "repeats": "20", "into": str(ROOT / "paper_tables")}
@@ -125,31 +121,26 @@ def settings(words: list[str]) -> RunConfig:
     """
     if odd := [word for word in words if word.partition("=")[0].partition(".")[0] == "method"]:
         raise UserError(f"{odd[0]}: every method is measured, at its own defaults; leave it out")
-    with composing(), hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return from_hydra(hydra.compose("config", words))
+    return compose(words)
 
 
-def main() -> int:
-    try:
-        own, words = parse(sys.argv[1:], OWN)
-        batches, lengths = ([whole(key, word) for word in own[key].split(",")] for key in ("batches", "lengths"))
-        repeats = whole("repeats", own["repeats"])
-        run = settings(words)
-        records = Path(own["into"]) / "records" / FOLDER.name
-        records.mkdir(parents=True, exist_ok=True)
-        measured = record(run, batches, lengths, repeats)
-        own_machine = measured["provenance"]["hardware"]
-        parts = (run.backbone.name, describe_hardware(own_machine), own_machine["precision"])
-        path = records / f"{'-'.join(map(file_name, parts))}.json"
-        write_json(path, measured)
-    except (OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
-        return 2
+@command
+def main(words: list[str]) -> None:
+    own, overrides = parse(words, OWN)
+    batches, lengths = ([whole(key, word) for word in own[key].split(",")] for key in ("batches", "lengths"))
+    repeats = whole("repeats", own["repeats"])
+    run = settings(overrides)
+    records = Path(own["into"]) / "records" / FOLDER.name
+    records.mkdir(parents=True, exist_ok=True)
+    measured = record(run, batches, lengths, repeats)
+    own_machine = measured["provenance"]["hardware"]
+    parts = (run.backbone.name, describe_hardware(own_machine), own_machine["precision"])
+    path = records / f"{'-'.join(map(file_name, parts))}.json"
+    write_json(path, measured)
     holds, figures = verdict(measured)
     word = {True: "holds", False: "fails", None: "undecided"}[holds]
     print(f"adapters add latency where folded LoRA adds none: {word}; {figures}")
     print(f"record: {path}", *table(records).write(Path(own["into"])), sep="\n")
-    return 0
 
 
 if __name__ == "__main__":

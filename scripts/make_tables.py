@@ -7,25 +7,19 @@ Markdown, CSV and LaTeX, from those records and the published numbers in `paper_
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from analysis.claims import write_claims
 from analysis.records import ROOT, collect, load
 from analysis.tables import write_tables
-from core.errors import UserError, complain
+from scripts.cli import command
 
 
-def main() -> int:
-    try:
-        for word in sys.argv[1:]:
-            print(f"{len(collect(Path(word)))} runs taken over from {word}")
-        runs, folder = load(), ROOT / "paper_tables"
-        for path in [*write_tables(runs, folder), write_claims(runs, folder)]:
-            print(path.relative_to(ROOT))
-    except (OSError, UserError) as error:
-        complain(f"error: {error}")
-        return 2
-    return 0
+@command
+def main(folders: list[str]) -> None:
+    for folder in folders:
+        print(f"{len(collect(Path(folder)))} runs taken over from {folder}")
+    runs, tables = load(), ROOT / "paper_tables"
+    for path in [*write_tables(runs, tables), write_claims(runs, tables)]:
+        print(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

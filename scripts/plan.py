@@ -7,21 +7,16 @@ base 4). All other words are those of `train.py`, of which the backbone's archit
 """
 
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import hydra  # noqa: E402
-
-from analysis.planner import BASE_BITS, plan  # noqa: E402
-from core.checks import above_zero, choose  # noqa: E402
-from core.errors import USER_ERRORS, UserError, complain, composing, sentence  # noqa: E402
-from experiments.config import from_hydra  # noqa: E402
-from methods.qlora import QLoRA  # noqa: E402
+from analysis.planner import BASE_BITS, plan
+from core.checks import number, one_of
+from core.errors import UserError
+from experiments.sweep import compose
+from methods.qlora import QLoRA
+from scripts.cli import command, parse
 
 MOST = 1e12  # GB
-OWN = ("memory", "base_bits", "adapter_bits")
+OPTIONS = {"memory": None, "base_bits": None, "adapter_bits": "16"}
 
 
 def gigabytes(word: str) -> float:
@@ -30,22 +25,19 @@ def gigabytes(word: str) -> float:
         memory = float(word)
     except ValueError:
         raise UserError(f"memory is '{word}'; give GB, as in memory=40") from None
-    above_zero("memory", memory)
-    if memory > MOST:
-        raise UserError(f"memory is {memory:g} GB; give at most {MOST:g}")
+    number(above=0, at_most=MOST)("memory", memory)
     return memory
 
 
 def planned(words: list[str]) -> dict[str, str]:
     """The table, line by line."""
-    given = {key: value for key, _, value in (word.partition("=") for word in words) if key in OWN}
-    memory = gigabytes(given.get("memory", ""))
-    with composing(), hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        run = from_hydra(hydra.compose("config", [word for word in words if word.partition("=")[0] not in OWN]))
-    base_bits = given.get("base_bits", "4" if isinstance(run.method, QLoRA) else "16")
-    adapter_bits = given.get("adapter_bits", "16")
-    choose("base_bits", base_bits, tuple(map(str, BASE_BITS)))
-    choose("adapter_bits", adapter_bits, ("16", "32"))
+    own, overrides = parse(words, OPTIONS)
+    memory = gigabytes(own["memory"] or "")
+    run = compose(overrides)
+    base_bits = own["base_bits"] or ("4" if isinstance(run.method, QLoRA) else "16")
+    adapter_bits = own["adapter_bits"]
+    one_of(*map(str, BASE_BITS))("base_bits", base_bits)
+    one_of("16", "32")("adapter_bits", adapter_bits)
     p = plan(run.backbone, run.method, memory * 1e9, int(base_bits), int(adapter_bits) // 8)
     return {
         "backbone": f"{run.backbone.name}, {base_bits} bits",
@@ -61,16 +53,11 @@ def planned(words: list[str]) -> dict[str, str]:
     }
 
 
-def main() -> int:
-    try:
-        table = planned(sys.argv[1:])
-    except USER_ERRORS as error:
-        complain(f"error: {sentence(error)}")
-        return 2
-    for name, value in table.items():
+@command
+def main(words: list[str]) -> None:
+    for name, value in planned(words).items():
         print(f"{name:<22}{value:>24}")
     print("No activations, no KV cache, no classification heads: an upper bound.")
-    return 0
 
 
 if __name__ == "__main__":

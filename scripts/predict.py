@@ -13,10 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from core.cli import parse
-from core.errors import USER_ERRORS, UserError, complain, sentence
+from core.errors import UserError
+from scripts.cli import command, parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,32 +88,28 @@ def submit(restored: "Restored", folder: Path) -> list[Path]:
     return write_submission(restored.run.task.row, predictions, folder)
 
 
-def main() -> int:
-    try:
-        options, sentences = parse(sys.argv[1:], OPTIONS, required=("run",))
-        if options["into"] and Path(options["into"]).is_dir():
-            raise UserError(f"into: {options['into']} is a folder; name a file")
-        from core.io import write_text  # and what follows takes seconds: a mistake should not wait for it
-        from experiments.restore import restore
+@command
+def main(words: list[str]) -> None:
+    options, sentences = parse(words, OPTIONS, required=("run",))
+    if options["into"] and Path(options["into"]).is_dir():
+        raise UserError(f"into: {options['into']} is a folder; name a file")
+    from core.io import write_text  # and what follows takes seconds: a mistake should not wait for it
+    from experiments.restore import restore
 
-        restored = restore(Path(options["run"].removesuffix("result.json")), options["data.path"])
-        task = restored.run.task.row
-        if options["submission"] and (options["file"] or sentences):
-            raise UserError("submission= predicts GLUE's test split: leave out file= and sentences")
-        if options["submission"]:
-            print(*submit(restored, Path(options["submission"])), sep="\n")
-            return 0
-        split = given(task, sentences, options["file"])
-        found = answers(task, split, logits_of(restored, split))
-        if options["into"]:
-            write_text(Path(options["into"]), "".join(json.dumps(answer) + "\n" for answer in found))
-            print(f"written: {options['into']}, {len(found)} predictions")
-        else:
-            print(*map(show, found), sep="\n")
-    except (OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
-        return 2
-    return 0
+    restored = restore(Path(options["run"].removesuffix("result.json")), options["data.path"])
+    task = restored.run.task.row
+    if options["submission"] and (options["file"] or sentences):
+        raise UserError("submission= predicts GLUE's test split: leave out file= and sentences")
+    if options["submission"]:
+        print(*submit(restored, Path(options["submission"])), sep="\n")
+        return
+    split = given(task, sentences, options["file"])
+    found = answers(task, split, logits_of(restored, split))
+    if options["into"]:
+        write_text(Path(options["into"]), "".join(json.dumps(answer) + "\n" for answer in found))
+        print(f"written: {options['into']}, {len(found)} predictions")
+    else:
+        print(*map(show, found), sep="\n")
 
 
 if __name__ == "__main__":

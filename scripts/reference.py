@@ -10,31 +10,26 @@ Prints an evaluation a line and, last, `result: PATH` of the record.
 """
 
 import math
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import hydra
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 
-from core.checks import choose
-from core.errors import USER_ERRORS, Diverged, UserError, complain, sentence
+from core.checks import one_of
+from core.errors import Diverged, UserError
 from core.io import require_writable, write_json
 from core.seeding import seeded
-from experiments.config import RunConfig, from_hydra, to_dict
+from experiments.config import RunConfig, to_dict
 from experiments.record import versions
+from experiments.sweep import compose
 from methods.base import Method, head_prefixes, linear_layers, matching_layers, replace
 from models.backbone import load_backbone
+from scripts.cli import command
 from tasks.glue import Task
 from tasks.loading import Split, load_splits
 from tasks.metrics import score
@@ -51,27 +46,11 @@ METHODS = ("full", "lora", "dora", "lora_fa", "vera", "qlora")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent.parent / "conf"), config_name="config")
-def main(cfg: DictConfig) -> None:
-    with mistakes_in_a_sentence():  # here too: Hydra adds words of its own to what leaves a job
-        reference(from_hydra(cfg))
-
-
-@contextmanager
-def mistakes_in_a_sentence() -> Iterator[None]:
-    """Ends the process as train.py does: status 1 for a run that diverged, 2 for a mistake of the user's."""
-    try:
-        yield
-    except (Diverged, OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
-        sys.exit(1 if isinstance(error, Diverged) else 2)
-
-
 def reference(run: RunConfig) -> None:
     """One run, from its settings to its record."""
     task = run.task.row
-    choose("method", run.method.name, METHODS)
-    choose("trainer.optimizer", run.trainer.optimizer, ("adamw",))
+    one_of(*METHODS)("method", run.method.name)
+    one_of("adamw")("trainer.optimizer", run.trainer.optimizer)
     folder = Path(run.output_dir) / "reference" / run.folder.name
     require_writable(folder)
     trainer = build_trainer(run, folder)
@@ -238,7 +217,10 @@ class ReferenceTrainer(Trainer):
         return metrics
 
 
+@command
+def main(words: list[str]) -> None:
+    reference(compose(words))
+
+
 if __name__ == "__main__":
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors on; one sentence is made of them here
-    with mistakes_in_a_sentence():
-        main()
+    sys.exit(main())

@@ -13,12 +13,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from analysis.records import METHODS, TASKS, ended
 from analysis.records import variant as shared_settings
-from core.errors import complain
+from core.errors import UserError
 from experiments.record import NAME
+from scripts.cli import command
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:
@@ -70,21 +69,14 @@ def rank(method: str) -> int:
     return [*METHODS, method].index(method)
 
 
-def main() -> int:
-    try:
-        records = read([Path(word) for word in sys.argv[1:] or ["runs"]])
-    except OSError as error:
-        complain(f"error: {error}")
-        return 2
+@command
+def main(folders: list[str]) -> None:
+    records = read([Path(folder) for folder in folders or ["runs"]])
     if not records:
-        print(
-            "error: no complete run there; give folders of runs, as in scripts/results.py runs/default", file=sys.stderr
-        )
-        return 2
+        raise UserError("no complete run there; give folders of runs, as in scripts/results.py runs/default")
     for backbone, data in sorted({(record["backbone"], record["data"]) for record in records}):
         print(f"\n{backbone}, data={data}\n")
         print(table([record for record in records if (record["backbone"], record["data"]) == (backbone, data)]))
-    return 0
 
 
 if __name__ == "__main__":

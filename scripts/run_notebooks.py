@@ -6,6 +6,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from scripts.cli import command
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
 
@@ -20,11 +22,11 @@ def run(file: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def main() -> int:
+@command
+def main(_: list[str]) -> None:
     for file in sorted(FOLDER.glob("*.ipynb")):
         nbformat.write(run(file), file)
         print(file)
-    return 0
 
 
 if __name__ == "__main__":

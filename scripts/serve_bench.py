@@ -22,16 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from analysis.records import ROOT
 from analysis.serving import BARE, FOLDED, FOLDER, MIXED, SWITCHED, ratio, table
-from core.cli import parse
-from core.errors import USER_ERRORS, UserError, complain, sentence
+from core.errors import UserError
 from core.io import write_json
 from core.seeding import named_seed, seeded
 from experiments.config import RunConfig, file_name, to_dict
@@ -41,7 +38,7 @@ from methods.base import matching_layers
 from methods.lora import LoRA, init_A
 from models.batches import Encoded, encode
 from models.packed import forward_path
-from scripts.benchmark import whole
+from scripts.cli import command, parse, whole
 from serving.adapters import Adapter, AdapterStore
 from serving.mixed import Server
 from tasks.loading import fingerprint, load_splits
@@ -203,27 +200,23 @@ def verdict(step: dict[str, Any]) -> str:
     return f"{step['adapters']} adapters: {', '.join(words)}{behind}"
 
 
-def main() -> int:
-    try:
-        own, words = parse(sys.argv[1:], OWN)
-        counts = sorted({whole("adapters", part) for part in own["adapters"].split(",")})
-        batch, rounds, budget = (whole(key, own[key]) for key in ("batch", "rounds", "budget"))
-        records = Path(own["into"]) / "records" / FOLDER.name
-        runs = cells(["experiment=serving", *words])
-        records.mkdir(parents=True, exist_ok=True)
-        for number, run in enumerate(runs, 1):
-            print(f"[{number}/{len(runs)}] {run.backbone.name} on {run.task.name}", flush=True)
-            record = measure(run, counts, batch, rounds, budget * 10**6)
-            device = record["provenance"]["hardware"]["device"]
-            parts = (run.backbone.name, run.task.name, f"batch{batch}", device, record["config_hash"][:8])
-            path = records / f"{'-'.join(map(file_name, parts))}.json"
-            write_json(path, record)
-            print(f"record: {path}", flush=True)
-    except (OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
-        return 2
+@command
+def main(words: list[str]) -> None:
+    own, overrides = parse(words, OWN)
+    counts = sorted({whole("adapters", part) for part in own["adapters"].split(",")})
+    batch, rounds, budget = (whole(key, own[key]) for key in ("batch", "rounds", "budget"))
+    records = Path(own["into"]) / "records" / FOLDER.name
+    runs = cells(["experiment=serving", *overrides])
+    records.mkdir(parents=True, exist_ok=True)
+    for number, run in enumerate(runs, 1):
+        print(f"[{number}/{len(runs)}] {run.backbone.name} on {run.task.name}", flush=True)
+        record = measure(run, counts, batch, rounds, budget * 10**6)
+        device = record["provenance"]["hardware"]["device"]
+        parts = (run.backbone.name, run.task.name, f"batch{batch}", device, record["config_hash"][:8])
+        path = records / f"{'-'.join(map(file_name, parts))}.json"
+        write_json(path, record)
+        print(f"record: {path}", flush=True)
     print(*table(records).write(Path(own["into"])), sep="\n")
-    return 0
 
 
 if __name__ == "__main__":

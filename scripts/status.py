@@ -8,15 +8,13 @@ import math
 import statistics
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from core.errors import USER_ERRORS, UserError, complain, sentence
+from core.errors import UserError
 from experiments.config import RunConfig, to_dict
 from experiments.run_folder import RunFolder
 from experiments.sweep import cells
+from scripts.cli import command
 
 LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
 PLACE = ("method.name", "task.name", "seed")  # where in the grid a run stands, whatever else varies
@@ -124,19 +122,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def main() -> int:
-    try:
-        found = read([word for word in sys.argv[1:] if word not in ("-m", "--multirun")])
-    except (OSError, *USER_ERRORS) as error:
-        complain(f"error: {sentence(error)}")
-        return 2
+@command
+def main(words: list[str]) -> None:
+    found = read([word for word in words if word not in ("-m", "--multirun")])
     counts = Counter(cell.word for cell in found)
     lines = [", ".join(f"{counts[word]} {word}" for word in LETTERS) + f", of {len(found)}", "", *grid(found)]
     lines += [complaint(cell) for cell in found if cell.word in ("failed", "interrupted", "damaged")]
     if left := seconds_left(found):
         lines.append(f"about {duration(left)} left, one process at a time")
     print("\n".join(lines))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The settings of a task and of its examples."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from omegaconf import MISSING
 
-from core.checks import at_least, check_seed, choose, fraction
+from core.checks import COUNT, FRACTION, check, generator_seed, number, one_of
 from core.errors import UserError, unknown
 from tasks.glue import GLUE, Task
 
@@ -16,12 +17,12 @@ class TaskConfig:
     """A row of `tasks/glue.py` and how long its examples may be, in tokens."""
 
     name: str = MISSING
-    max_length: int = 128
+    max_length: Annotated[int, number(at_least=4)] = 128
 
     def __post_init__(self) -> None:
         if self.name not in GLUE:
             raise UserError(unknown("task", self.name, GLUE))
-        at_least("task.max_length", self.max_length, 4)
+        check(self, "task.")
 
     @property
     def row(self) -> Task:
@@ -43,21 +44,17 @@ class DataConfig:
         seed: of the generated data, of the draw, and of what is held out.
     """
 
-    name: str = MISSING
+    name: Annotated[str, one_of("hub", "local", "generated")] = MISSING
     repository: str = "nyu-mll/glue"
     revision: str = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
     path: str | None = None
-    train_size: int | None = None
-    eval_size: int | None = None
-    holdout: float = 0.0
-    seed: int = 0
+    train_size: Annotated[int | None, COUNT] = None
+    eval_size: Annotated[int | None, number(at_least=2)] = None
+    holdout: Annotated[float, FRACTION] = 0.0
+    seed: Annotated[int, generator_seed] = 0
 
     def __post_init__(self) -> None:
-        fraction("data.holdout", self.holdout)
-        choose("data.name", self.name, ("hub", "local", "generated"))
-        at_least("data.train_size", self.train_size, 1)
-        at_least("data.eval_size", self.eval_size, 2)
-        check_seed("data.seed", self.seed)
+        check(self, "data.")
         for key in ("train_size", "eval_size"):
             if self.name == "generated" and (size := getattr(self, key) or 0) > GENERATED_MOST:
                 raise UserError(f"data.{key} is {size}; generated data have at most {GENERATED_MOST} examples a split")

@@ -2,8 +2,9 @@
 
 import os
 from dataclasses import dataclass
+from typing import Annotated
 
-from core.checks import above_zero, at_least, choose, fraction
+from core.checks import COUNT, FRACTION, POSITIVE, check, number, one_of
 from core.errors import UserError
 
 
@@ -34,52 +35,32 @@ class TrainerConfig:
         threads: of the CPU; null: torch's choice.
     """
 
-    epochs: int = 10
-    max_steps: int | None = None
-    batch_size: int = 32
-    micro_batch_size: int | None = None
-    eval_batch_size: int = 64
+    epochs: Annotated[int, COUNT] = 10
+    max_steps: Annotated[int | None, COUNT] = None
+    batch_size: Annotated[int, COUNT] = 32
+    micro_batch_size: Annotated[int | None, COUNT] = None
+    eval_batch_size: Annotated[int, COUNT] = 64
     similar_length: bool = True
-    forward: str = "packed"
-    optimizer: str = "adamw"
-    learning_rate: float | None = None
-    head_learning_rate: float | None = None
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    momentum: float = 0.9
-    weight_decay: float = 0.1
-    schedule: str = "linear"
-    warmup_ratio: float = 0.06
-    max_grad_norm: float | None = 1.0
-    precision: str = "auto"
-    device: str = "auto"
-    eval_every: int | None = None
-    log_every: int = 10
-    threads: int | None = None
+    forward: Annotated[str, one_of("packed", "padded", "compiled")] = "packed"
+    optimizer: Annotated[str, one_of("adamw", "sgd")] = "adamw"
+    learning_rate: Annotated[float | None, POSITIVE] = None
+    head_learning_rate: Annotated[float | None, POSITIVE] = None
+    beta1: Annotated[float, FRACTION] = 0.9
+    beta2: Annotated[float, FRACTION] = 0.999
+    epsilon: Annotated[float, POSITIVE] = 1e-8
+    momentum: Annotated[float, FRACTION] = 0.9
+    weight_decay: Annotated[float, number(at_least=0)] = 0.1
+    schedule: Annotated[str, one_of("linear", "cosine", "constant")] = "linear"
+    warmup_ratio: Annotated[float, FRACTION] = 0.06
+    max_grad_norm: Annotated[float | None, POSITIVE] = 1.0
+    precision: Annotated[str, one_of("auto", "fp32", "bf16")] = "auto"
+    device: Annotated[str, one_of("auto", "cpu", "cuda")] = "auto"
+    eval_every: Annotated[int | None, COUNT] = None
+    log_every: Annotated[int, COUNT] = 10
+    threads: Annotated[int | None, COUNT] = None
 
     def __post_init__(self) -> None:
-        choose("trainer.forward", self.forward, ("packed", "padded", "compiled"))
-        choose("trainer.optimizer", self.optimizer, ("adamw", "sgd"))
-        choose("trainer.schedule", self.schedule, ("linear", "cosine", "constant"))
-        choose("trainer.precision", self.precision, ("auto", "fp32", "bf16"))
-        choose("trainer.device", self.device, ("auto", "cpu", "cuda"))
-        for key in (
-            "epochs",
-            "max_steps",
-            "batch_size",
-            "micro_batch_size",
-            "eval_batch_size",
-            "eval_every",
-            "log_every",
-            "threads",
-        ):
-            at_least(f"trainer.{key}", getattr(self, key), 1)
-        for key in ("epsilon", "max_grad_norm"):
-            above_zero(f"trainer.{key}", getattr(self, key))
-        for key in ("beta1", "beta2", "momentum", "warmup_ratio"):
-            fraction(f"trainer.{key}", getattr(self, key))
-        at_least("trainer.weight_decay", self.weight_decay, 0)
+        check(self, "trainer.")
         if self.forward == "compiled" and self.micro_batch_size:  # a graph's next replay would overwrite its gradients
             raise UserError("trainer.forward=compiled takes a step at once: leave out trainer.micro_batch_size")
         if self.threads and self.threads > (cores := os.cpu_count() or 1):

@@ -13,12 +13,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
-from tqdm import tqdm
 
-from core.checks import choose
+from core.checks import check, one_of
+from core.console import say
 
 START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to hand it the last curves, to be rid of a killed service
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login line, no telemetry that may hang as well
@@ -28,12 +28,12 @@ QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login l
 class LoggerConfig:
     """Where the curves go: W&B online (offline without a key), offline, or nowhere."""
 
-    name: str = "wandb"
+    name: Annotated[str, one_of("wandb", "offline", "none")] = "wandb"
     project: str = "peft-glue"
     entity: str | None = None
 
     def __post_init__(self) -> None:
-        choose("logger.name", self.name, ("wandb", "offline", "none"))
+        check(self, "logger.")
 
 
 class Tracker:
@@ -94,7 +94,7 @@ class WandbTracker(Tracker):
     def _give_up(self, reason: str) -> None:
         """Says so, once."""
         if not self.has_given_up:
-            _say(f"W&B stopped ({reason}): no more curves; the record holds every evaluation{self.upload}")
+            say(f"W&B stopped ({reason}): no more curves; the record holds every evaluation{self.upload}")
         self.has_given_up = True
 
     def _start(self, logger: LoggerConfig, run_id: str, about: dict[str, Any]) -> None:
@@ -125,14 +125,14 @@ class WandbTracker(Tracker):
         try:
             self.run = wandb.init(mode="online" if online else "offline", **options)
         except wandb.errors.Error as error:
-            _say(f"W&B cannot be reached ({_reason(error)}); logging offline")
+            say(f"W&B cannot be reached ({_reason(error)}); logging offline")
             options |= {"id": options["id"] + "-offline", "resume": None}  # the failed start holds on to the id
             self.run = wandb.init(mode="offline", **options)
             online = False
         wandb.termsetup(settings, SimpleNamespace(info=_ignore, warning=self._hear, error=_ignore))
         self.upload = f"; to upload: wandb sync {Path(self.run.dir).parent}"
         if not online:
-            _say(f"W&B logs offline{self.upload}")
+            say(f"W&B logs offline{self.upload}")
 
     def _finish(self, record: dict[str, Any]) -> None:
         for key in ("status", "metric", "best", "last", "parameters", "speed", "memory"):
@@ -179,8 +179,3 @@ def _reason(error: Exception) -> str:
 
 def _ignore(text: str) -> None:
     """What W&B says without being asked."""
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):  # nobody may be reading any more
-        tqdm.write(text)

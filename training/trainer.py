@@ -7,7 +7,7 @@ pieces of `micro_batch_size`, and weights its loss so that the gradient is that 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from core.console import say
 from core.errors import Diverged, Interrupted
 from core.seeding import named_seed
 from core.signals import StopRequest
@@ -373,8 +374,7 @@ class Trainer:
 
     def say(self, text: str, bar: tqdm | None = None) -> None:
         if self.accelerator.is_main_process:
-            with suppress(OSError):  # nobody listens any longer: no reason to stop
-                (bar or tqdm).write(text)
+            say(text, bar)
 
     def summary(self) -> dict[str, Any]:
         """The part of the record that training made."""

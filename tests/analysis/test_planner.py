@@ -241,7 +241,7 @@ MISTAKES = {
     "backbone.architecture.model_type=rob": "backbone.architecture builds no classifier: Unrecognized model identifier: rob",
     "backbone.architecture.hidden_size=31": "backbone.architecture builds no classifier: The hidden size",
     "backbone.architecture.vocab_size=abc": "vocab_size is abc; it must be a whole number from 1 to",
-    "memry=3": "unknown setting 'memry'",
+    "memry=3": "unknown option 'memry'",
 }
 
 

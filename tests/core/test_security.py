@@ -13,7 +13,8 @@ from support.command_line import ROOT, compose
 
 import train
 from analysis.records import collect
-from core.errors import UserError, complain
+from core.console import log
+from core.errors import UserError
 from experiments.record import NAME, SCHEMA, read_record, write_record
 from training.trainer import Trainer
 
@@ -147,7 +148,7 @@ def test_no_secret_is_in_what_a_run_writes_or_says(with_secrets, tmp_path, monke
     with pytest.raises(OSError, match="refused"):
         train.train(run)
     assert read_record(run.folder)["reason"] == "OSError: refused: <HF_TOKEN>"
-    complain(f"error: {SECRETS['WANDB_API_KEY']}")
+    log.error(f"{SECRETS['WANDB_API_KEY']}")
     said = "".join(capsys.readouterr())
     assert "error: <WANDB_API_KEY>" in said
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

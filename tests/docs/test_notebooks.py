@@ -1,12 +1,9 @@
 """Every notebook runs from top to bottom on the records that are there, and is kept with its outputs."""
 
-import sys
-
 import nbformat
 import pytest
 from support.command_line import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -14,7 +11,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.filterwarnings("ignore")  # the kernel's own
 def test_a_notebook_runs_and_shows_something(file):
     pytest.importorskip("nbclient", reason="nbclient is in requirements-dev.txt")
-    from run_notebooks import run
+    from scripts.run_notebooks import run
 
     shown = [cell for cell in run(file).cells if cell["cell_type"] == "code" and cell["outputs"]]
     assert len(shown) >= 4

@@ -10,7 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from support.command_line import ROOT, compose
 
 import train
-from core.errors import UserError, sentence
+from core.console import sentence
+from core.errors import UserError
 from experiments.config import file_name, to_dict
 from experiments.sweep import cells
 from tasks.glue import GLUE
@@ -170,7 +171,7 @@ MISTAKES = {
     "trainer.head_learning_rate=-1": "trainer.head_learning_rate is -1",
     "+backbone.learning_rates.lora=-1": "trainer.learning_rate is -1",
     "trainer.threads=100000": "trainer.threads is 100000; this machine has",
-    "seed=99999999999999999999": "seed is 99999999999999999999; it must be below",
+    "seed=99999999999999999999": "seed is 99999999999999999999; it must be at least 0 and below",
     "trainer.epoch=3": "unknown setting 'trainer.epoch'; there are: .*did you mean epochs",
     "method.rnk=3": "unknown setting 'method.rnk'; .*did you mean rank",
     "sed=3": "unknown setting 'sed'; .*did you mean seed",

@@ -19,7 +19,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import scripts.predict
 import train
-from core.cli import parse
 from core.errors import UserError
 from experiments.export import card as export_card
 from experiments.export import export_folded
@@ -27,6 +26,7 @@ from experiments.record import read_record
 from experiments.restore import restore
 from methods.base import AdaptedLinear
 from scripts import benchmark, latency, serve_bench
+from scripts.cli import parse
 from scripts.export import export, push
 from scripts.predict import OPTIONS
 from tasks.generated import generate

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import get_type_hints
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -24,11 +25,11 @@ ARCHITECTURE = (
 
 
 def keys(config: type, path: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(config):
-        if dataclasses.is_dataclass(field.type) and field.name != "method":
-            yield from keys(field.type, f"{field.name}.")
+    for name, kind in get_type_hints(config).items():
+        if dataclasses.is_dataclass(kind) and name != "method":
+            yield from keys(kind, f"{name}.")
         else:
-            yield path + field.name
+            yield path + name
 
 
 METHODS = [name.removesuffix(".yaml") for name in ConfigStore.instance().list("schema/method")]

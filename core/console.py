@@ -1,0 +1,94 @@
+"""What a command line says on its error stream, and how its errors become one sentence."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.errors import MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
+
+from core.errors import UserError, unknown
+from core.redact import redacted
+
+
+class _Console(logging.Handler):
+    """`error: ...` and `warning: ...` on the error stream; no secret passes, not even in a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = redacted(super().format(record))
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # nobody listens any longer: no reason to stop
+            print(self.format(record), file=sys.stderr, flush=True)
+
+
+def _is_first_process(record: logging.LogRecord) -> bool:
+    """Under `accelerate launch` all processes meet the same mistake."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+log = logging.getLogger("peft_glue")
+log.setLevel(logging.INFO)
+log.propagate = False
+log.addHandler(_Console())
+log.addFilter(_is_first_process)
+
+
+def say(text: str, bar: tqdm | None = None) -> None:
+    """A line on the output, above the progress bar."""
+    with suppress(OSError):  # nobody listens any longer: no reason to stop
+        (bar or tqdm).write(text)
+
+
+def sentence(error: Exception) -> str:
+    """One line for an error of ours, of Hydra's or of OmegaConf's; the last two spread theirs over many."""
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        kind, _, name = error.missing_cfg_file.partition("/")
+        return unknown(kind, name, error.options or [])
+    if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it
+        return str(error.__cause__)
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    text = _one_line(cause)
+    if missing := re.match(r"Key '(.+?)' (is )?not in", text):
+        return unknown("setting", key or missing[1], [str(name) for name in cause.parent_node or []])
+    return f"{key}: {text}" if key and "Could not override" not in text else text
+
+
+def _one_line(error: Exception) -> str:
+    """Without the lines in which OmegaConf names its own types."""
+    lines = [line.strip() for line in str(error).splitlines() if not re.match(r"\s*(full_key|\w+_type)\W", line)]
+    return "; ".join(line for line in lines if line)
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Around what reads words and YAML: where Hydra has no error of its own, another library's leaves as a UserError."""
+    try:
+        yield
+    except RecursionError as error:
+        raise UserError("the settings include themselves, or are nested too deeply") from error
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"the settings cannot be read: {sentence(error)}") from error
+
+
+def require_flags() -> None:
+    """Raises a UserError for flags to which Hydra would print its whole usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
+
+    parser.error = refuse
+    if parser.parse_args().experimental_rerun:
+        raise UserError(
+            "--experimental-rerun reads a pickle, which this project never does: give the run's overrides again"
+        )

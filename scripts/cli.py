@@ -1,0 +1,76 @@
+"""What the scripts' command lines share: help, options as `key=value`, and one place where an error becomes a sentence."""
+
+import difflib
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from core.console import log, sentence
+from core.errors import USER_ERRORS, Diverged, UserError, unknown
+
+SLIP = 0.75  # similarity from which a key counts as a misspelt option: fle of file does, init_from of into does not
+
+
+def command(main: Callable[[list[str]], None]) -> Callable[[], int]:
+    """Makes of a function of the command line's words one that returns the exit status.
+
+    1: the run diverged; 2: a mistake of the user's, told in one sentence. `--help` prints the script's docstring.
+    """
+
+    @functools.wraps(main)
+    def run() -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of ASCII alone shows † as \u2020
+        words = sys.argv[1:]
+        try:
+            if {"-h", "--help"}.isdisjoint(words):
+                main(words)
+            else:
+                print(sys.modules[main.__module__].__doc__)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has seen enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (Diverged, OSError, *USER_ERRORS) as error:
+            log.error(sentence(error))
+            return 1 if isinstance(error, Diverged) else 2
+        return 0
+
+    return run
+
+
+def parse(
+    words: Sequence[str], options: dict[str, str | None], required: tuple[str, ...] = ()
+) -> tuple[dict[str, str | None], list[str]]:
+    """The options with what the words set, and the words that set none.
+
+    Args:
+        options: each with its default.
+
+    Raises:
+        UserError: a required option is missing, or a word is nearly one.
+    """
+    chosen, rest = dict(options), []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in options:
+            chosen[key] = value
+        elif equals and difflib.get_close_matches(key, options, n=1, cutoff=SLIP):
+            raise UserError(unknown("option", key, options))
+        else:
+            rest.append(word)
+    if missing := [key for key in required if not chosen[key]]:
+        raise UserError(f"{missing[0]}=... is missing")
+    return chosen, rest
+
+
+def whole(key: str, value: str) -> int:
+    """A number of at least one.
+
+    Raises:
+        UserError: the value is none.
+    """
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"{key} is '{value}'; give a whole number of at least 1")
+    return int(value)

@@ -1,0 +1,103 @@
+"""What the scripts' command lines share: help, one sentence for a mistake, no secret, no traceback for a closed pipe."""
+
+import subprocess
+import sys
+
+import pytest
+from support.command_line import ROOT
+
+from core.console import log
+from core.errors import Diverged, UserError
+from scripts.cli import command, parse
+
+SCRIPTS = sorted(file.stem for file in (ROOT / "scripts").glob("*.py") if file.stem not in ("cli", "benchmark_sides"))
+PRINTED = """
+import sys
+from scripts.cli import command
+
+@command
+def main(words):
+    {body}
+
+sys.exit(main())
+"""
+
+
+def run(body: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess:
+    code = PRINTED.format(body=body)
+    words = [sys.executable, "-c", code]
+    if shell:
+        words = ["bash", "-c", f'set -o pipefail; "$0" -c "$1" | {shell}', sys.executable, code]
+    return subprocess.run(words, cwd=ROOT, env={"PYTHONPATH": str(ROOT)} | environment, capture_output=True, text=True)
+
+
+def status_of(monkeypatch, main, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["script.py", *words])
+    return command(main)()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_prints_its_docstring_for_help(script):
+    done = subprocess.run(
+        [sys.executable, ROOT / f"scripts/{script}.py", "--help"], capture_output=True, text=True, cwd=ROOT.parent
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/{script}.py" in done.stdout
+
+
+@pytest.mark.parametrize(("error", "status"), [(UserError, 2), (OSError, 2), (Diverged, 1)])
+def test_an_error_becomes_one_sentence_and_a_status(error, status, monkeypatch, capsys):
+    def main(words):
+        raise error("no such thing: take another")
+
+    assert status_of(monkeypatch, main) == status
+    assert capsys.readouterr().err == "error: no such thing: take another\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def main(words):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        status_of(monkeypatch, main)
+
+
+def test_options_are_key_value_and_a_slip_is_named():
+    options = {"run": None, "file": None}
+    assert parse(["run=a=b", "A sentence.", "+method.rank=3"], options) == (
+        {"run": "a=b", "file": None},
+        ["A sentence.", "+method.rank=3"],
+    )
+    with pytest.raises(UserError, match="unknown option 'fle'; there are: file, run"):
+        parse(["fle=x"], options)
+    with pytest.raises(UserError, match=r"run=\.\.\. is missing"):
+        parse([], options, required=("run",))
+
+
+def test_a_terminal_of_ascii_shows_what_it_lacks_as_a_code():
+    done = run('print("a †")', PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a \\u2020\n", "")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    done = run('[print("x" * 100) for _ in range(10_000)]', shell="head -1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 100 + "\n", "")
+
+
+def test_levels_are_told_and_secrets_are_not_even_in_a_traceback(monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_S3cr3t")
+    log.info("a notice")
+    log.warning("hf_S3cr3t is %s", "odd")
+    try:
+        raise ValueError("hf_S3cr3t")
+    except ValueError:
+        log.exception("it failed")
+    notice, warning, *rest = capsys.readouterr().err.splitlines()
+    assert (notice, warning, rest[0]) == ("a notice", "warning: <HF_TOKEN> is odd", "error: it failed")
+    assert rest[-1] == "ValueError: <HF_TOKEN>"
+
+
+def test_only_the_first_process_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    log.error("said once")
+    assert capsys.readouterr().err == ""
