@@ -437,10 +437,10 @@ CLAIMS = (
         mnli_start_explains,
     ),
     Claim(
-        "adapters add latency where folded LoRA adds none",
+        "adapters add latency where merged LoRA adds none",
         f"{LORA}, table 1",
         ("scripts/latency.py",),
-        "one example at a time, every adapter's interval lies above the plain model's time, and folded LoRA's, a plain "
+        "one example at a time, every adapter's interval lies above the plain model's time, and merged LoRA's, a plain "
         f"nn.Linear, nowhere above {latency.LEVEL:g} times it",
         measured=latency.verdicts,
     ),

@@ -52,7 +52,7 @@ OTHER = ("#777777", "*", "-", "--")
 WAYS = {
     serving.MIXED: ("#0072B2", "s", "-"),
     serving.SWITCHED: ("#D55E00", "^", "--"),
-    serving.FOLDED: ("#CC79A7", "v", "-."),
+    serving.MERGED: ("#CC79A7", "v", "-."),
     serving.BARE: ("#000000", "o", ":"),
 }
 TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_own_rates", "parikh_wu_table1_minilm"]
@@ -329,7 +329,9 @@ def throughput(records: list[dict[str, Any]]) -> Figure | None:
         counts = [step["adapters"] for step in record["steps"]]
         for way, (colour, marker, dash) in WAYS.items():
             speeds = [serving.rate(record, step, way) for step in record["steps"]]
-            ax.plot(counts, speeds, color=colour, marker=marker, linestyle=dash, markersize=5, label=way)
+            ax.plot(
+                counts, speeds, color=colour, marker=marker, linestyle=dash, markersize=5, label=serving.LABELS[way]
+            )
         backbone, machine, batch = serving.title(record)
         ax.set(xscale="log", xlabel="adapters", ylabel="requests/s", title=f"{backbone}, batches of {batch}\n{machine}")
         ax.set_ylim(bottom=0)

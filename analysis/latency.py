@@ -15,18 +15,18 @@ from analysis.speed import machine
 from analysis.statistics import LEAST, summarize
 
 FOLDER = RECORDS / "latency"
-PLAIN, FOLDED = "full", "lora_folded"
+PLAIN, MERGED = "full", "lora_folded"  # as records name them
 ADAPTERS = ("houlsby", "lin", "pfeiffer")
-VARIANTS = (FOLDED, "lora", "dora", "vera", *ADAPTERS)
-LABELS = METHODS | {FOLDED: "LoRA, folded"}
+VARIANTS = (MERGED, "lora", "dora", "vera", *ADAPTERS)
+LABELS = METHODS | {MERGED: "LoRA, merged"}
 LEVEL = 1.02  # times the plain model's pass, up to which a variant counts as no slower
-REPORTED = {PLAIN: "Fine-Tune/LoRA", FOLDED: "Fine-Tune/LoRA", "lin": "Adapter-L", "houlsby": "Adapter-H"}
+REPORTED = {PLAIN: "Fine-Tune/LoRA", MERGED: "Fine-Tune/LoRA", "lin": "Adapter-L", "houlsby": "Adapter-H"}
 NOTES = [
     "A forward pass without gradients, in evaluation mode, over inputs without padding: milliseconds of the plain model, "
     "which is what full fine-tuning leaves, and each variant's time over it. All variants take turns in one process, in "
     "another order each turn; a ratio is of two passes of one turn. Medians, and in brackets the 10th and 90th percentile.",
     "Methods at their own defaults, weights at random: a pass takes as long with any. LoRA, DoRA and VeRA are measured as "
-    "they train; all three fold, and are then the plain model, as `LoRA, folded` is. Adapters do not fold.",
+    "they train; all three merge, and are then the plain model, as `LoRA, merged` is. Adapters do not merge.",
 ]
 
 
@@ -42,26 +42,26 @@ def ratios(cell: dict[str, Any], variant: str) -> pd.Series:
 
 
 def verdict(record: dict[str, Any]) -> tuple[bool | None, str]:
-    """Whether adapters are slower than the plain model one example at a time, and folded LoRA nowhere; and the figures.
+    """Whether adapters are slower than the plain model one example at a time, and merged LoRA nowhere; and the figures.
 
     None: undecided, because an interval reaches both sides, or because there are too few turns for intervals.
     """
     found = {
         (variant, cell["batch"], cell["length"]): summarize(ratios(cell, variant).tolist())
         for cell in record["cells"]
-        for variant in (FOLDED, *ADAPTERS)
+        for variant in (MERGED, *ADAPTERS)
     }
     turns = min(s.n for s in found.values())
     if turns < LEAST:
         return None, f"{turns} turns are too few for an interval"
-    folded = [s for (variant, *_), s in found.items() if variant == FOLDED]
-    single = [s for (variant, batch, _), s in found.items() if variant != FOLDED and batch == 1]
-    if any(s.low > LEVEL for s in folded) or any(s.high < 1 for s in single):
+    merged = [s for (variant, *_), s in found.items() if variant == MERGED]
+    single = [s for (variant, batch, _), s in found.items() if variant != MERGED and batch == 1]
+    if any(s.low > LEVEL for s in merged) or any(s.high < 1 for s in single):
         holds = False
     else:
         holds = True if single and all(s.low > 1 for s in single) else None
     figures = []
-    for variant in (FOLDED, *ADAPTERS):
+    for variant in (MERGED, *ADAPTERS):
         for batch in dict.fromkeys(batch for _, batch, _ in found):
             each = [s for (name, size, _), s in found.items() if (name, size) == (variant, batch)]
             figures.append(
@@ -98,7 +98,7 @@ def published() -> tuple[list[list[str]], str]:
         shares = [f"{ms[v] / ms[PLAIN]:.2f}" if v in ms else "" for v in VARIANTS]
         lines.append(["GPT-2 medium", "published", batch, length, f"{ms[PLAIN]:.1f}", *shares])
     [source], [protocol] = set(reported["source"]), set(reported["protocol"])
-    same = "one number for full fine-tuning and folded LoRA; ratios taken here, of its means"
+    same = "one number for full fine-tuning and merged LoRA; ratios taken here, of its means"
     return lines, f"Published: {source}; {protocol}; {same}."
 
 

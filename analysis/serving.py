@@ -12,8 +12,9 @@ from analysis.render import Table
 from analysis.speed import machine
 
 FOLDER = RECORDS / "serving"
-MIXED, SWITCHED, FOLDED, BARE = "mixed batch", "one at a time", "folded, one at a time", "no adapters"
-WAYS = (MIXED, SWITCHED, FOLDED, BARE)
+MIXED, SWITCHED, MERGED, BARE = "mixed batch", "one at a time", "folded, one at a time", "no adapters"
+WAYS = (MIXED, SWITCHED, MERGED, BARE)  # as records name them
+LABELS = {way: way.replace("folded", "merged") for way in WAYS}
 NOTES = [
     "A batch's requests are drawn at random over the adapters (LoRA of mixed rank, each with a head of its own), its texts "
     "over the task's validation set. Four ways serve the same batches by turns in one process: all adapters in one forward "
@@ -72,6 +73,8 @@ def table(folder: Path = FOLDER) -> Table:
     """`serving`: a line for each number of adapters."""
     lines = [line(record, step) for record in read(folder) for step in record["steps"]]
     columns = ["backbone", "machine", "batch", "adapters", "adapters a batch"]
-    columns += [f"{way}, {what}" for what in ("requests/s", "ms") for way in WAYS] + [f"x {way}" for way in WAYS[1:]]
+    labels = list(LABELS.values())
+    columns += [f"{label}, {what}" for what in ("requests/s", "ms") for label in labels]
+    columns += [f"x {label}" for label in labels[1:]]
     columns += ["GB", "GB of models", "loads"]
     return Table("serving", "Many adapters beside one backbone", pd.DataFrame(lines, columns=columns), NOTES, 3)

@@ -1,4 +1,4 @@
-"""A run as others use it: folded into a plain transformers checkpoint, or as PEFT's adapter, each with a model card."""
+"""A run as others use it: merged into a plain transformers checkpoint, or as PEFT's adapter, each with a model card."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -14,7 +14,7 @@ from adapters.peft_format import write_adapter
 from core.errors import UserError
 from core.io import write_json, write_text
 from experiments.restore import Restored, load_data
-from methods.base import fold, trained_state
+from methods.base import merge, trained_state
 from models.batches import Encoded, encode
 from models.packed import forward_path
 from training.evaluation import judge, predict
@@ -22,36 +22,36 @@ from training.evaluation import judge, predict
 TOLERANCE = 1e-3  # of logits: sums of hundreds of float32 products, taken in another order
 
 
-def export_folded(restored: Restored, folder: Path, accelerator: Accelerator) -> dict[str, dict[str, float]]:
+def export_merged(restored: Restored, folder: Path, accelerator: Accelerator) -> dict[str, dict[str, float]]:
     """Writes config, weights, tokenizer and card; evaluates before, after, and after saving and loading again.
 
     Returns:
         The metrics of the three, and their largest difference of a logit from the first.
 
     Raises:
-        UserError: the method does not fold, or folding changed what the model says.
+        UserError: the method does not merge, or merging changed what the model says.
     """
     run, model = restored.run, restored.model
-    task, folded = run.task.row, fold(deepcopy(model))
-    require_plain(folded, run.method.name)
+    task, merged = run.task.row, merge(deepcopy(model))
+    require_plain(merged, run.method.name)
     splits = load_data(run, restored.record)
     data = {name: encode(splits[name], restored.tokenizer, run.task.max_length) for name in task.validation}
     if task.labels:
-        folded.config.id2label = dict(enumerate(task.labels))
-        folded.config.label2id = {label: i for i, label in enumerate(task.labels)}
-    folded.save_pretrained(folder)
+        merged.config.id2label = dict(enumerate(task.labels))
+        merged.config.label2id = {label: i for i, label in enumerate(task.labels)}
+    merged.save_pretrained(folder)
     restored.tokenizer.save_pretrained(folder)
     again = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     numbers, first = {}, None
-    for name, each in (("as trained", model), ("folded", folded), ("saved and loaded", again)):
+    for name, each in (("as trained", model), ("merged", merged), ("saved and loaded", again)):
         logits = _logits(each, data, accelerator, run.trainer.eval_batch_size)
         first = first or logits
         metrics = judge(logits, data, task).summary.metrics
         numbers[name] = metrics | {"largest difference": max(_difference(logits[k], first[k]) for k in logits)}
     if (worst := numbers["saved and loaded"]["largest difference"]) > TOLERANCE:
-        raise UserError(f"folding changed a logit by {worst:.2g}: nothing is written")
-    write_json(folder / "folding.json", numbers)
-    write_text(folder / "README.md", card(restored, "transformers") + "\n" + folding_table(numbers))
+        raise UserError(f"merging changed a logit by {worst:.2g}: nothing is written")
+    write_json(folder / "merging.json", numbers)
+    write_text(folder / "README.md", card(restored, "transformers") + "\n" + merging_table(numbers))
     return numbers
 
 
@@ -69,12 +69,12 @@ def export_adapter(restored: Restored, folder: Path) -> None:
     write_text(folder / "README.md", card(restored, "peft"))
 
 
-def require_plain(folded: nn.Module, method: str) -> None:
-    """Raises a UserError if a folded model has not the very weights of its architecture."""
+def require_plain(merged: nn.Module, method: str) -> None:
+    """Raises a UserError if a merged model has not the very weights of its architecture."""
     with init_empty_weights():
-        plain = AutoModelForSequenceClassification.from_config(folded.config)
-    if folded.state_dict().keys() != plain.state_dict().keys():
-        raise UserError(f"method={method} does not fold into a plain model: what it adds stays beside the weights")
+        plain = AutoModelForSequenceClassification.from_config(merged.config)
+    if merged.state_dict().keys() != plain.state_dict().keys():
+        raise UserError(f"method={method} does not merge into a plain model: what it adds stays beside the weights")
 
 
 def _logits(
@@ -144,8 +144,8 @@ def card(restored: Restored, library: str) -> str:
 """
 
 
-def folding_table(numbers: dict[str, dict[str, float]]) -> str:
-    """In Markdown: what folding, and saving, changed."""
+def merging_table(numbers: dict[str, dict[str, float]]) -> str:
+    """In Markdown: what merging, and saving, changed."""
     names = list(next(iter(numbers.values())))
     rows = [
         f"| {what} | " + " | ".join(f"{entry[name]:.4g}" for name in names) + " |" for what, entry in numbers.items()

@@ -19,7 +19,7 @@ Three papers, three places, in the names of BERT's modules:
               x ─┬─ feed-forward ─ + ─ s ─┬──────────────────────── + ─ LayerNorm
                  └─────────────────┘      └ LayerNorm ─ U·f·D ─────┘
 
-f lies between D and U, so that no adapter can be folded into the weights beside it: each stays, and takes its time.
+f lies between D and U, so that no adapter can be merged into the weights beside it: each stays, and takes its time.
 
 Deviations: U starts at zero, so that training starts exactly at the pretrained model; the papers start near it, with small
 random numbers. D starts at a standard deviation of 0.02, as the encoders did, not at Houlsby's 0.01. Lin adapt GPT-2, whose

@@ -101,7 +101,7 @@ class AdaptedLinear(nn.Module):
         """The (out, in) matrix that the adapted layer amounts to in evaluation mode."""
         raise NotImplementedError
 
-    def folded(self) -> nn.Linear:
+    def merged(self) -> nn.Linear:
         """A plain linear layer that computes the same."""
         return as_linear(self.effective_weight(), self.base.bias)
 
@@ -182,16 +182,16 @@ def adapt(model: nn.Module, pattern: str, wrap: Callable[[nn.Linear], nn.Module]
         replace(model, name, wrap(layer).train(layer.training))
 
 
-def fold(model: nn.Module) -> nn.Module:
+def merge(model: nn.Module) -> nn.Module:
     """Writes every adapted layer back as the plain linear layer that it amounts to, in place; for inference.
 
     What amounts to none, a bottleneck adapter, stays as it is.
     """
     for name, child in model.named_children():
-        if hasattr(child, "folded"):
-            setattr(model, name, child.folded())
+        if hasattr(child, "merged"):
+            setattr(model, name, child.merged())
         else:
-            fold(child)
+            merge(child)
     return model
 
 

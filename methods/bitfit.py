@@ -3,7 +3,7 @@
   h = W·x + b            b trains, W is frozen
   LayerNorm: g·x̂ + b     likewise: its shift trains, its gain does not
 
-Nothing is added and nothing has to be folded. Of RoBERTa-base it trains 12 · 11 · 768 + 768 = 102,144 numbers.
+Nothing is added and nothing has to be merged. Of RoBERTa-base it trains 12 · 11 · 768 + 768 = 102,144 numbers.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ W₄ holds 4 bits a weight in blocks of 64 with one scale each (NF4, or FP4), th
 quantization and the product with its backward pass are bitsandbytes' own; W is dequantized in each pass, never kept.
 
 Deviations: the paper trains with a paged AdamW; paging changes where the moments lie, not their values, and is left out.
-Adapted layers fold into the dequantized float weight, since rounding W₄ + s·B·A to 4 bits again would lose the update.
+Adapted layers merge into the dequantized float weight, since rounding W₄ + s·B·A to 4 bits again would lose the update.
 """
 
 import logging
@@ -71,7 +71,7 @@ class Linear4bit(nn.Module):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return _bitsandbytes().matmul_4bit(x, self.packed, self.quant_state, bias=bias)
 
-    def folded(self) -> nn.Linear:
+    def merged(self) -> nn.Linear:
         """The float layer that it amounts to."""
         return as_linear(self.weight, self.bias)
 

@@ -1,6 +1,6 @@
 """Takes a finished run out of the repository: `python scripts/export.py run=runs/default/RUN into=DIR`.
 
-form=folded (the default) writes a plain transformers checkpoint, with the adapter folded into the weights, which it evaluates
+form=merged (the default) writes a plain transformers checkpoint, with the adapter merged into the weights, which it evaluates
 again; form=adapter what `peft.PeftModel.from_pretrained` loads. Both come with the tokenizer and a model card of the record's
 numbers. push=USER/NAME sends the folder to the Hugging Face hub; data.path=DIR says where the data lie now.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from core.errors import UserError
 from scripts.cli import command, parse
 
-OPTIONS = {"run": None, "into": None, "form": "folded", "push": None, "data.path": None}
-FORMS = ("folded", "adapter")
+OPTIONS = {"run": None, "into": None, "form": "merged", "push": None, "data.path": None}
+FORMS = ("merged", "adapter", "folded")  # folded: what merged was called
 
 
 def export(options: dict[str, str | None]) -> None:
     """Writes, and pushes, what the options ask for."""
     from core.checks import one_of
-    from experiments.export import export_adapter, export_folded, folding_table
+    from experiments.export import export_adapter, export_merged, merging_table
     from experiments.restore import restore
     from training.accelerator import make_accelerator  # seconds to import: a mistake should not wait for it
 
@@ -35,8 +35,8 @@ def export(options: dict[str, str | None]) -> None:
             export_adapter(restored, unfinished)
         else:
             print(
-                folding_table(
-                    export_folded(
+                merging_table(
+                    export_merged(
                         restored, unfinished, make_accelerator(restored.run.trainer, restored.run.deterministic)
                     )
                 )

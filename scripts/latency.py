@@ -3,7 +3,7 @@
     python scripts/latency.py backbone=minilm                                       # on a CPU
     python scripts/latency.py backbone=roberta-base batches=1,16,32 lengths=128,256,512   # on a GPU
 
-The plain model, LoRA folded into it, LoRA, DoRA and VeRA unfolded, Houlsby's, Lin's and Pfeiffer's adapters, in turns: in
+The plain model, LoRA merged into it, LoRA, DoRA and VeRA unmerged, Houlsby's, Lin's and Pfeiffer's adapters, in turns: in
 each of `repeats=20` turns every one takes one pass over the same inputs, for each of `batches=1,8,32` and of
 `lengths=16,64,128` (tokens). The backbone is its architecture with random weights, so nothing is downloaded; precision,
 device and threads are the trainer's (overrides as for `train.py`), methods are at their own defaults.
@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from analysis.latency import FOLDED, FOLDER, PLAIN, VARIANTS, table, verdict
+from analysis.latency import FOLDER, MERGED, PLAIN, VARIANTS, table, verdict
 from analysis.records import describe_hardware
 from core.errors import UserError
 from core.io import write_json
@@ -33,7 +33,7 @@ from experiments.config import RunConfig, file_name
 from experiments.record import git_state, hardware, versions
 from experiments.sweep import ROOT, compose
 from methods.adapter import Houlsby, Lin, Pfeiffer
-from methods.base import fold, parameter_counts
+from methods.base import merge, parameter_counts
 from methods.dora import DoRA
 from methods.full import Full
 from methods.lora import LoRA
@@ -60,7 +60,7 @@ def build_all(run: RunConfig) -> tuple[dict[str, nn.Module], dict[str, int]]:
         models[name] = copy.deepcopy(plain, {id(p): p for p in plain.parameters()})
         method.apply(models[name])
         trained[name] = parameter_counts(models[name], {})["trained_without_head"]
-    fold(models[FOLDED])
+    merge(models[MERGED])
     return models, trained
 
 
@@ -139,7 +139,7 @@ def main(words: list[str]) -> None:
     write_json(path, measured)
     holds, figures = verdict(measured)
     word = {True: "holds", False: "fails", None: "undecided"}[holds]
-    print(f"adapters add latency where folded LoRA adds none: {word}; {figures}")
+    print(f"adapters add latency where merged LoRA adds none: {word}; {figures}")
     print(f"record: {path}", *table(records).write(Path(own["into"])), sep="\n")
 
 

@@ -7,7 +7,7 @@
 Overrides are those of `train.py`, over `conf/experiment/serving.yaml`: backbone, task and data give the requests, the method
 the layers that adapters adapt. Adapters have random weights, ranks of 4, 8 and 16, and heads of one to three outputs. For
 each number in `adapters=1,10,100,1000,2000`, `rounds=20` batches of `batch=32` requests, over the adapters at random, are
-served by turns: mixed in one pass, one adapter at a time, one at a time folded into the weights, and by the backbone alone.
+served by turns: mixed in one pass, one adapter at a time, one at a time merged into the weights, and by the backbone alone.
 No more than `budget=4000` MB of adapters are on the device.
 
 Writes a record to `records/serving/` and the table `serving` in `into=paper_tables`, where `make_tables.py` makes it again;
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from analysis.records import ROOT
-from analysis.serving import BARE, FOLDED, FOLDER, MIXED, SWITCHED, ratio, table
+from analysis.serving import BARE, FOLDER, LABELS, MERGED, MIXED, SWITCHED, ratio, table
 from core.errors import UserError
 from core.io import write_json
 from core.seeding import named_seed, seeded
@@ -71,15 +71,15 @@ class Ways:
 
         return one_at_a_time(serve, indices, names)
 
-    def folded(self, indices: list[int], names: list[str]) -> list[Tensor]:
-        return one_at_a_time(self.serve_folded, indices, names)
+    def merged(self, indices: list[int], names: list[str]) -> list[Tensor]:
+        return one_at_a_time(self.serve_merged, indices, names)
 
     @torch.inference_mode()
     def bare(self, indices: list[int], names: list[str]) -> list[Tensor]:
         return list(self.path(self.path.collate(self.data, indices).to(self.store.device)))
 
     @torch.inference_mode()
-    def serve_folded(self, indices: list[int], name: str) -> list[Tensor]:
+    def serve_merged(self, indices: list[int], name: str) -> list[Tensor]:
         tensors = self.store.fetch([name])[name].tensors
         for layer, W in self.adapted.items():
             W.addmm_(tensors[f"{layer}.B"], tensors[f"{layer}.A"])
@@ -162,7 +162,7 @@ def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: 
 
 def take_turns(ways: Ways, requests: list[tuple[list[int], list[str]]], rng: random.Random) -> dict[str, Any]:
     """Each way's seconds for each batch; nobody always comes after the same one."""
-    each = {MIXED: ways.mixed, SWITCHED: ways.switched, FOLDED: ways.folded, BARE: ways.bare}
+    each = {MIXED: ways.mixed, SWITCHED: ways.switched, MERGED: ways.merged, BARE: ways.bare}
     seconds = {way: [] for way in each}
     loads, evictions = ways.store.loads, ways.store.evictions
     for indices, names in requests:
@@ -184,7 +184,7 @@ def take_turns(ways: Ways, requests: list[tuple[list[int], list[str]]], rng: ran
 def require_equal(ways: Ways, indices: list[int], names: list[str]) -> None:
     """Raises a UserError if the ways answer differently; a first pass for all of them, too, which is not measured."""
     ways.bare(indices, names)
-    answers = [torch.cat(way(indices, names)) for way in (ways.mixed, ways.switched, ways.folded)]
+    answers = [torch.cat(way(indices, names)) for way in (ways.mixed, ways.switched, ways.merged)]
     apart = max((answers[0] - other).abs().max().item() for other in answers[1:])
     if not apart <= TOLERANCE[answers[0].dtype]:
         raise UserError(
@@ -194,9 +194,9 @@ def require_equal(ways: Ways, indices: list[int], names: list[str]) -> None:
 
 def verdict(step: dict[str, Any]) -> str:
     """In words, what was measured; in capitals, where we are behind."""
-    ratios = {way: ratio(step, way) for way in (SWITCHED, FOLDED, BARE)}
-    words = [f"{number:.2f} times the requests/s of '{way}'" for way, number in ratios.items()]
-    behind = ", NOT FASTER" if step["adapters"] > 1 and min(ratios[SWITCHED], ratios[FOLDED]) <= 1 else ""
+    ratios = {way: ratio(step, way) for way in (SWITCHED, MERGED, BARE)}
+    words = [f"{number:.2f} times the requests/s of '{LABELS[way]}'" for way, number in ratios.items()]
+    behind = ", NOT FASTER" if step["adapters"] > 1 and min(ratios[SWITCHED], ratios[MERGED]) <= 1 else ""
     return f"{step['adapters']} adapters: {', '.join(words)}{behind}"
 
 

@@ -36,11 +36,11 @@ def test_the_new_method_trains_from_the_command_line(house):
     assert record["parameters"]["trained_without_head"] == 2 * 2 * 32
 
 
-def test_the_new_method_starts_at_the_pretrained_model_and_folds(house):
+def test_the_new_method_starts_at_the_pretrained_model_and_merges(house):
     script = """
 import sys; sys.path.insert(0, sys.argv[1])
 import torch
-from methods.base import fold
+from methods.base import merge
 from methods.ia3 import IA3
 from support.tiny import shake, tiny_inputs, tiny_model
 model = tiny_model()
@@ -51,7 +51,7 @@ with torch.no_grad():
     shake(model)
     moved = model(**tiny_inputs()).logits
     assert not torch.allclose(moved, start, atol=1e-3)
-    assert torch.allclose(fold(model)(**tiny_inputs()).logits, moved, atol=1e-5)
+    assert torch.allclose(merge(model)(**tiny_inputs()).logits, moved, atol=1e-5)
 """
     tests = house / "tests"
     tests.mkdir()

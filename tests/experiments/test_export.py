@@ -1,4 +1,4 @@
-"""What leaves the repository: folded checkpoints, adapters, predictions, GLUE's submission files."""
+"""What leaves the repository: merged checkpoints, adapters, predictions, GLUE's submission files."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ import scripts.predict
 import train
 from core.errors import UserError
 from experiments.export import card as export_card
-from experiments.export import export_folded
+from experiments.export import export_merged
 from experiments.record import read_record
 from experiments.restore import restore
 from methods.base import AdaptedLinear
@@ -77,14 +77,14 @@ def trained(house, method: str, *words: str):
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "dora", "lora_fa", "vera", "qlora"])
-def test_a_folded_checkpoint_is_plain_and_says_the_same(method, house, tmp_path):
+def test_a_merged_checkpoint_is_plain_and_says_the_same(method, house, tmp_path):
     run = trained(house, method)
     restored = restore(run.folder)
-    numbers = export_folded(
+    numbers = export_merged(
         restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic)
     )
     assert any(isinstance(module, AdaptedLinear) for module in restored.model.modules()) == (method != "full")
-    assert list(numbers) == ["as trained", "folded", "saved and loaded"]
+    assert list(numbers) == ["as trained", "merged", "saved and loaded"]
     assert numbers["as trained"]["accuracy"] == pytest.approx(read_record(run.folder)["best"]["accuracy"])
     for entry in numbers.values():
         assert entry["accuracy"] == numbers["as trained"]["accuracy"]
@@ -100,7 +100,7 @@ def test_a_folded_checkpoint_is_plain_and_says_the_same(method, house, tmp_path)
 def test_the_card_carries_the_records_numbers(house, tmp_path):
     run = trained(house, "lora")
     restored = restore(run.folder)
-    export_folded(restored, tmp_path, make_accelerator(restored.run.trainer, restored.run.deterministic))
+    export_merged(restored, tmp_path, make_accelerator(restored.run.trainer, restored.run.deterministic))
     card, record = (tmp_path / "README.md").read_text(), read_record(run.folder)
     _, header, text = card.split("---\n", 2)
     assert "model-index" not in header  # a score on local data is not GLUE's to the hub
@@ -113,11 +113,11 @@ def test_the_card_carries_the_records_numbers(house, tmp_path):
     assert str(house) not in text.replace(record["provenance"]["backbone"]["source"], "")
 
 
-def test_what_does_not_fold_is_not_exported_as_if_it_did(house, tmp_path):
+def test_what_does_not_merge_is_not_exported_as_if_it_did(house, tmp_path):
     restored = restore(trained(house, "lora").folder)
     restored.model.classifier = torch.nn.Sequential(restored.model.classifier)
-    with pytest.raises(UserError, match="does not fold"):
-        export_folded(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
+    with pytest.raises(UserError, match="does not merge"):
+        export_merged(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
     assert not (tmp_path / "out").exists()
 
 
@@ -130,7 +130,7 @@ def damage(folder, name: str = "best.safetensors") -> None:
 
 def test_nothing_half_is_left_of_a_failed_export(house, tmp_path, monkeypatch):
     run = trained(house, "lora")
-    options = {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "folded", "push": None, "data.path": None}
+    options = {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "merged", "push": None, "data.path": None}
     monkeypatch.setattr("experiments.export.TOLERANCE", -1.0)
     with pytest.raises(UserError, match="nothing is written"):
         export(options)
@@ -156,7 +156,7 @@ def test_the_export_is_judged_by_the_runs_own_data(house, tmp_path):
         pq.write_table(table, tmp_path / "rte" / f"{split}-00000-of-00001.parquet")
     restored = restore(run.folder, str(tmp_path))
     with pytest.raises(UserError, match="data are not those"):
-        export_folded(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
+        export_merged(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
     assert not (tmp_path / "out").exists()
 
 

@@ -16,10 +16,10 @@ from methods.adapterdrop import AdapterDrop
 from methods.base import (
     Method,
     encoder_layers,
-    fold,
     head_parameters,
     head_prefixes,
     load_trained_state,
+    merge,
     parameter_counts,
     trained_state,
 )
@@ -45,7 +45,7 @@ def quantized_reference(model: torch.nn.Module, method: QLoRA) -> torch.nn.Modul
     """The model with dequantized weights in its linear layers."""
     reference = copy.deepcopy(model)
     method.apply(reference)
-    return fold(reference)
+    return merge(reference)
 
 
 def test_every_method_of_the_package_is_tested_here():
@@ -82,15 +82,15 @@ def test_training_leaves_the_frozen_weights_bit_identical(method, architecture):
             assert torch.equal(tensor, frozen[name]), name
 
 
-def test_folded_equals_unfolded(method, architecture):
+def test_merged_equals_unmerged(method, architecture):
     model = tiny_model(architecture)
     method.apply(model)
     shake(model)
     expected = logits(model)
-    folded = fold(model)
-    assert not adapted_layers(folded)
-    assert not [m for m in folded.modules() if isinstance(m, Linear4bit)]
-    torch.testing.assert_close(logits(folded), expected, atol=1e-5, rtol=1e-4)
+    merged = merge(model)
+    assert not adapted_layers(merged)
+    assert not [m for m in merged.modules() if isinstance(m, Linear4bit)]
+    torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_saved_state_gives_the_same_model(method):

@@ -9,7 +9,7 @@ from support.tiny import adapted_layers
 from torch import nn
 
 from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim
-from analysis.latency import ADAPTERS, FOLDED, PLAIN, VARIANTS, table, verdict, verdicts
+from analysis.latency import ADAPTERS, MERGED, PLAIN, VARIANTS, table, verdict, verdicts
 from methods.adapter import Adapter
 from scripts import latency
 from scripts.latency import WARM_UP, build_all, main, measure
@@ -30,7 +30,7 @@ def kinds(model: nn.Module) -> list[type]:
 def test_the_variants_are_what_they_are_called(built):
     models, trained = built
     assert tuple(models) == (PLAIN, *VARIANTS)
-    assert kinds(models[FOLDED]) == kinds(models[PLAIN])
+    assert kinds(models[MERGED]) == kinds(models[PLAIN])
     for name, model in models.items():
         assert not model.training
         assert bool(adapted_layers(model)) == (name in ("lora", "dora", "vera"))
@@ -39,7 +39,7 @@ def test_the_variants_are_what_they_are_called(built):
             "lin": 2,
             "pfeiffer": 2,
         }.get(name, 0)
-    assert trained["lora"] == trained[FOLDED] == 2 * 2 * 2 * 32 * 8
+    assert trained["lora"] == trained[MERGED] == 2 * 2 * 2 * 32 * 8
 
 
 def test_the_variants_share_one_encoder(built):
@@ -114,13 +114,13 @@ def test_the_published_numbers_stand_beside(tmp_path):
     ]
     assert [line["Lin adapters"] for line in lines] == ["1.02", "1.05", "1.21"]  # + 2.2, 5.0 and 20.7 %
     assert [line["Houlsby adapters"] for line in lines] == ["1.03", "1.08", "1.30"]
-    assert {line["LoRA, folded"] for line in lines} == {"1.00"}
+    assert {line["LoRA, merged"] for line in lines} == {"1.00"}
     assert {line["Pfeiffer adapters"] for line in lines} == {""}
 
 
-def test_the_verdict_wants_slow_adapters_at_batch_1_and_a_folded_lora_that_is_not():
+def test_the_verdict_wants_slow_adapters_at_batch_1_and_a_merged_lora_that_is_not():
     assert verdict(made_up(**SLOW))[0] is True
-    assert verdict(made_up(**SLOW, **{FOLDED: 1.1}))[0] is False
+    assert verdict(made_up(**SLOW, **{MERGED: 1.1}))[0] is False
     assert verdict(made_up(**SLOW | {"lin": 0.99}))[0] is False
     assert "Houlsby adapters, batch 1: x 1.25 to 1.25" in verdict(made_up(**SLOW))[1]
     at_32 = made_up(**SLOW)
@@ -138,12 +138,12 @@ def test_an_interval_around_1_decides_nothing_and_two_turns_have_none():
 def test_the_claim_is_answered_from_the_records(tmp_path):
     claim = Claim("c", "s", ("scripts/latency.py",), measured=lambda: verdicts(tmp_path))
     assert claim.lines(None) == [("`scripts/latency.py`", "", NOT_RUN, "")]
-    for slow, expected in ((SLOW, HOLDS), ({}, UNDECIDED), (SLOW | {FOLDED: 1.1}, FAILS)):
+    for slow, expected in ((SLOW, HOLDS), ({}, UNDECIDED), (SLOW | {MERGED: 1.1}, FAILS)):
         (tmp_path / "a.json").write_text(json.dumps(made_up(**slow)))
         [(source, backbone, word, figures)] = claim.lines(None)
         assert (source, backbone, word) == ("`scripts/latency.py`", "MiniLM", expected)
-        assert figures.startswith("X, 1 thread, fp32: LoRA, folded, batch 1: x 1.")
-    assert [claim.text for claim in CLAIMS if claim.measured] == ["adapters add latency where folded LoRA adds none"]
+        assert figures.startswith("X, 1 thread, fp32: LoRA, merged, batch 1: x 1.")
+    assert [claim.text for claim in CLAIMS if claim.measured] == ["adapters add latency where merged LoRA adds none"]
 
 
 @pytest.fixture

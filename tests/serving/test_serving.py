@@ -13,7 +13,7 @@ from support.tiny import METHODS, encoded, tiny_model
 from torch import nn
 
 from analysis.figures import throughput
-from analysis.serving import BARE, FOLDED, MIXED, SWITCHED, WAYS, ratio, table
+from analysis.serving import BARE, LABELS, MERGED, MIXED, SWITCHED, WAYS, ratio, table
 from core.errors import UserError
 from experiments.record import read_record
 from experiments.restore import restore
@@ -322,7 +322,7 @@ def test_mistakes_are_one_sentence(word, message, tmp_path, monkeypatch, capsys)
 
 
 def step(**more) -> dict:
-    seconds = {MIXED: [1.0, 3.0], SWITCHED: [4.0, 4.0], FOLDED: [8.0, 8.0], BARE: [1.0, 1.0]}
+    seconds = {MIXED: [1.0, 3.0], SWITCHED: [4.0, 4.0], MERGED: [8.0, 8.0], BARE: [1.0, 1.0]}
     sizes = {"adapters": 100, "adapter_bytes": 10**9, "adapters_a_batch": [7, 9], "tokens": [64, 64]}
     return {"seconds": seconds, "loads": 3, "evictions": 0} | sizes | more
 
@@ -339,7 +339,7 @@ def test_the_figure_has_a_curve_for_each_way():
     assert {curve.get_label(): list(curve.get_ydata()) for curve in ax.lines} == {
         MIXED: [4, 4],
         SWITCHED: [2, 2],
-        FOLDED: [1, 1],
+        MERGED: [1, 1],
         BARE: [8, 8],
     }
     assert ax.get_xscale() == "log"
@@ -351,8 +351,8 @@ def test_the_table_says_what_was_measured(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps({"schema": 2}))
     [line] = table(tmp_path).cells.to_dict("records")
     assert line["batch"] == "8 of RTE"
-    assert (line[f"{MIXED}, requests/s"], line[f"{FOLDED}, requests/s"]) == ("4", "1")
-    assert (line[f"x {SWITCHED}"], line[f"x {FOLDED}"], line[f"x {BARE}"]) == ("2.00", "4.00", "0.50")
+    assert (line[f"{MIXED}, requests/s"], line[f"{LABELS[MERGED]}, requests/s"]) == ("4", "1")
+    assert (line[f"x {SWITCHED}"], line[f"x {LABELS[MERGED]}"], line[f"x {BARE}"]) == ("2.00", "4.00", "0.50")
     assert line[f"{MIXED}, ms"] == "2000 (2800)"
     assert (line["adapters a batch"], line["GB"], line["GB of models"], line["loads"]) == ("8", "1.20", "20.00", "3")
 
