@@ -30,8 +30,8 @@ check: lint          ## before each commit: lint, import layers, settings and me
 test: $(VENV)/dev.stamp ## all tests, on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-faults: $(VENV)/dev.stamp ## the long form of tests/faults: fifty kills, a full disk, bad input by the hundred
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --long -n auto
+faults: $(VENV)/dev.stamp ## the long form: fifty kills, a full disk, bad input by the hundred, every compiled method
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/models/test_packed.py --long -n auto
 
 lint: $(VENV)/dev.stamp ## ruff
 	$(BIN)/ruff check .

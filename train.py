@@ -9,7 +9,7 @@ import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import torch
@@ -28,13 +28,10 @@ from experiments.run_folder import ADAPTER, RECORD, RunFolder
 from experiments.sweep import exit_statuses, start_config
 from experiments.warm_start import describe_start, load_initial_state
 from methods.base import parameter_counts
-from models.backbone import load_backbone
-from models.batches import encode
-from tasks.loading import fingerprint, load_splits
-from training.accelerator import describe_machine, make_accelerator
-from training.meters import release_memory
 from training.tracking import Tracker, make_tracker
-from training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from training.trainer import Trainer
 
 NO_MEMORY = (
     "out of memory ({error}): the same command resumes at the last evaluation once there is more; "
@@ -43,17 +40,21 @@ NO_MEMORY = (
 
 
 def train(run: RunConfig, start: RunConfig | None = None) -> None:
-    """One run, from its settings to its record.
-
-    Args:
-        start: the finished run that `run.start` names.
-    """
-    release_memory()
+    """One run, from its settings to its record; `start`: the finished run that `run.start` names."""
     folder, task = RunFolder.of(run), run.task.row
     if committed := folder.committed_record():
         folder.show_finished(committed, folder.committed)
         return
     require_writable(folder.path)
+    # seconds to import: a mistake in the settings, a finished run and a sweep's own process do not wait for them
+    from models.backbone import load_backbone
+    from models.batches import encode
+    from tasks.loading import fingerprint, load_splits
+    from training.accelerator import describe_machine, make_accelerator
+    from training.meters import release_memory
+    from training.trainer import Trainer
+
+    release_memory()
     accelerator = make_accelerator(run.trainer, run.deterministic)
     splits = load_splits(task, run.data)
     backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
@@ -87,13 +88,12 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         fit(run, trainer, folder, record)
 
 
-def fit(run: RunConfig, trainer: Trainer, folder: RunFolder, record: dict[str, Any]) -> None:
+def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str, Any]) -> None:
     """Trains to the end, or to where the run is stopped; either way it leaves a record."""
     is_main, tracker = trainer.accelerator.is_main_process, Tracker()
     if is_main:
         tracker = make_tracker(run.logger, folder.path, run.experiment, record["config"], run.hash)
-    error: BaseException | None = None
-    status, reason = "complete", None
+    error, status, reason = None, "complete", None
     try:
         trainer.fit(tracker, folder.save)
     except Diverged as diverged:
@@ -137,9 +137,7 @@ def main(cfg: DictConfig) -> None:
 
 def cli() -> int:
     """Runs the command line's jobs; returns the exit status: 1 for a run that diverged, 2 for a user's mistake."""
-    os.environ.setdefault(
-        "HYDRA_FULL_ERROR", "1"
-    )  # Hydra then raises its errors, and one sentence is made of them here
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors; they become one sentence here
     exit_statuses.clear()
     try:
         require_flags()

@@ -8,20 +8,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.io import read_foreign_tensors, write_json, write_tensors
-from methods.base import AdaptedLinear, Method, head_prefixes, trained_state
+from core.io import read_foreign_header, read_foreign_tensors, write_json, write_tensors
+from methods.base import AdaptedLinear, Method, head_modules, trained_state
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
-# settings of PEFT's that change what an adapter computes and leave no trace in its tensors; ours know none of them
-SILENT = (
-    *("alpha_pattern", "alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "kasa_config", "layer_replication"),
-    *("monteclora_config", "rank_pattern", "use_bdlora", "use_qalora"),
-)
+# settings of PEFT's that are about training alone, or that show in an adapter's tensors; any other that is set is refused
+HARMLESS = """
+    auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config exclude_modules
+    inference_mode init_lora_weights init_weights layers_pattern layers_to_transform loftq_config lora_bias
+    lora_ga_config megatron_config megatron_core modules_to_save peft_version qalora_group_size revision
+    target_modules target_parameters task_type trainable_token_indices velora_config
+""".split()
 INITS = (True, False, None, "gaussian", "kaiming", "eva", "orthogonal")  # the others change the backbone's weights too
 
 
@@ -34,14 +35,6 @@ def names(model: nn.Module, method: Method) -> dict[str, str]:
         return f"{PREFIX}{module}.{method.peft_names[tensor]}" if module in adapted else f"{PREFIX}{name}"
 
     return {name: theirs(name) for name in trained_state(model)}
-
-
-def head_modules(model: nn.Module) -> list[str]:
-    """The last parts of the names of the head's modules that hold weights: PEFT's `modules_to_save`."""
-    prefixes = head_prefixes(model)
-    return [
-        p.removesuffix(".").rpartition(".")[2] for p in prefixes if any(n.startswith(p) for n in trained_state(model))
-    ]
 
 
 def write_adapter(
@@ -67,7 +60,7 @@ def write_adapter(
         "base_model_name_or_path": backbone["source"],
         "revision": backbone["revision"],
         "target_modules": adapted,
-        "modules_to_save": head_modules(model),
+        "modules_to_save": [name.rpartition(".")[2] for name in head_modules(model)],
         "inference_mode": True,
     }
     tensors = {theirs: state[name] for name, theirs in names(model, method).items()} | method.peft_shared(model)
@@ -94,15 +87,23 @@ def read_adapter(folder: Path, model: nn.Module, method: Method, backbone: dict[
         if their.shape != own.shape or not their.equal(own.to(their)):
             raise UserError(f"{folder}: {name} is not what this run's settings draw: its adapter would mean another ΔW")
     ours = {theirs: name for name, theirs in names(model, method).items()}
-    pooler = f"{PREFIX}{model.base_model_prefix}.pooler."  # PEFT leaves BERT's as it was, unless it is told to train it
-    absent = [theirs for theirs in ours if theirs not in tensors and not theirs.startswith(pooler)]
-    if odd := [*absent, *(name for name in tensors if name not in ours)]:
-        side = "lacks" if odd[0] in absent else "also has"
-        raise UserError(
-            f"{folder / WEIGHTS} {side} {odd[0]}: it was trained with another target_modules, or other layers"
-        )
+    check_names(folder, tensors, ours, f"{PREFIX}{model.base_model_prefix}.pooler.")
     state = {name: tensor.detach() for name, tensor in trained_state(model).items()}
     return state | {ours[theirs]: tensor for theirs, tensor in tensors.items()}
+
+
+def check_names(folder: Path, tensors: dict[str, Tensor], ours: dict[str, str], pooler: str) -> None:
+    """Raises a UserError unless the tensors are those that train here; PEFT often leaves BERT's pooler out."""
+    for name in ours:
+        if name not in tensors and not name.startswith(pooler):
+            raise UserError(_other_layers(folder, "lacks", name))
+    for name in tensors:
+        if name not in ours:
+            raise UserError(_other_layers(folder, "also has", name))
+
+
+def _other_layers(folder: Path, verb: str, name: str) -> str:
+    return f"{folder / WEIGHTS} {verb} {name}: it was trained with another target_modules, or other layers"
 
 
 def require_adapter(folder: Path) -> None:
@@ -136,14 +137,15 @@ def check_settings(folder: Path, config: dict[str, Any], method: Method) -> None
         raise UserError(
             f"{folder} holds an adapter, and method={method.name} has none that PEFT knows: use another method"
         )
-    for key, own in method.peft_config().items():
+    settings = method.peft_config()
+    for key, own in settings.items():
         if key in method.peft_ignored_keys:
             continue
         their = config.get(key, False if own is False else None)
         if their != own:
             raise UserError(f"{folder} has {key} {their}, method={method.name} as set here has {own}: make them agree")
-    if on := [key for key in SILENT if config.get(key)]:
-        raise UserError(f"{folder} was trained with {on[0]}, which no method here knows")
+    if unknown := [key for key, value in config.items() if value and key not in (*settings, *HARMLESS)]:
+        raise UserError(f"{folder} was trained with {unknown[0]}, which no method here knows")
     if config.get("init_lora_weights", True) not in INITS:
         raise UserError(
             f"{folder} began with init_lora_weights={config['init_lora_weights']}, which changes the backbone"
@@ -156,12 +158,8 @@ def header(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged.
     """
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            kept = json.loads((file.metadata() or {}).get("json", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{folder / WEIGHTS} is damaged ({error})") from error
-    return kept if isinstance(kept, dict) and kept.keys() >= {"backbone", "method", "task"} else None
+    kept = read_foreign_header(folder / WEIGHTS)
+    return kept if kept.keys() >= {"backbone", "method", "task"} else None
 
 
 def check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:

@@ -62,21 +62,24 @@ class Claim:
 
     def lines(self, frame: pd.DataFrame) -> list[tuple[str, str, str, str]]:
         """Experiment, backbone, verdict and figures, for every experiment and backbone that has the runs."""
-        if self.test is None and self.measured is None:
+        if self.test:
+            verdicts = self.tested(self.test, frame)
+        elif self.measured:
+            verdicts = [(self.experiments[0], *line) for line in self.measured()]
+        else:
             return [(self.experiments[0], "", ELSEWHERE, "")]
-        verdicts = self.tested(frame) if self.test else [(self.experiments[0], *line) for line in self.measured()]
         lines = [
             (source if "," in source else f"`{source}`", BACKBONES.get(backbone, backbone), WORDS[holds], figures)
             for source, backbone, holds, figures in verdicts
         ]
         return lines or [(f"`{self.experiments[0]}`", "", NOT_RUN, "")]
 
-    def tested(self, frame: pd.DataFrame) -> list[tuple[str, str, bool | None, str]]:
+    def tested(self, test: Test, frame: pd.DataFrame) -> list[tuple[str, str, bool | None, str]]:
         """Experiment and its budget, backbone, whether it holds, and figures."""
         runs = complete(frame, experiment=list(self.experiments))
         lines = []
         for (experiment, backbone), part in runs.groupby(["experiment", "backbone"]):
-            if (verdict := self.test(part)) is not None:
+            if (verdict := test(part)) is not None:
                 epochs = sorted(set(part["epochs"]))
                 budget = f"`{experiment}`, {' and '.join(map(str, epochs))} epochs"
                 lines.append((budget if part["max_steps"].isna().all() else experiment, backbone, *verdict))
@@ -96,7 +99,7 @@ def all_of(verdicts: Iterable[bool | None]) -> bool | None:
 
 def within(d: Summary, low: float = -math.inf, high: float = math.inf) -> bool | None:
     """Whether a mean lies between two margins, by its interval: undecided where that reaches both sides of one."""
-    if d.low is None:
+    if d.low is None or d.high is None:
         return None
     if d.low >= low and d.high <= high:
         return True

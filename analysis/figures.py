@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import serving
+from analysis.published import suffix
 from analysis.records import BACKBONES, METHODS, METRICS, TASKS, complete, in_order, main_metric
-from analysis.tables import pick_rate, suffix
+from analysis.tables import pick_rate
 from training.selection import best
 
 STYLE = {

@@ -54,19 +54,18 @@ def verdict(record: dict[str, Any]) -> tuple[bool | None, str]:
     turns = min(s.n for s in found.values())
     if turns < LEAST:
         return None, f"{turns} turns are too few for an interval"
-    merged = [s for (variant, *_), s in found.items() if variant == MERGED]
-    single = [s for (variant, batch, _), s in found.items() if variant != MERGED and batch == 1]
-    if any(s.low > LEVEL for s in merged) or any(s.high < 1 for s in single):
+    merged = [s.ends for (variant, *_), s in found.items() if variant == MERGED]
+    single = [s.ends for (variant, batch, _), s in found.items() if variant != MERGED and batch == 1]
+    holds: bool | None = None
+    if any(low > LEVEL for low, _ in merged) or any(high < 1 for _, high in single):
         holds = False
-    else:
-        holds = True if single and all(s.low > 1 for s in single) else None
+    elif single and all(low > 1 for low, _ in single):
+        holds = True
     figures = []
     for variant in (MERGED, *ADAPTERS):
         for batch in dict.fromkeys(batch for _, batch, _ in found):
-            each = [s for (name, size, _), s in found.items() if (name, size) == (variant, batch)]
-            figures.append(
-                f"{LABELS[variant]}, batch {batch}: x {min(s.low for s in each):.2f} to {max(s.high for s in each):.2f}"
-            )
+            lows, highs = zip(*(s.ends for (v, b, _), s in found.items() if (v, b) == (variant, batch)), strict=True)
+            figures.append(f"{LABELS[variant]}, batch {batch}: x {min(lows):.2f} to {max(highs):.2f}")
     return holds, "; ".join(figures) + f" (widest ends of the intervals over lengths; n = {turns} turns)"
 
 

@@ -29,7 +29,7 @@ from methods.base import (
 )
 from methods.lora import LoRA
 from methods.qlora import QLoRA
-from models.backbone import build
+from models.random_init import build
 from models.settings import BackboneConfig
 
 BASE_BITS = (4, 16, 32)
@@ -214,5 +214,7 @@ def differs(text: str, number: float) -> bool:
 
 def parse(text: str) -> tuple[float, float]:
     """`~1.6GB`: its value, and the half of its last digit."""
-    number, unit = re.fullmatch(r"~?([\d.]+)(\D*)", text).groups()
+    if not (parts := re.fullmatch(r"~?([\d.]+)(\D*)", text)):
+        raise ValueError(f"'{text}' is no number with a unit")
+    number, unit = parts.groups()
     return float(number) * UNITS[unit], 0.5 * UNITS[unit] / 10 ** len(number.partition(".")[2])

@@ -12,6 +12,7 @@ from core.errors import Damaged, UserError
 from core.io import with_checksum, write_json
 from experiments.config import file_name, identity
 from experiments.record import parse
+from methods.base import REGISTERED
 from tasks.glue import GLUE
 from tasks.loading import HELD_OUT
 from training.selection import best, selected
@@ -19,33 +20,12 @@ from training.selection import best, selected
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
 MEASURED = ("benchmark", "latency", "serving")  # folders of what scripts measured, in forms of their own
-METHODS = {
-    "head": "Head alone",
-    "full": "Full FT",
-    "lora": "LoRA",
-    "dora": "DoRA",
-    "lora_fa": "LoRA-FA",
-    "lora_fa_corrected": "LoRA-FA, corrected",
-    "vera": "VeRA",
-    "qlora": "QLoRA",
-    "bitfit": "BitFit",
-    "top_layers": "Top layers",
-    "houlsby": "Houlsby adapters",
-    "lin": "Lin adapters",
-    "pfeiffer": "Pfeiffer adapters",
-    "adapterdrop": "AdapterDrop",
-}
-TASKS = {
-    "mnli": "MNLI",
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "cola": "CoLA",
-    "qnli": "QNLI",
-    "qqp": "QQP",
-    "rte": "RTE",
-    "stsb": "STS-B",
-    "wnli": "WNLI",
-}
+ORDER = (  # of methods in tables; those not named here come last
+    *("head", "full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora", "bitfit", "top_layers"),
+    *("houlsby", "lin", "pfeiffer", "adapterdrop"),
+)
+METHODS = {name: REGISTERED[name].label for name in dict.fromkeys((*ORDER, *sorted(REGISTERED)))}
+TASKS = {task.name: task.label for task in GLUE.values()}
 BACKBONES = {"roberta-base": "RoBERTa-base", "roberta-large": "RoBERTa-large", "minilm": "MiniLM"}
 METRICS = {
     "accuracy": "accuracy",

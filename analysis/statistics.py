@@ -32,6 +32,17 @@ class Summary:
     high: float | None = None
     p: float | None = None
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the interval.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.low is None or self.high is None:
+            raise ValueError(f"{self.n} values have no interval")
+        return self.low, self.high
+
 
 def summarize(values: Sequence[float]) -> Summary:
     """Raises a ValueError for no values."""

@@ -18,40 +18,37 @@ from core.errors import UserError, unknown
 from core.redact import redacted
 
 
-class _Console(logging.Handler):
-    """`error: ...` and `warning: ...` on the error stream; no secret passes, not even in a traceback."""
+class Console(logging.Handler):
+    """`error: ...` and `warning: ...` on the error stream, once; no secret passes, not even in a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return os.environ.get("RANK", "0") == "0"  # under `accelerate launch` all processes meet the same mistake
 
     def format(self, record: logging.LogRecord) -> str:
         text = redacted(super().format(record))
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # nobody listens any longer: no reason to stop
+        with suppress(OSError):  # the reader is gone, which is no reason to stop
             print(self.format(record), file=sys.stderr, flush=True)
-
-
-def _is_first_process(record: logging.LogRecord) -> bool:
-    """Under `accelerate launch` all processes meet the same mistake."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 log = logging.getLogger("peft_glue")
 log.setLevel(logging.INFO)
 log.propagate = False
-log.addHandler(_Console())
-log.addFilter(_is_first_process)
+log.addHandler(Console())
 
 
 def say(text: str, bar: tqdm | None = None) -> None:
     """A line on the output, above the progress bar."""
-    with suppress(OSError):  # nobody listens any longer: no reason to stop
+    with suppress(OSError):  # the reader is gone, which is no reason to stop
         (bar or tqdm).write(text)
 
 
 def sentence(error: Exception) -> str:
     """One line for an error of ours, of Hydra's or of OmegaConf's; the last two spread theirs over many."""
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
-        kind, _, name = error.missing_cfg_file.partition("/")
+        kind, _, name = (error.missing_cfg_file or "").partition("/")
         return unknown(kind, name, error.options or [])
     if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it
         return str(error.__cause__)

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -31,6 +32,18 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}'; there are: {', '.join(known) or 'none'}" + (
         f"; did you mean {close[0]}?" if close else ""
     )
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Makes one sentence of the many errors that other libraries raise on a user's settings and files."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers has no other
+        first_sentence = " ".join(str(error).split()).partition(". ")[0]
+        raise UserError(f"{what}: {first_sentence or type(error).__name__}") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -27,6 +27,9 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
     import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # of its retries: what comes of them is one sentence of ours
 
     def fetch(local_files_only: bool) -> Path:
         return Path(

@@ -4,7 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,19 @@ def read_header(path: Path) -> dict[str, Any]:
     Raises:
         Damaged: it cannot be read.
     """
-    require_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["json"])
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
+    with _open(path) as file:
+        return json.loads(file.metadata()["json"])
+
+
+def read_foreign_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file that others may have written; empty if it is not ours.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    with _open(path) as file:
+        header = json.loads((file.metadata() or {}).get("json", "{}"))
+    return header if isinstance(header, dict) else {}
 
 
 def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -124,15 +132,7 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     Raises:
         Damaged: it cannot be read, or has our checksum, and that of another content.
     """
-    require_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("json", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise Damaged(f"{path} is damaged: {error}") from error
-    if not isinstance(header, dict):
-        return tensors, {}
+    header, tensors = read_foreign_header(path), read_group(path, "")
     if CHECKSUM in header and header[CHECKSUM] != tensor_digest(tensors, header):
         raise Damaged(f"{path} is damaged: its checksum is of another content")
     return tensors, header
@@ -144,11 +144,18 @@ def read_group(path: Path, prefix: str) -> dict[str, Tensor]:
     Raises:
         Damaged: they cannot be read.
     """
+    with _open(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[safe_open]:
+    """Raises Damaged where safetensors, or what is read from the file within, finds it so."""
     require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+            yield file
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
 
 

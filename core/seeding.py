@@ -8,7 +8,7 @@ import torch
 
 
 def named_seed(seed: int, name: str) -> int:
-    """A seed of its own for each name (`head`, `adapter`, `dropout`, `order/3`, ...); the same on every machine."""
+    """A separate seed for each name (`head`, `adapter`, `dropout`, `order/3`, ...); the same on every machine."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 

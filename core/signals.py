@@ -26,7 +26,7 @@ class StopRequest:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         if number == signal.SIGINT:
-            signal.signal(number, self.before[number])
+            signal.signal(number, self.before[signal.SIGINT])
 
     def pass_on(self) -> None:
         """Raises the signal again for the handler of before: submitit then queues the job once more."""

@@ -88,7 +88,7 @@ class RunConfig:
     """One run.
 
     Attributes:
-        seed: of data order, head, adapter and dropout, each through a stream of its own.
+        seed: of data order, head, adapter and dropout, each from a separate stream.
         experiment: the folder under `output_dir` that the run belongs to, and its group in W&B; on the command line
             `experiment=NAME` chooses `conf/experiment/NAME.yaml`, which sets it.
         output_dir: where runs are kept.

@@ -130,8 +130,9 @@ def parse(file: Path) -> dict[str, Any]:
 def read_finished(folder: Path) -> dict[str, Any] | None:
     """The record of a run that ended well, if the folder holds a whole one."""
     record = read_record(folder)
-    whole = record is not None and record.keys() >= {"task", "config", "provenance"}
-    return record if whole and record["status"] == "complete" else None
+    if record is None or not record.keys() >= {"task", "config", "provenance"}:
+        return None
+    return record if record["status"] == "complete" else None
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:

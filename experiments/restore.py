@@ -37,7 +37,7 @@ class Restored:
     """A model in evaluation mode, on the CPU, with what it was trained as.
 
     Attributes:
-        run: the settings, but for precision and device: what a model says must not hang on the machine that trained it.
+        run: the settings, but for precision and device: a prediction must not depend on the machine that trained the model.
     """
 
     run: RunConfig

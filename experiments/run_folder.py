@@ -268,9 +268,10 @@ class RunFolder:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replaces the checkpoint; one without a best evaluation keeps that of the one before."""
+        about: dict[str, Any] | None
         if checkpoint.best:
-            about, best = {"step": checkpoint.best.step}, pack(checkpoint.best.state, checkpoint.best.predictions)
-            about["sha256"] = tensor_digest(best)
+            best = pack(checkpoint.best.state, checkpoint.best.predictions)
+            about = {"step": checkpoint.best.step, "sha256": tensor_digest(best)}
         elif self.checkpoint.exists():
             about, best = self._best_so_far()
         else:

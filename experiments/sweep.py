@@ -77,7 +77,7 @@ def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
         exit_statuses.append(2)
         return False
     word, record = RunFolder.of(run).status()
-    if word == "failed" and not (run.retry or run.force):
+    if record and word == "failed" and not (run.retry or run.force):
         log.error(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")
         exit_statuses.append(1)
         return False

@@ -52,8 +52,8 @@ def load_initial_state(run: RunConfig, start: RunConfig | None, model: nn.Module
 
 
 def _load(folder: Path, run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
-    if (folder / NAME).exists():
-        record = read_finished(folder)
+    there: dict[str, Any] | None
+    if record := read_finished(folder):
         there = {"method": record["config"]["method"], "task": record["task"]}
         there["backbone"] = record["provenance"]["backbone"]
         state = RunFolder(folder, record["config_hash"]).best()

@@ -1,4 +1,4 @@
-"""`hydra/launcher=processes`, in force for every `-m`: each run of a sweep in a process of its own.
+"""`hydra/launcher=processes`, in force for every `-m`: each run of a sweep in its own process.
 
 Hydra's own launcher trains one run after the other in one process, where a crash ends the sweep, and memory and caches of one
 run reach into the measurements of the next. Hydra finds this file by the name of its folder.
@@ -89,7 +89,7 @@ class ProcessLauncher(Launcher):
     def start(self, job: list[str], number: int) -> None:
         slot = min(set(range(self.parallel)) - set(self.running.values()))
         hydra_overrides = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode")]
-        # in a session of its own a run does not hear Ctrl-C twice: from the terminal, and from here
+        # in a separate session a run receives Ctrl-C once, from here, and not from the terminal too
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *hydra_overrides, *job],
             env=os.environ | self.share(slot),

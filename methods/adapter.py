@@ -100,11 +100,11 @@ def sums(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
     Raises:
         UserError: the layer is not laid out as BERT's.
     """
-    parts = getattr(getattr(layer, "attention", None), "output", None), getattr(layer, "output", None)
-    if not all(hasattr(part, "LayerNorm") for part in parts):
-        kind = type(layer).__name__
-        raise UserError(f"adapters know the layers of BERT, RoBERTa and DeBERTa, not {kind}: use another method")
-    return parts
+    attention, output = getattr(getattr(layer, "attention", None), "output", None), getattr(layer, "output", None)
+    if hasattr(attention, "LayerNorm") and hasattr(output, "LayerNorm"):
+        return attention, output
+    kind = type(layer).__name__
+    raise UserError(f"adapters know the layers of BERT, RoBERTa and DeBERTa, not {kind}: use another method")
 
 
 @dataclass
@@ -146,6 +146,7 @@ class Houlsby(AdapterMethod):
             table 2 did not.
     """
 
+    label: ClassVar[str] = "Houlsby adapters"
     layer: ClassVar[type[Adapter]] = HoulsbyAdapter
 
     name: str = "houlsby"
@@ -166,6 +167,7 @@ class Houlsby(AdapterMethod):
 class Lin(AdapterMethod):
     """Its authors' sizes go with their tasks, from 10 to 300; r = 64 is ours."""
 
+    label: ClassVar[str] = "Lin adapters"
     layer: ClassVar[type[Adapter]] = LinAdapter
 
     name: str = "lin"
@@ -176,6 +178,7 @@ class Lin(AdapterMethod):
 class Pfeiffer(AdapterMethod):
     """r = 48, a sixteenth of RoBERTa-base's width, as AdapterHub has it."""
 
+    label: ClassVar[str] = "Pfeiffer adapters"
     layer: ClassVar[type[Adapter]] = PfeifferAdapter
 
     name: str = "pfeiffer"

@@ -9,7 +9,7 @@ training and inference. Its robust variant, which draws their number for each ba
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import nn
 
@@ -27,6 +27,8 @@ class AdapterDrop(Pfeiffer):
     Attributes:
         dropped_layers: how many, counted from the bottom.
     """
+
+    label: ClassVar[str] = "AdapterDrop"
 
     name: str = "adapterdrop"
     dropped_layers: Annotated[int, number(at_least=0)] = 5

@@ -41,7 +41,8 @@ class Method:
     """Base of every method.
 
     Attributes:
-        name: what records and tables call it.
+        label: what tables and figures call it; a class that sets none goes by its name.
+        name: what records and the command line call it.
         learning_rate: the rate that suits the method on RoBERTa-base, in force unless the backbone's YAML names a better
             one or `trainer.learning_rate` is given.
         head_learning_rate: of the classification head; None: that of the method.
@@ -49,6 +50,7 @@ class Method:
         peft_ignored_keys: keys of `peft_config` that a finished adapter does not depend on.
     """
 
+    label: ClassVar[str]
     learning_rate: ClassVar[float]
     head_learning_rate: ClassVar[float | None] = None
     peft_names: ClassVar[dict[str, str]] = {}
@@ -80,8 +82,13 @@ class Method:
         """Called after each optimizer step, counted from 1."""
 
 
+REGISTERED: dict[str, type[Method]] = {}
+
+
 def register(method: type[Method]) -> type[Method]:
     """Makes a method's dataclass the schema `/schema/method/NAME`, which `conf/method/*.yaml` build on."""
+    method.label = vars(method).get("label", method.name)  # not the label of the method that it derives from
+    REGISTERED[method.name] = method
     ConfigStore.instance().store(group="schema/method", name=method.name, node=method, package="method")
     return method
 
@@ -121,6 +128,12 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     encoder = model.base_model_prefix
     above = [name for name, _ in model.named_children() if name != encoder]
     return tuple(f"{name}." for name in (*above, f"{encoder}.pooler"))
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the head's modules that hold weights: a dropout layer holds none, and not every encoder has a pooler."""
+    names = [name for name, _ in model.named_parameters()]
+    return [head.removesuffix(".") for head in head_prefixes(model) if any(name.startswith(head) for name in names)]
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -20,6 +20,7 @@ from methods.base import Method, freeze_encoder, register
 class BitFit(Method):
     """The learning rate is that of the authors' code (benzakenelad/BitFit, run_glue.py)."""
 
+    label: ClassVar[str] = "BitFit"
     learning_rate: ClassVar[float] = 1e-3
 
     name: str = "bitfit"

@@ -54,6 +54,7 @@ class DoRALinear(LoRALinear):
 class DoRA(LoRA):
     """LoRA's settings, at a slightly lower learning rate as the authors advise (their README)."""
 
+    label: ClassVar[str] = "DoRA"
     layer: ClassVar[type[LoRALinear]] = DoRALinear
     learning_rate: ClassVar[float] = 3e-4
     peft_names: ClassVar[dict[str, str]] = LoRA.peft_names | {"m": "lora_magnitude_vector"}

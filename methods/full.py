@@ -13,6 +13,7 @@ from methods.base import Method, register
 class Full(Method):
     """The upper baseline. RoBERTa's paper sweeps learning rates 1e-5, 2e-5 and 3e-5 (Liu et al. 2019, table 10)."""
 
+    label: ClassVar[str] = "Full FT"
     learning_rate: ClassVar[float] = 2e-5
 
     name: str = "full"

@@ -17,6 +17,7 @@ from methods.base import Method, freeze_encoder, register
 class Head(Method):
     """Trains no weight of the encoder. Not a row of any paper's table: it shows how much the head alone explains."""
 
+    label: ClassVar[str] = "Head alone"
     learning_rate: ClassVar[float] = 1e-3
 
     name: str = "head"

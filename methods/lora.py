@@ -83,6 +83,7 @@ class LoRA(Method):
         init_A: kaiming or gaussian.
     """
 
+    label: ClassVar[str] = "LoRA"
     layer: ClassVar[type[AdaptedLinear]] = LoRALinear
     learning_rate: ClassVar[float] = 4e-4
     peft_names: ClassVar[dict[str, str]] = {"A": "lora_A.weight", "B": "lora_B.weight"}

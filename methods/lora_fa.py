@@ -47,6 +47,7 @@ class CorrectedLoRAFALinear(LoRAFALinear):
 class LoRAFA(LoRA):
     """Version 1. The paper's RoBERTa-base settings are not known to us: LoRA's, at twice its rate since half is frozen."""
 
+    label: ClassVar[str] = "LoRA-FA"
     layer: ClassVar[type[LoRALinear]] = LoRAFALinear
     learning_rate: ClassVar[float] = 8e-4
 
@@ -58,6 +59,7 @@ class LoRAFA(LoRA):
 class LoRAFACorrected(LoRAFA):
     """Version 2, with the corrected gradient."""
 
+    label: ClassVar[str] = "LoRA-FA, corrected"
     layer: ClassVar[type[LoRALinear]] = CorrectedLoRAFALinear
 
     name: str = "lora_fa_corrected"

@@ -10,7 +10,7 @@ Adapted layers merge into the dequantized float weight, since rounding Wâ‚„ + sÂ
 
 import logging
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,8 @@ class QLoRA(LoRA):
         quant_type: nf4 or fp4.
         double_quant: quantize the scales too.
     """
+
+    label: ClassVar[str] = "QLoRA"
 
     name: str = "qlora"
     target_modules: Pattern = ALL_LINEAR

@@ -25,6 +25,7 @@ class TopLayers(Method):
         layers: how many of the encoder's layers train, counted from the top.
     """
 
+    label: ClassVar[str] = "Top layers"
     learning_rate: ClassVar[float] = 2e-5
 
     name: str = "top_layers"

@@ -4,7 +4,7 @@
   d (r)                  trained, starts at 0.1
   b (out)                trained, starts at 0, so that training starts at W
 
-A and B are drawn from `projection_seed` with a generator of their own, on the CPU: a run need not save them.
+A and B are drawn from `projection_seed` with a separate generator, on the CPU: a run need not save them.
 
 ΔW = Λ_b·B·Λ_d·A has no low rank where r exceeds half the layer's width, as it does in the paper. Then a long enough batch
 is cheaper through W + ΔW, built once a forward pass, than through r numbers a token; which it is to be, the shapes decide.
@@ -101,6 +101,7 @@ class VeRA(Method):
         projection_seed: the seed of A and B; `conf/method/vera.yaml` ties it to the run's.
     """
 
+    label: ClassVar[str] = "VeRA"
     learning_rate: ClassVar[float] = 1e-2
     head_learning_rate: ClassVar[float | None] = 4e-3
     peft_names: ClassVar[dict[str, str]] = {"b": "vera_lambda_b", "d": "vera_lambda_d"}

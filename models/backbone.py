@@ -1,25 +1,22 @@
-"""The pretrained encoder and its tokenizer: from the hub, a folder, a Python package, or with random weights."""
+"""The pretrained encoder and its tokenizer: from the hub, a folder or a Python package, or with random weights."""
 
 import hashlib
 import importlib.metadata
-import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
-from core.errors import UserError
+from core.errors import UserError, refused
 from core.hub import checksum, missing, snapshot
 from core.seeding import seeded
 from methods.base import head_prefixes
 from models.batches import collate, encode
+from models.random_init import Provenance, draw
 from models.settings import BackboneConfig
 from tasks.glue import Task
 from tasks.loading import Split
@@ -38,7 +35,7 @@ class Backbone:
     name: str
     model: nn.Module
     tokenizer: PreTrainedTokenizerFast
-    provenance: dict[str, str | None]
+    provenance: Provenance
 
     @property
     def max_length(self) -> int:
@@ -68,26 +65,9 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
         UserError: the files are not there, not a classifier's encoder, or not those that the checksum names.
     """
     if config.random_init:
-        require_memory(config, task.outputs)
-        with seeded(seed, "backbone"):
-            model = build(config, task.outputs)
-        with refused("backbone.architecture suits no tokenizer"):
-            tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
-        drawn = json.dumps(config.architecture, sort_keys=True) + tokenizer.backend_tokenizer.to_str()
-        sha256 = hashlib.sha256(drawn.encode()).hexdigest()  # with the seed, all that such a backbone comes from
-        provenance = {"source": f"random, seed {seed}", "revision": None, "sha256": sha256}
+        model, tokenizer, provenance = draw(config, task.outputs, seed, texts)
     else:
-        folder = find(config)
-        sha256 = _checksum(folder)
-        if config.sha256 and sha256 != config.sha256:
-            raise UserError(
-                f"the weights in {folder} have sha256 {sha256}, not {config.sha256}: it is damaged or another model"
-            )
-        model = _pretrained(folder, task, seed)
-        with refused(f"backbone.source: {folder} gives no tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        revision = folder.name if folder.parent.name == "snapshots" else None
-        provenance = {"source": config.source, "revision": revision, "sha256": sha256}
+        model, tokenizer, provenance = _load(config, task, seed)
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"backbone {config.name}: its tokenizer knows {len(tokenizer)} tokens, its embedding {model.config.vocab_size}"
@@ -96,39 +76,6 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     with refused(f"backbone {config.name} takes no text"):
         try_out(backbone, task)
     return backbone
-
-
-def build(config: BackboneConfig, outputs: int) -> nn.Module:
-    """A classifier of the architecture, its weights drawn from torch's generator.
-
-    Raises:
-        UserError: there is no architecture, or transformers refuses it.
-    """
-    if "model_type" not in config.architecture:
-        raise UserError(f"backbone '{config.name}' has no architecture in its YAML")
-    with refused("backbone.architecture builds no classifier"):
-        architecture = AutoConfig.for_model(**config.architecture, num_labels=outputs)
-        return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
-
-
-@contextmanager
-def refused(what: str) -> Iterator[None]:
-    """Turns the many errors that other libraries raise on a user's settings and files into one sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # tokenizers has no other
-        first_sentence = " ".join(str(error).split()).partition(". ")[0]
-        raise UserError(f"{what}: {first_sentence or type(error).__name__}") from error
-
-
-def require_memory(config: BackboneConfig, outputs: int) -> None:
-    """Raises a UserError for an architecture whose weights alone are more than the machine's memory."""
-    with torch.device("meta"):
-        needed = sum(4 * parameter.numel() for parameter in build(config, outputs).parameters())
-    if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
-        raise UserError(f"backbone.architecture takes {needed / 1e9:.3g} GB; this machine has {there / 1e9:.3g}")
 
 
 @torch.no_grad()
@@ -151,7 +98,7 @@ def try_out(backbone: Backbone, task: Task) -> None:
 
 def find(config: BackboneConfig) -> Path:
     """The folder with the checkpoint, downloaded if need be."""
-    source = config.source
+    source = config.source or ""
     if source.startswith("package:"):
         return _package_folder(source.removeprefix("package:"))
     folder = Path(source).expanduser()
@@ -172,6 +119,21 @@ def _package_folder(package: str) -> Path:
         raise UserError(f"the backbone needs the package {package}: pip install -r requirements-demo.txt") from error
     configs = [file for file in distribution.files or [] if file.match("model/config.json")]
     return Path(distribution.locate_file(configs[0])).parent
+
+
+def _load(config: BackboneConfig, task: Task, seed: int) -> tuple[nn.Module, PreTrainedTokenizerFast, Provenance]:
+    """What a checkpoint's folder holds, after its checksum was compared."""
+    folder = find(config)
+    sha256 = _checksum(folder)
+    if config.sha256 and sha256 != config.sha256:
+        raise UserError(
+            f"the weights in {folder} have sha256 {sha256}, not {config.sha256}: it is damaged or another model"
+        )
+    model = _pretrained(folder, task, seed)
+    with refused(f"backbone.source: {folder} gives no tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    revision = folder.name if folder.parent.name == "snapshots" else None
+    return model, tokenizer, {"source": config.source, "revision": revision, "sha256": sha256}
 
 
 def _checksum(folder: Path) -> str:
@@ -195,31 +157,3 @@ def _pretrained(folder: Path, task: Task, seed: int) -> nn.Module:
     if lost := [key for key in drawn if not key.startswith(head_prefixes(model))]:
         raise UserError(f"backbone.source: {folder} lacks {len(lost)} of the encoder's weights, {lost[0]} among them")
     return model
-
-
-def train_tokenizer(texts: Iterable[tuple[str, ...]], vocabulary: int, pad_id: int) -> PreTrainedTokenizerFast:
-    """RoBERTa's kind of tokenizer, byte-level BPE, fitted to `texts`: lengths near a real one's, with no download."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<unk>", "<mask>"]
-    special.insert(pad_id, "<pad>")
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((part for text in texts for part in text), trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(
-        ("</s>", special.index("</s>")), ("<s>", special.index("<s>"))
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        mask_token="<mask>",
-        model_input_names=["input_ids", "attention_mask"],
-    )

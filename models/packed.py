@@ -66,6 +66,10 @@ class Span:
     places: Tensor | None
     gaps: Tensor | None
 
+    def to(self, device: torch.device) -> "Span":
+        places, gaps = (x if x is None else x.to(device, non_blocking=True) for x in (self.places, self.gaps))
+        return replace(self, places=places, gaps=gaps)
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -92,10 +96,10 @@ class PackedBatch:
         return self.tokens
 
     def to(self, device: torch.device) -> "PackedBatch":
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
 
-        spans = [replace(span, places=move(span.places), gaps=move(span.gaps)) for span in self.spans]
+        spans = [span.to(device) for span in self.spans]
         inputs = {name: move(ids) for name, ids in self.inputs.items()}
         return PackedBatch(inputs, move(self.labels), move(self.first), move(self.places), spans)
 

@@ -56,4 +56,4 @@ class BackboneConfig:
                 json.dumps(getattr(self, key), allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise UserError(f"backbone.{key} cannot be kept in a record: {error}") from error
-        self.name = self.name or Path(self.source).name
+        self.name = self.name or Path(self.source or "").name

@@ -15,6 +15,7 @@ FLOORS = (  # a room imports from lower floors alone
     ("adapters",),
     ("experiments",),
     ("analysis", "serving"),
+    ("benchmarks",),
     ("scripts", "hydra_plugins", "train"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -173,7 +173,7 @@ class AdapterStore:
                 )
 
     def check_head(self, name: str, adapter: Adapter) -> None:
-        """Raises a UserError unless the head is the model's, but for its number of outputs."""
+        """Raises a UserError unless the head has the model's shapes, apart from the number of outputs."""
         if odd := sorted(adapter.head.keys() ^ self.head.keys()):
             raise UserError(f"adapter '{name}' has not this backbone's head: {odd[0]} is on one side only")
         outputs = len(adapter.head[self.last[0]])

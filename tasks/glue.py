@@ -13,6 +13,7 @@ class Task:
 
     Attributes:
         name: the hub's configuration name.
+        label: what tables, and the files of a submission, call it.
         columns: one sentence, or a pair.
         labels: class names by id; empty: a score from 0 to 5 to regress (STS-B).
         metrics: by their names in `evaluate`'s glue metric; the first one chooses the best evaluation.
@@ -20,6 +21,7 @@ class Task:
     """
 
     name: str
+    label: str
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -40,21 +42,21 @@ ENTAILMENT = ("entailment", "not_entailment")
 
 GLUE = {
     task.name: task
-    for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation", "accuracy")),
-        Task("sst2", ("sentence",), ("negative", "positive"), ("accuracy",)),
-        Task("mrpc", PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-        Task("stsb", PAIR, (), ("pearson", "spearmanr")),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    for task in (  # in the order of the papers' tables
         Task(
-            "mnli",
+            *("mnli", "MNLI"),
             ("premise", "hypothesis"),
             ("entailment", "neutral", "contradiction"),
             ("accuracy", "accuracy_matched", "accuracy_mismatched"),
             ("validation_matched", "validation_mismatched"),
         ),
-        Task("qnli", ("question", "sentence"), ENTAILMENT, ("accuracy",)),
-        Task("rte", PAIR, ENTAILMENT, ("accuracy",)),
-        Task("wnli", PAIR, ("not_entailment", "entailment"), ("accuracy",)),
+        Task("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",)),
+        Task("mrpc", "MRPC", PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+        Task("cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation", "accuracy")),
+        Task("qnli", "QNLI", ("question", "sentence"), ENTAILMENT, ("accuracy",)),
+        Task("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+        Task("rte", "RTE", PAIR, ENTAILMENT, ("accuracy",)),
+        Task("stsb", "STS-B", PAIR, (), ("pearson", "spearmanr")),
+        Task("wnli", "WNLI", PAIR, ("not_entailment", "entailment"), ("accuracy",)),
     )
 }

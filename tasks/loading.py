@@ -41,8 +41,8 @@ class Split:
 
     def select(self, rows: list[int], name: str | None = None) -> "Split":
         """Those examples, in that order."""
-        columns = ([column[i] for i in rows] for column in (self.texts, self.labels, self.idx))
-        return Split(name or self.name, *columns)
+        texts, labels, idx = ([column[i] for i in rows] for column in (self.texts, self.labels, self.idx))
+        return Split(name or self.name, texts, labels, idx)
 
 
 def load_splits(task: Task, config: DataConfig) -> dict[str, Split]:
@@ -68,7 +68,7 @@ def _load(task: Task, config: DataConfig) -> dict[str, Split]:
             name: _split(task, name, datasets.Dataset(pa.table(generate(task.name, name, sizes[name], config.seed))))
             for name in names
         }
-    folder = hub_folder(task, config) if config.name == "hub" else Path(config.path).expanduser()
+    folder = hub_folder(task, config) if config.name == "hub" else Path(config.path or "").expanduser()
     limits = dict.fromkeys(names, config.eval_size) | {"train": config.train_size}
     return {name: _split(task, name, _draw(_read(folder, task, name), limits[name], config.seed)) for name in names}
 
@@ -82,7 +82,7 @@ def load_test(task: Task, config: DataConfig) -> dict[str, Split]:
     if config.name == "generated":
         raise UserError("generated data have no test split: it is GLUE's own that a submission is made of")
     names = tuple(name.replace("validation", "test") for name in task.validation)
-    folder = hub_folder(task, config, names) if config.name == "hub" else Path(config.path).expanduser()
+    folder = hub_folder(task, config, names) if config.name == "hub" else Path(config.path or "").expanduser()
     return {name: unlabelled(task, f"{task.name}/{name}", _read(folder, task, name).to_list()) for name in names}
 
 
@@ -105,10 +105,11 @@ def _separated(file: Path, **dialect: Any) -> list[dict[str, Any]]:
     with file.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream, strict=True, **dialect)
         rows = list(reader)
+        header = reader.fieldnames or []
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():  # the key of fields too many, the value of fields too few
-            raise ValueError(f"row {number} has not the header's {len(reader.fieldnames)} fields")
-    if len(set(reader.fieldnames or [])) < len(reader.fieldnames or []):
+            raise ValueError(f"row {number} has not the header's {len(header)} fields")
+    if len(set(header)) < len(header):
         raise ValueError("two of its columns have the same name")
     return rows
 
@@ -211,8 +212,18 @@ def _hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
-    """Checks a table's columns and labels, row by row."""
+    """A table as a split, once its columns and rows are what GLUE has."""
     where = f"{task.name}/{name}"
+    _check_columns(task, where, dataset)
+    texts = list(zip(*(dataset[column] for column in task.columns), strict=True))
+    labels = list(dataset["label"])
+    idx = list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
+    for row, values in enumerate(zip(texts, labels, idx, strict=True)):
+        _check_row(task, f"{where}, row {row}", *values)
+    return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)
+
+
+def _check_columns(task: Task, where: str, dataset: datasets.Dataset) -> None:
     if absent := [column for column in (*task.columns, "label") if column not in dataset.column_names]:
         raise UserError(f"{where} has no column {absent[0]}; its columns are: {', '.join(dataset.column_names)}")
     if len(dataset) == 0:
@@ -220,18 +231,16 @@ def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
     named = getattr(dataset.features["label"], "names", None)
     if named is not None and tuple(named) != task.labels:
         raise UserError(f"{where} names its labels {', '.join(named)}; GLUE has {', '.join(task.labels)}")
-    texts = list(zip(*(dataset[column] for column in task.columns), strict=True))
-    labels = list(dataset["label"])
-    for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        if not all(isinstance(part, str) for part in text):
-            raise UserError(f"{where}, row {row}: {' or '.join(task.columns)} is not a text")
-        if not _is_label(task, label):
-            expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
-            raise UserError(f"{where}, row {row}: the label is {label}; it must be {expected}")
-    idx = list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
-    if odd := [row for row, number in enumerate(idx) if not isinstance(number, int)]:
-        raise UserError(f"{where}, row {odd[0]}: idx is {idx[odd[0]]!r}; it must be a whole number")
-    return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)
+
+
+def _check_row(task: Task, where: str, text: tuple[object, ...], label: object, idx: object) -> None:
+    if not all(isinstance(part, str) for part in text):
+        raise UserError(f"{where}: {' or '.join(task.columns)} is not a text")
+    if not _is_label(task, label):
+        expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
+        raise UserError(f"{where}: the label is {label}; it must be {expected}")
+    if not isinstance(idx, int):
+        raise UserError(f"{where}: idx is {idx!r}; it must be a whole number")
 
 
 def _is_label(task: Task, label: object) -> bool:

@@ -9,18 +9,7 @@ from core.io import write_text
 from tasks.glue import Task
 from tasks.loading import Split
 
-FILES = {
-    ("cola", "test"): "CoLA",
-    ("sst2", "test"): "SST-2",
-    ("mrpc", "test"): "MRPC",
-    ("stsb", "test"): "STS-B",
-    ("qqp", "test"): "QQP",
-    ("mnli", "test_matched"): "MNLI-m",
-    ("mnli", "test_mismatched"): "MNLI-mm",
-    ("qnli", "test"): "QNLI",
-    ("rte", "test"): "RTE",
-    ("wnli", "test"): "WNLI",
-}
+SUFFIXES = {"test": "", "test_matched": "-m", "test_mismatched": "-mm"}  # of a split's file: MNLI-mm.tsv
 WORDS = ("mnli", "qnli", "rte")  # whose answers are names; the other tasks' are 0 and 1, STS-B's a score
 
 
@@ -33,7 +22,7 @@ def write_submission(task: Task, predictions: dict[str, tuple[Split, np.ndarray]
     paths = []
     for name, (split, logits) in predictions.items():
         lines = sorted(zip(split.idx, map(answer_of(task), logits), strict=True))
-        paths.append(folder / f"{FILES[task.name, name]}.tsv")
+        paths.append(folder / f"{task.label}{SUFFIXES[name]}.tsv")
         write_text(paths[-1], "index\tprediction\n" + "".join(f"{idx}\t{answer}\n" for idx, answer in lines))
     return paths
 

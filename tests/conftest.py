@@ -1,6 +1,7 @@
 """No test needs a network; every method and architecture is a fixture."""
 
 import os
+from collections.abc import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -9,6 +10,26 @@ import pytest
 from support.tiny import METHODS, SHAPES
 
 from methods.base import Method
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="`make faults`: what takes too long for each change")
+
+
+@pytest.fixture(scope="session")
+def is_long(request) -> bool:
+    return request.config.getoption("--long")
+
+
+@pytest.fixture
+def only_long(is_long: bool) -> Callable[[], None]:
+    """Skips a test that runs in the long form alone."""
+
+    def skip() -> None:
+        if not is_long:
+            pytest.skip("by `make faults`")
+
+    return skip
 
 
 @pytest.fixture(params=METHODS, ids=list(METHODS))

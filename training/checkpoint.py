@@ -1,6 +1,6 @@
 """A run's whole state at a step, from which it resumes to the same bits.
 
-One value for one file: were the best state so far a file of its own, a fault could leave the two of different steps.
+One value for one file: a fault could leave a separate file of the best state at another step.
 """
 
 from dataclasses import dataclass

@@ -7,9 +7,13 @@ from tasks.loading import HELD_OUT
 Evaluated = dict[str, Any]  # an entry of a run's history
 
 
-def best(history: list[Evaluated], metric: str) -> Evaluated | None:
-    """The first evaluation with the highest `metric` on the validation set, as the papers choose; None without any."""
-    return max(history, key=lambda entry: entry[metric], default=None)
+def best(history: list[Evaluated], metric: str) -> Evaluated:
+    """The first evaluation with the highest `metric` on the validation set, as the papers choose.
+
+    Raises:
+        ValueError: there is no evaluation.
+    """
+    return max(history, key=lambda entry: entry[metric])
 
 
 def selected(history: list[Evaluated], metric: str) -> Evaluated | None:

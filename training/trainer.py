@@ -112,7 +112,8 @@ class Trainer:
         self.window = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.progress = Progress()
         self.speed, self.memory = SpeedMeter(accelerator.device), MemoryMeter(accelerator.device)
-        self.stop, self.new_best = StopRequest(), None
+        self.stop = StopRequest()
+        self.new_best: Best | None = None
 
     def fit(self, tracker: Tracker, save: Callable[[Checkpoint], None]) -> None:
         """Trains and evaluates until the last step.
@@ -298,7 +299,8 @@ class Trainer:
     @property
     def best(self) -> dict[str, Any] | None:
         """The first evaluation with the highest main metric on the validation set, as the papers choose."""
-        return selection.best(self.progress.history, self.task.metrics[0])
+        history = self.progress.history
+        return selection.best(history, self.task.metrics[0]) if history else None
 
     @property
     def selected(self) -> dict[str, Any] | None:

@@ -189,6 +189,7 @@ WRONG = {
     "another alpha": (lambda folder: rewrite(folder, lora_alpha=16), "has lora_alpha 16"),
     "DoRA": (lambda folder: rewrite(folder, use_dora=True), "has use_dora True"),
     "alphas of its own": (lambda folder: rewrite(folder, alpha_pattern={"query": 3}), "alpha_pattern, which no method"),
+    "an option of a later PEFT": (lambda folder: rewrite(folder, use_tomorrow=True), "use_tomorrow, which no method"),
     "PiSSA": (lambda folder: rewrite(folder, init_lora_weights="pissa"), "which changes the backbone"),
     "other layers": (rename, "with another target_modules, or other layers"),
     "other shapes": (widen, "has shape"),

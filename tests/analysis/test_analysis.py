@@ -12,12 +12,13 @@ from support.command_line import ROOT, compose
 from analysis import study
 from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED
 from analysis.figures import write_figures
+from analysis.published import PUBLISHED
 from analysis.records import RECORDS, TASKS, at_chosen_setting, collect, complete, frame, load
 from analysis.render import latex_text
 from analysis.reported import read_reported
 from analysis.statistics import Summary, difference, holm, summarize
 from analysis.subspace import read_similarity, similarity
-from analysis.tables import PUBLISHED, all_tables, learning_rates, training_cost, write_tables
+from analysis.tables import all_tables, learning_rates, training_cost, write_tables
 from core.errors import UserError
 from experiments.config import to_dict
 from tasks.glue import GLUE

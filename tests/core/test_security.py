@@ -19,7 +19,18 @@ from experiments.record import NAME, SCHEMA, read_record, write_record
 from training.trainer import Trainer
 
 CODE = (
-    *("adapters", "analysis", "core", "experiments", "hydra_plugins", "methods", "models", "scripts", "serving"),
+    *(
+        "adapters",
+        "analysis",
+        "benchmarks",
+        "core",
+        "experiments",
+        "hydra_plugins",
+        "methods",
+        "models",
+        "scripts",
+        "serving",
+    ),
     *("tasks", "training", "train.py"),
 )
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -32,7 +32,7 @@ from scripts.predict import OPTIONS
 from tasks.generated import generate
 from tasks.glue import GLUE
 from tasks.loading import Split, read_examples
-from tasks.submission import FILES, write_submission
+from tasks.submission import SUFFIXES, write_submission
 from training.accelerator import make_accelerator
 
 QUICK = ("logger=none", "task.max_length=32", "trainer.epochs=2", "trainer.learning_rate=0.01")
@@ -262,7 +262,7 @@ def test_every_task_has_its_submission_file(tmp_path):
         split = Split("test", [("a",)] * 2, [0, 0], [1, 0])
         logits = np.array([[0.0] * (task.outputs - 1) + [7.0], [1.0] + [0.0] * (task.outputs - 1)])
         paths = write_submission(task, dict.fromkeys(names, (split, logits)), tmp_path)
-        assert [path.stem for path in paths] == [FILES[task.name, name] for name in names]
+        assert [path.stem for path in paths] == [task.label + SUFFIXES[name] for name in names]
         first, second = (line.split("\t")[1] for line in paths[0].read_text().splitlines()[1:])  # of indices 0 and 1
         if task.is_regression:
             assert (first, second) == ("1.000", "5.000")

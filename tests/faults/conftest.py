@@ -9,16 +9,6 @@ from faults.harness import RUN, Hang, Lost, call, outcome
 COUNTED = ("kills survived", "other faults", "inputs tried")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="at least fifty kills, and inputs by the hundred")
-
-
-@pytest.fixture(scope="session")
-def is_long(request) -> bool:
-    """False in `make test`, where this file's options are not known."""
-    return request.config.getoption("--long", default=False)
-
-
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Path:
     """The output of `RUN` when nothing happens to it."""

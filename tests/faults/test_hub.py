@@ -65,15 +65,10 @@ def require_secret(output: Path, ended: Ended) -> None:
     assert not [path for path in output.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
-def only_long(is_long: bool) -> None:
-    if not is_long:
-        pytest.skip("by `make faults`")
-
-
 @pytest.mark.parametrize("file", [".safetensors", "train-00000-of-00001.parquet"])
-def test_cut_off_in_a_file_it_goes_on_from_there(file, is_long, whole, repositories, require_refused, tmp_path):
+def test_cut_off_in_a_file_it_goes_on_from_there(file, only_long, whole, repositories, require_refused, tmp_path):
     if file != ".safetensors":
-        only_long(is_long)
+        only_long()
     with serving(Hub(repositories)) as hub:
         hub.broken = file
         require_refused(
@@ -87,8 +82,8 @@ def test_cut_off_in_a_file_it_goes_on_from_there(file, is_long, whole, repositor
 
 
 @pytest.mark.parametrize("status", [500, 429, 401, 404])
-def test_a_hub_that_refuses(status, is_long, repositories, require_refused, tmp_path):
-    only_long(is_long)
+def test_a_hub_that_refuses(status, only_long, repositories, require_refused, tmp_path):
+    only_long()
     with serving(Hub(repositories)) as hub:
         hub.status = status
         refused = f"'nyu-mll/glue' at revision bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c for you ({status})"
@@ -102,9 +97,9 @@ def nobody():
 
 
 @pytest.mark.parametrize("there", [silent, nobody])
-def test_a_hub_that_is_not_there(there, is_long, whole, require_refused, tmp_path):
+def test_a_hub_that_is_not_there(there, only_long, whole, require_refused, tmp_path):
     """Neither a socket without a word nor none: with the files in the cache it is not missed."""
-    only_long(is_long)
+    only_long()
     with there() as url:
         require_refused(run(tmp_path / "runs", tmp_path / "home", url), "is out of reach: run scripts/download.py")
         ended = run(tmp_path / "runs", whole[1], url)
@@ -113,9 +108,9 @@ def test_a_hub_that_is_not_there(there, is_long, whole, require_refused, tmp_pat
 
 
 @pytest.mark.parametrize("file", [".safetensors", "train-00000-of-00001.parquet"])
-def test_a_wrong_bit_is_seen_by_the_hubs_checksum(file, is_long, whole, repositories, require_refused, tmp_path):
+def test_a_wrong_bit_is_seen_by_the_hubs_checksum(file, only_long, whole, repositories, require_refused, tmp_path):
     """The hub's client counts bytes only."""
-    only_long(is_long)
+    only_long()
     with serving(Hub(repositories)) as hub:
         hub.flipped = file
         ended = run(tmp_path / "runs", tmp_path / "home", hub)

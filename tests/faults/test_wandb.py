@@ -65,29 +65,24 @@ def until_it_trains(process, output) -> None:
         time.sleep(0.02)
 
 
-def only_long(is_long: bool) -> None:
-    if not is_long:
-        pytest.skip("by `make faults`")
-
-
 def test_without_a_key_it_logs_offline_and_never_asks(require_whole, tmp_path):
     ended = call(tmp_path, *LOGGED)
     require_whole(ended, "W&B logs offline; to upload: wandb sync")
     assert list(run_folder(tmp_path).glob("wandb/offline-run-*/run-*.wandb"))
 
 
-def test_with_a_server_it_is_quiet(is_long, require_whole, tmp_path):
+def test_with_a_server_it_is_quiet(only_long, require_whole, tmp_path):
     """That the server of these tests is one that W&B takes for its own."""
-    only_long(is_long)
+    only_long()
     with serving(Wandb()) as server:
         require_whole(call(tmp_path, *LOGGED, environment=to(server.url)), None)
     assert any("file_stream" in request for request in server.asked)
 
 
 @pytest.mark.parametrize("server", ["nobody", "silent", 401, 500])
-def test_out_of_reach_at_the_start_it_logs_offline(server, is_long, require_whole, tmp_path):
+def test_out_of_reach_at_the_start_it_logs_offline(server, only_long, require_whole, tmp_path):
     if server != 401:
-        only_long(is_long)
+        only_long()
     kinds = {"nobody": lambda: nullcontext("http://127.0.0.1:9"), "silent": silent}
     with kinds.get(server, lambda: serving(Server(server)))() as there:
         ended = finish(start(tmp_path, *LOGGED, environment=to(getattr(there, "url", there))), ALLOWED)
@@ -96,8 +91,8 @@ def test_out_of_reach_at_the_start_it_logs_offline(server, is_long, require_whol
 
 
 @pytest.mark.parametrize("status", [GONE, 401, 500])
-def test_a_server_that_goes_away_in_the_middle(status, is_long, require_whole, tmp_path):
-    only_long(is_long)
+def test_a_server_that_goes_away_in_the_middle(status, only_long, require_whole, tmp_path):
+    only_long()
     with serving(Wandb()) as server:
         process = start(tmp_path, *LOGGED, environment=to(server.url))
         until_it_trains(process, tmp_path)
@@ -108,9 +103,9 @@ def test_a_server_that_goes_away_in_the_middle(status, is_long, require_whole, t
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_its_service_killed_or_stopped_in_the_middle(number, is_long, require_whole, tmp_path):
+def test_its_service_killed_or_stopped_in_the_middle(number, only_long, require_whole, tmp_path):
     if number == signal.SIGSTOP:
-        only_long(is_long)
+        only_long()
     process = start(tmp_path, *LOGGED)
     until_it_trains(process, tmp_path)
     [service] = [child for child in descendants(process) if child.name() == "wandb-core"]
@@ -120,16 +115,16 @@ def test_its_service_killed_or_stopped_in_the_middle(number, is_long, require_wh
     assert not service.is_running()
 
 
-def test_its_folder_is_a_file(name, is_long, require_whole, tmp_path):
-    only_long(is_long)
+def test_its_folder_is_a_file(name, only_long, require_whole, tmp_path):
+    only_long()
     (tmp_path / "default" / name).mkdir(parents=True)
     (tmp_path / "default" / name / "wandb").touch()
     require_whole(call(tmp_path, *LOGGED), "W&B stopped ([Errno 20] Not a directory")
 
 
-def test_its_folder_is_full_in_the_middle(name, is_long, require_whole, tmp_path):
+def test_its_folder_is_full_in_the_middle(name, only_long, require_whole, tmp_path):
     """Its service loses the curves in silence; the run is whole."""
-    only_long(is_long)
+    only_long()
     folder = tmp_path / "default" / name / "wandb"
     folder.mkdir(parents=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True)
@@ -156,8 +151,8 @@ def test_its_folder_is_full_in_the_middle(name, is_long, require_whole, tmp_path
         ("TMPDIR", "/nowhere", "W&B logs offline"),
     ],
 )
-def test_an_environment_in_which_it_cannot_start(variable, value, line, is_long, require_whole, tmp_path):
-    only_long(is_long)
+def test_an_environment_in_which_it_cannot_start(variable, value, line, only_long, require_whole, tmp_path):
+    only_long()
     ended = call(tmp_path, *LOGGED, environment={variable: value})
     require_whole(ended, line)
     assert KEY[10:] not in ended.out

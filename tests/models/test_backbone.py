@@ -15,7 +15,8 @@ import train
 from core.errors import UserError
 from core.hub import snapshot
 from experiments.record import read_record
-from models.backbone import find, load_backbone, train_tokenizer
+from models.backbone import find, load_backbone
+from models.random_init import train_tokenizer
 from tasks.glue import GLUE
 
 QUICK = ("logger=none", "trainer.max_steps=3", "task.max_length=32", "method.rank=2")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.backbone import train_tokenizer
 from models.batches import collate, encode, epoch_batches, sorted_batches
+from models.random_init import train_tokenizer
 from tasks.loading import Split
 
 LENGTHS = [5 + (i * 37) % 41 for i in range(500)]

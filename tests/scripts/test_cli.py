@@ -10,7 +10,7 @@ from core.console import log
 from core.errors import Diverged, UserError
 from scripts.cli import command, parse
 
-SCRIPTS = sorted(file.stem for file in (ROOT / "scripts").glob("*.py") if file.stem not in ("cli", "benchmark_sides"))
+SCRIPTS = sorted(file.stem for file in (ROOT / "scripts").glob("*.py") if file.stem != "cli")
 PRINTED = """
 import sys
 from scripts.cli import command

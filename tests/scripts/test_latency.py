@@ -10,9 +10,10 @@ from torch import nn
 
 from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED, Claim
 from analysis.latency import ADAPTERS, MERGED, PLAIN, VARIANTS, table, verdict, verdicts
+from benchmarks import latency
+from benchmarks.latency import WARM_UP, build_all, measure
 from methods.adapter import Adapter
-from scripts import latency
-from scripts.latency import WARM_UP, build_all, main, measure
+from scripts.latency import main
 from training.accelerator import make_accelerator
 
 TINY = ("backbone=tiny", "trainer.device=cpu")

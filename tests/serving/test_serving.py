@@ -14,6 +14,7 @@ from torch import nn
 
 from analysis.figures import throughput
 from analysis.serving import BARE, LABELS, MERGED, MIXED, SWITCHED, WAYS, ratio, table
+from benchmarks.serving import verdict
 from core.errors import UserError
 from experiments.record import read_record
 from experiments.restore import restore
@@ -23,7 +24,7 @@ from methods.lora_fa import LoRAFA
 from models.backbone import load_backbone
 from models.batches import collate, encode
 from models.packed import Packed, Padded, forward_path
-from scripts.serve_bench import main, verdict
+from scripts.serve_bench import main
 from serving.adapters import Adapter, AdapterStore, from_folder, from_state
 from serving.mixed import MixedLinear, Server, by_adapter
 from tasks.glue import GLUE
@@ -339,7 +340,7 @@ def test_the_figure_has_a_curve_for_each_way():
     assert {curve.get_label(): list(curve.get_ydata()) for curve in ax.lines} == {
         MIXED: [4, 4],
         SWITCHED: [2, 2],
-        MERGED: [1, 1],
+        LABELS[MERGED]: [1, 1],
         BARE: [8, 8],
     }
     assert ax.get_xscale() == "log"

@@ -3,7 +3,7 @@
 import datasets
 import torch
 
-from models.backbone import train_tokenizer
+from models.random_init import train_tokenizer
 from support.tiny import tiny_model
 from tasks.generated import generate
 from tasks.glue import GLUE

@@ -1,5 +1,7 @@
 """Which epoch counts: the best on the validation set, and the one that held-out data choose."""
 
+import pytest
+
 from training.selection import best, selected
 
 
@@ -16,4 +18,5 @@ def test_the_first_of_equal_evaluations_counts():
 def test_nothing_is_selected_where_nothing_was_held_out():
     assert selected([entry(0.5)], "accuracy") is None
     assert selected([], "accuracy") is None
-    assert best([], "accuracy") is None
+    with pytest.raises(ValueError, match="empty"):
+        best([], "accuracy")

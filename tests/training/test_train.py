@@ -294,7 +294,7 @@ def test_a_checkpoint_of_other_data_is_refused_and_the_interrupted_record_left_a
     file = next(tmp_path.rglob("result.json"))
     before = file.read_text()
     assert len(json.loads(before)["history"]) == 1
-    monkeypatch.setattr(train, "fingerprint", lambda splits: "other")
+    monkeypatch.setattr("tasks.loading.fingerprint", lambda splits: "other")
     with pytest.raises(UserError, match="was written with another data: resume"):
         run(tmp_path)
     assert file.read_text() == before

@@ -1,4 +1,4 @@
-"""The sides that `benchmark.py` compares: how each is built, and how it trains when it is told to.
+"""The sides that `speed.py` compares: how each is built, and how it trains when it is told to.
 
 All sides see the same examples once, and warm up by forward and backward passes over the same batches. What the steps lack
 of a run is the same on both sides too: evaluations, checkpoints, log lines.
@@ -21,13 +21,13 @@ from transformers import TrainerCallback
 
 import tasks.metrics  # noqa: F401  (what the other side imports counts in this one's memory too)
 from analysis.speed import GROUPED, LONGEST, MAXIMUM, OURS, RANDOM
+from benchmarks.reference import build_trainer
 from core.console import sentence
 from core.errors import USER_ERRORS, UserError
 from core.seeding import seeded
 from experiments.config import RunConfig
 from models.backbone import load_backbone
 from models.batches import encode, epoch_batches
-from scripts.reference import build_trainer
 from tasks.loading import fingerprint, load_splits
 from training.accelerator import make_accelerator
 from training.meters import WARM_UP_STEPS, MemoryMeter, SpeedMeter, held_bytes
@@ -116,10 +116,8 @@ def random_order(lengths: list[int], run: RunConfig) -> list[list[int]]:
     Raises:
         UserError: there are fewer examples than the turns need.
     """
-    if len(lengths) < run.data.train_size:
-        raise UserError(
-            f"rounds x steps x trainer.batch_size is {run.data.train_size}; there are {len(lengths)} examples"
-        )
+    if len(lengths) < (needed := run.data.train_size or 0):
+        raise UserError(f"rounds x steps x trainer.batch_size is {needed}; there are {len(lengths)} examples")
     return epoch_batches(lengths, run.trainer.batch_size, run.seed, 0, similar_length=False)
 
 
@@ -158,7 +156,7 @@ class Sizes:
 
 
 def theirs(run: RunConfig, pipe: Connection, batching: str) -> None:
-    """`scripts/reference.py`'s Trainer."""
+    """`reference.py`'s Trainer."""
     run = replace(run, trainer=replace(run.trainer, similar_length=batching == "group_by_length"))
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(run, Path(folder))

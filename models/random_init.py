@@ -1,0 +1,80 @@
+"""An architecture with random weights, and a tokenizer trained on the task's own text: no download, for measurements."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from core.errors import UserError, refused
+from core.seeding import seeded
+from models.settings import BackboneConfig
+
+Provenance = dict[str, str | None]  # source, revision and sha256, as a record has them
+
+
+def draw(
+    config: BackboneConfig, outputs: int, seed: int, texts: Iterable[tuple[str, ...]]
+) -> tuple[nn.Module, PreTrainedTokenizerFast, Provenance]:
+    """Model and tokenizer from the seed's own stream; their sha256 is of all that, with the seed, they come from."""
+    require_memory(config, outputs)
+    with seeded(seed, "backbone"):
+        model = build(config, outputs)
+    with refused("backbone.architecture suits no tokenizer"):
+        tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
+    drawn = json.dumps(config.architecture, sort_keys=True) + tokenizer.backend_tokenizer.to_str()
+    sha256 = hashlib.sha256(drawn.encode()).hexdigest()
+    return model, tokenizer, {"source": f"random, seed {seed}", "revision": None, "sha256": sha256}
+
+
+def build(config: BackboneConfig, outputs: int) -> nn.Module:
+    """A classifier of the architecture, its weights drawn from torch's generator.
+
+    Raises:
+        UserError: there is no architecture, or transformers refuses it.
+    """
+    if "model_type" not in config.architecture:
+        raise UserError(f"backbone '{config.name}' has no architecture in its YAML")
+    with refused("backbone.architecture builds no classifier"):
+        architecture = AutoConfig.for_model(**config.architecture, num_labels=outputs)
+        return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
+
+
+def require_memory(config: BackboneConfig, outputs: int) -> None:
+    """Raises a UserError for an architecture whose weights alone are more than the machine's memory."""
+    with torch.device("meta"):
+        needed = sum(4 * parameter.numel() for parameter in build(config, outputs).parameters())
+    if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise UserError(f"backbone.architecture takes {needed / 1e9:.3g} GB; this machine has {there / 1e9:.3g}")
+
+
+def train_tokenizer(texts: Iterable[tuple[str, ...]], vocabulary: int, pad_id: int) -> PreTrainedTokenizerFast:
+    """RoBERTa's kind of tokenizer, byte-level BPE, fitted to `texts`: lengths near a real one's, with no download."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<unk>", "<mask>"]
+    special.insert(pad_id, "<pad>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((part for text in texts for part in text), trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", special.index("</s>")), ("<s>", special.index("<s>"))
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
