@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo check test faults lint audit clean
+.PHONY: help setup demo check test faults lint types audit clean
 
 help:                ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -24,7 +24,7 @@ setup: $(VENV)/run.stamp ## .venv with all that a run needs, pinned
 demo: setup          ## DoRA on generated CoLA with a small encoder: under two minutes on two cores, offline
 	$(BIN)/python train.py method=dora task=cola profile=offline
 
-check: lint          ## before each commit: lint, import layers, settings and methods
+check: lint types    ## before each commit: lint, types, import layers, settings and methods
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/house tests/methods tests/core tests/experiments/test_config.py
 
 test: $(VENV)/dev.stamp ## all tests, on every core
@@ -36,6 +36,9 @@ faults: $(VENV)/dev.stamp ## the long form: fifty kills, a full disk, bad input 
 lint: $(VENV)/dev.stamp ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp ## mypy
+	$(BIN)/mypy
 
 audit:               ## known vulnerabilities of the pinned packages, asked of PyPI
 	test -x $(VENV)/audit/bin/python || $(PYTHON) -m venv $(VENV)/audit

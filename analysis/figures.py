@@ -21,7 +21,7 @@ from analysis.records import BACKBONES, METHODS, METRICS, TASKS, complete, in_or
 from analysis.tables import pick_rate
 from training.selection import best
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,

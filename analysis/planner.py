@@ -7,6 +7,7 @@ are left out, so the number that fits is an upper bound. GB and MB are 10⁹ and
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -29,6 +30,7 @@ from methods.base import (
 )
 from methods.lora import LoRA
 from methods.qlora import QLoRA
+from methods.vera import VeRA
 from models.random_init import build
 from models.settings import BackboneConfig
 
@@ -74,8 +76,9 @@ def plan(
         UserError: the architecture is missing or builds nothing, the method does not fit it, or the memory does not hold it.
     """
     model_type = backbone.architecture.get("model_type")
-    if model_type in OTHER_QUERY_AND_VALUE and getattr(method, "target_modules", None) == QUERY_AND_VALUE:
-        method = replace(method, target_modules=OTHER_QUERY_AND_VALUE[model_type])
+    by_default = isinstance(method, LoRA | VeRA) and method.target_modules == QUERY_AND_VALUE
+    if by_default and model_type in OTHER_QUERY_AND_VALUE:
+        method = replace(method, **{"target_modules": OTHER_QUERY_AND_VALUE[model_type]})
     # Shapes without values, as on the meta device; but these say `cpu`, and DoRA's norm asks for autocast, which has no meta.
     with FakeTensorMode():
         model = build(backbone, outputs=1)
@@ -146,7 +149,7 @@ def table() -> Table:
         for row, cells in reported.groupby("row", sort=False)
     }
     yaml = OmegaConf.load(ROOT / "conf/backbone/llama-7b.yaml")
-    llama = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BackboneConfig), yaml))
+    llama: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BackboneConfig), yaml))
     plans = {
         row: plan(llama, LoRA(rank=int(match[1]), target_modules=LAYERS[match[2]]), MEMORY, 16, 2)
         for row in published

@@ -184,14 +184,15 @@ def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     parts = [part for _, part in runs.groupby("variant", sort=False)]
     if len(parts) < 2:
         return runs
-    if not all(selected(history, metric) for history in runs["history"]):
+    held = runs["history"].map(lambda history: (selected(history, metric) or {}).get(HELD_OUT, {}).get(metric))
+    if held.isna().any():
         return runs.iloc[:0]
     shared = set.intersection(*(set(part["seed"]) for part in parts))
     most = max(map(len, parts))
 
     def held_out(part: pd.DataFrame) -> float:
         judged = part[part["seed"].isin(shared)] if shared else part
-        return pd.Series([selected(history, metric)[HELD_OUT][metric] for history in judged["history"]]).median()
+        return held[judged.index].median()
 
     return max((part for part in parts if shared or len(part) == most), key=held_out)
 

@@ -56,7 +56,7 @@ def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
                 is_twin = label == references["full FT"]  # its comparison with LoRA stands in LoRA's line
                 other = {} if is_twin or reference == label else scores.get(reference, {})
                 compared.append(difference(scores[label], other))
-    p_values = holm([d and d.p for d in compared])
+    p_values = holm([None if d is None else d.p for d in compared])
     cells = [difference_cell(d, p) for d, p in zip(compared, p_values, strict=True)]
     width = len(REFERENCES)
     lines = [[*row, *cells[place * width : (place + 1) * width]] for place, row in enumerate(rows)]

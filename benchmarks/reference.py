@@ -140,7 +140,7 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerFast, max_length: int) ->
 def arguments(run: RunConfig, examples: int, folder: Path) -> TrainingArguments:
     """Our settings in the Trainer's words."""
     config, accelerator = run.trainer, make_accelerator(run.trainer, run.deterministic)
-    total = min(config.epochs * math.ceil(examples / config.batch_size), config.max_steps or math.inf)
+    total = config.total_steps(examples)
     args = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
@@ -149,7 +149,7 @@ def arguments(run: RunConfig, examples: int, folder: Path) -> TrainingArguments:
         per_device_eval_batch_size=config.eval_batch_size,
         train_sampling_strategy="group_by_length" if config.similar_length else "random",
         optim="adamw_torch_fused",
-        learning_rate=config.learning_rate,
+        learning_rate=config.rates[0],
         weight_decay=config.weight_decay,
         adam_beta1=config.beta1,
         adam_beta2=config.beta2,

@@ -22,7 +22,8 @@ def check(settings: Any, path: str = "") -> None:
     """
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value, kind = getattr(settings, name, None), get_origin(hint) or hint
-        if (kind is dict or dataclasses.is_dataclass(kind)) and not isinstance(value, kind):
+        is_mapping = isinstance(kind, type) and (kind is dict or dataclasses.is_dataclass(kind))
+        if is_mapping and not isinstance(value, kind):
             raise UserError(f"{path}{name} is '{value}'; it must be a mapping of settings")
         for refuse in getattr(hint, "__metadata__", ()):
             if value is not None:

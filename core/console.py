@@ -53,10 +53,10 @@ def sentence(error: Exception) -> str:
     if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it
         return str(error.__cause__)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    key = getattr(cause, "full_key", None)
+    key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     text = _one_line(cause)
     if missing := re.match(r"Key '(.+?)' (is )?not in", text):
-        return unknown("setting", key or missing[1], [str(name) for name in cause.parent_node or []])
+        return unknown("setting", key or missing[1], [str(name) for name in parent or []])
     return f"{key}: {text}" if key and "Could not override" not in text else text
 
 
@@ -84,7 +84,7 @@ def require_flags() -> None:
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
 
-    parser.error = refuse
+    parser.error = refuse  # type: ignore[method-assign]  # argparse has no other way to keep it from exiting
     if parser.parse_args().experimental_rerun:
         raise UserError(
             "--experimental-rerun reads a pickle, which this project never does: give the run's overrides again"

@@ -177,7 +177,9 @@ def from_dict(config: dict[str, Any]) -> RunConfig:
     """
     try:
         method = ConfigStore.instance().load(f"schema/method/{config['method']['name']}.yaml").node
-        return from_hydra(OmegaConf.merge(OmegaConf.structured(RunConfig), {"method": method}, config))
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), {"method": method}, config)
+        assert isinstance(merged, DictConfig)
+        return from_hydra(merged)
     except (*USER_ERRORS, KeyError, TypeError) as error:
         raise UserError(f"the run's settings are not this version's: {sentence(error)}") from error
 
@@ -191,7 +193,7 @@ def from_hydra(cfg: DictConfig) -> RunConfig:
     missing = OmegaConf.missing_keys(cfg)
     if missing:
         raise UserError(f"{', '.join(sorted(missing))} must be given")
-    run = OmegaConf.to_object(cfg)
+    run: Any = OmegaConf.to_object(cfg)  # RunConfig, by its schema
     _refuse_extras(run)
     return run
 

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +32,8 @@ def export_merged(restored: Restored, folder: Path, accelerator: Accelerator) ->
     Raises:
         UserError: the method does not merge, or merging changed what the model says.
     """
-    run, model = restored.run, restored.model
-    task, merged = run.task.row, merge(deepcopy(model))
+    run, model, task = restored.run, restored.model, restored.run.task.row
+    merged: Any = merge(deepcopy(model))
     require_plain(merged, run.method.name)
     splits = load_data(run, restored.record)
     data = {name: encode(splits[name], restored.tokenizer, run.task.max_length) for name in task.validation}

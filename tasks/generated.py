@@ -21,6 +21,7 @@ and only their order or their match across the two sentences differs.
 
 import random
 import zlib
+from typing import Any
 
 from tasks.glue import GLUE
 
@@ -504,7 +505,8 @@ def rte(rng):
 def deed(rng) -> tuple[str, str]:
     """A verb phrase, base and past."""
     thing = a(name(rng, THINGS))
-    return tuple(f"{verb} {thing}" for verb in rng.choice(DEALS))
+    base, past = rng.choice(DEALS)
+    return f"{base} {thing}", f"{past} {thing}"
 
 
 def relative_clause(rng, entailed):
@@ -624,7 +626,7 @@ def generate(task: str, split: str, size: int, seed: int) -> dict[str, list]:
         raise ValueError(f"Unknown split {split!r} of {task}: choose one of {', '.join(splits)}.")
     world = [LEGEND] if split == "validation_mismatched" else []
     rng = random.Random(f"{task}/{split}/{seed}")
-    examples = {}
+    examples: dict[tuple[str, ...], Any] = {}
     while len(examples) < size:
         *texts, label = make(rng, *world)
         if held_out(texts) == (split != "train"):

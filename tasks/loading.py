@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,8 +42,8 @@ class Split:
 
     def select(self, rows: list[int], name: str | None = None) -> "Split":
         """Those examples, in that order."""
-        texts, labels, idx = ([column[i] for i in rows] for column in (self.texts, self.labels, self.idx))
-        return Split(name or self.name, texts, labels, idx)
+        labels: list[Any] = [self.labels[i] for i in rows]  # all int, or all float
+        return Split(name or self.name, [self.texts[i] for i in rows], labels, [self.idx[i] for i in rows])
 
 
 def load_splits(task: Task, config: DataConfig) -> dict[str, Split]:
@@ -121,7 +122,7 @@ def _json_lines(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-READERS = {
+READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     ".csv": _separated,
     ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".jsonl": _json_lines,

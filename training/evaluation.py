@@ -75,7 +75,8 @@ def predict(path: Packed | Padded, data: Encoded, accelerator: Accelerator, batc
         with accelerator.autocast():
             outputs.append(path(batch).float())
     pairs = [(indices, logits.cpu().numpy()) for indices, logits in zip(mine, outputs, strict=True)]
-    logits = np.empty((len(data.lengths), path.model.config.num_labels), dtype=np.float32)
-    for indices, values in gather_object(pairs):
+    gathered = gather_object(pairs)
+    logits = np.empty((len(data.lengths), gathered[0][1].shape[1]), dtype=np.float32)
+    for indices, values in gathered:
         logits[indices] = values
     return logits

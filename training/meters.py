@@ -6,7 +6,7 @@ import gc
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.batches import Batch
+from models.packed import PackedBatch
 
 WARM_UP_STEPS = 3
 
@@ -38,7 +39,7 @@ class SpeedMeter:
         """Begins a stretch of steps."""
         self._marks, self._sizes = [self._mark()], []
 
-    def step(self, batches: list[Batch], processes: int) -> None:
+    def step(self, batches: Sequence[Batch | PackedBatch], processes: int) -> None:
         """Ends a step over `batches`; of the other processes, equal shares are assumed."""
         self._marks.append(self._mark())
         samples = sum(len(batch.labels) for batch in batches)

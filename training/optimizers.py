@@ -16,8 +16,9 @@ def build_optimizer(model: nn.Module, method: Method, config: TrainerConfig) -> 
     Matrices are decayed; vectors are not: biases and norms, but DoRA's m and VeRA's d and b too, which decay would pull
     away from the values that stand for the pretrained weight.
     """
+    rate, head_rate = config.rates
     head = [p for p in head_parameters(model) if p.requires_grad]
-    groups = [*method.param_groups(model, config.learning_rate), {"params": head, "lr": config.head_learning_rate}]
+    groups = [*method.param_groups(model, rate), {"params": head, "lr": head_rate}]
     split = [part for group in groups for part in _split_decay(group, config.weight_decay) if part["params"]]
     if config.optimizer == "sgd":
         return torch.optim.SGD(split, momentum=config.momentum, fused=True)

@@ -1,5 +1,6 @@
 """The settings of training: every method has the same."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Annotated
@@ -58,6 +59,18 @@ class TrainerConfig:
     eval_every: Annotated[int | None, COUNT] = None
     log_every: Annotated[int, COUNT] = 10
     threads: Annotated[int | None, COUNT] = None
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Of the method's parameters and of the head, which `RunConfig` settles where they are not given."""
+        assert self.learning_rate is not None
+        assert self.head_learning_rate is not None
+        return self.learning_rate, self.head_learning_rate
+
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps of a run on so many examples."""
+        steps = self.epochs * math.ceil(examples / self.batch_size)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def __post_init__(self) -> None:
         check(self, "trainer.")

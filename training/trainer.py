@@ -108,7 +108,7 @@ class Trainer:
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(model, self.method, self.config)
         self.epoch_steps = math.ceil(len(self.train.lengths) / self.config.batch_size)
-        self.total_steps = min(self.config.epochs * self.epoch_steps, self.config.max_steps or math.inf)
+        self.total_steps = self.config.total_steps(len(self.train.lengths))
         self.window = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         self.progress = Progress()
         self.speed, self.memory = SpeedMeter(accelerator.device), MemoryMeter(accelerator.device)
@@ -172,7 +172,8 @@ class Trainer:
         """One optimizer step over a global batch."""
         set_learning_rate(self.optimizer, self.progress.step, self.total_steps, self.config)
         self.model.train()
-        batches, pieces = [], self.pieces(indices)
+        batches: list[Batch | PackedBatch] = []
+        pieces = self.pieces(indices)
         weight = self.world / len(indices) if self.rank < len(indices) else 0.0
         for piece in pieces:
             batch = self.path.collate(self.train, piece).to(self.accelerator.device)
