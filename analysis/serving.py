@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.records import BACKBONES, RECORDS, TASKS
 from analysis.render import Table
 from analysis.speed import machine
+from analysis.statistics import summarize
 
 FOLDER = RECORDS / "serving"
 MIXED, SWITCHED, MERGED, BARE = "mixed batch", "one at a time", "folded, one at a time", "no adapters"
@@ -78,3 +79,31 @@ def table(folder: Path = FOLDER) -> Table:
     columns += [f"x {label}" for label in labels[1:]]
     columns += ["GB", "GB of models", "loads"]
     return Table("serving", "Many adapters beside one backbone", pd.DataFrame(lines, columns=columns), NOTES, 3)
+
+
+def thousands(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
+    """Whether 2,000 adapters leave half of the requests/s, batch by batch of each record's largest number of adapters."""
+    lines = []
+    for record in read(folder):
+        step = max(record["steps"], key=lambda step: step["adapters"])
+        share = summarize(list(np.divide(step["seconds"][BARE], step["seconds"][MIXED])))
+        low, high = share.ends
+        holds: bool | None
+        if step["adapters"] < 2000 or high < 0.5:
+            holds = False
+        else:
+            holds = True if low >= 0.5 else None
+        what = f"{', '.join(title(record)[1:])}: {step['adapters']:,} adapters"
+        figures = f"{what}, x {share.mean:.2f} ({low:.2f} to {high:.2f}, n = {share.n} batches) of the model alone"
+        lines.append((record["backbone"], holds, figures))
+    return lines
+
+
+def mixing(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
+    """Whether no batch mixed adapters; the script checks that mixed logits equal those of one adapter at a time."""
+    lines = []
+    for record in read(folder):
+        most = max(n for step in record["steps"] for n in step["adapters_a_batch"])
+        figures = f"{', '.join(title(record)[1:])}: up to {most} adapters in one pass, with the logits of one at a time"
+        lines.append((record["backbone"], most < 2, figures))
+    return lines

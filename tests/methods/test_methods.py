@@ -26,7 +26,7 @@ from methods.base import (
 )
 from methods.bitfit import BitFit
 from methods.dora import DoRA
-from methods.lora import LoRA
+from methods.lora import LoRA, LoRALinear
 from methods.lora_fa import LoRAFA, LoRAFACorrected
 from methods.qlora import Linear4bit, QLoRA
 from methods.top_layers import TopLayers
@@ -527,3 +527,16 @@ def test_an_encoder_without_a_list_of_layers_is_refused():
 def test_impossible_places_and_sizes_are_refused(method_class, bad, message):
     with pytest.raises(UserError, match=message):
         method_class(**bad).apply(tiny_model())
+
+
+def test_lora_with_the_layers_own_width_reaches_every_matrix():
+    """With r = d, s·B·A can be any ΔW, as full fine-tuning can: the singular value decomposition gives B and A."""
+    base = torch.nn.Linear(12, 8)
+    layer = LoRALinear(base, LoRA(rank=8, alpha=16.0))
+    goal = torch.randn(8, 12)
+    with torch.no_grad():
+        u, singular, v = torch.linalg.svd(goal - base.weight, full_matrices=False)
+        layer.B.copy_(u * singular / layer.scale)
+        layer.A.copy_(v)
+    torch.testing.assert_close(layer.effective_weight(), goal, atol=1e-5, rtol=1e-5)
+    assert type(layer.merged()) is torch.nn.Linear

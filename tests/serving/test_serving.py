@@ -13,7 +13,7 @@ from support.tiny import METHODS, encoded, tiny_model
 from torch import nn
 
 from analysis.figures import throughput
-from analysis.serving import BARE, LABELS, MERGED, MIXED, SWITCHED, WAYS, ratio, table
+from analysis.serving import BARE, LABELS, MERGED, MIXED, SWITCHED, WAYS, mixing, ratio, table, thousands
 from benchmarks.serving import verdict
 from core.errors import UserError
 from experiments.record import read_record
@@ -406,3 +406,22 @@ def test_other_kinds_of_adapters_are_not_served(tmp_path):
         provenance = read_record(run.folder)["provenance"]["backbone"]
         with pytest.raises(UserError, match=r"use_dora|LoRA's kind"):
             from_folder(run.folder, provenance)
+
+
+def test_two_thousand_adapters_hold_where_the_whole_interval_keeps_half_of_the_speed(tmp_path):
+    def answer(mixed: list[float], adapters: int = 2000) -> tuple[bool | None, str]:
+        each = step(adapters=adapters, seconds=dict.fromkeys(WAYS, [1.0] * 3) | {MIXED: mixed})
+        (tmp_path / "a.json").write_text(json.dumps(made_up(each)))
+        [(_, holds, figures)] = thousands(tmp_path)
+        return holds, figures
+
+    assert answer([1.25, 1.25, 1.25]) == (
+        True,
+        "X, 2 threads, fp32, 8 of RTE: 2,000 adapters, x 0.80 (0.80 to 0.80, n = 3 batches) of the model alone",
+    )
+    assert answer([4.0, 4.0, 4.0])[0] is False
+    assert answer([1.0, 2.0, 4.0])[0] is None
+    assert answer([1.25, 1.25, 1.25], adapters=100)[0] is False
+    [(_, cannot, figures)] = mixing(tmp_path)
+    assert cannot is False
+    assert "up to 9 adapters in one pass" in figures

@@ -1,0 +1,236 @@
+"""What decides a claim: rules over an experiment's complete runs of one backbone, each a verdict and its figures.
+
+Differences are paired over seeds. A rule is met or missed where the whole 95 % interval lies on one side of its margin;
+else, and without an interval, it is undecided.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+
+from analysis.records import TASKS, at_chosen_setting, chosen_scores, complete, in_order, main_metric
+from analysis.statistics import LEAST, Summary, difference, interval, summarize
+from analysis.tables import pick_rate
+from training.selection import best
+
+PAR = 1.0  # points of the main metric, times 100, that count as level
+NF4 = {"method": "qlora", "quant_type": "nf4"}
+
+Verdict = tuple[bool | None, str]  # whether it holds (None: undecided), and the figures
+Test = Callable[[pd.DataFrame], Verdict | None]  # None: runs are missing
+
+
+def scores(runs: pd.DataFrame, task: str, **where: Any) -> dict[int, float]:
+    """By seed, times 100, at the setting and the epoch that held-out data choose; empty without runs."""
+    return chosen_scores(at_chosen_setting(complete(runs, task=task, **where), main_metric(task)), task)
+
+
+def all_of(verdicts: Iterable[bool | None]) -> bool | None:
+    """Fails with one that fails, holds if all hold, else undecided."""
+    verdicts = list(verdicts)
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def within(d: Summary, low: float = -math.inf, high: float = math.inf) -> bool | None:
+    """Whether a mean lies between two margins, by its interval: undecided where that reaches both sides of one."""
+    if d.low is None or d.high is None:
+        return None
+    if d.low >= low and d.high <= high:
+        return True
+    return False if d.high < low or d.low > high else None
+
+
+def level_or_above(d: Summary) -> bool | None:
+    return within(d, low=-PAR)
+
+
+def above(d: Summary) -> bool | None:
+    return within(d, low=PAR)
+
+
+def level(d: Summary) -> bool | None:
+    return within(d, -PAR, PAR)
+
+
+def shown(d: Summary) -> str:
+    """`-0.4 (-2.1 to 1.3, n = 5)`."""
+    return f"{d.mean:+.1f} (" + (f"{interval(d)}, " if d.low is not None else "no interval, ") + f"n = {d.n})"
+
+
+def compare(
+    one: dict[str, Any], other: dict[str, Any], names: tuple[str, str], rule: Callable[[Summary], bool | None]
+) -> Test:
+    """Two selections of runs on every task that has both, paired over seeds; the rule has to hold on each task."""
+
+    def test(runs: pd.DataFrame) -> Verdict | None:
+        pairs = {task: (scores(runs, task, **one), scores(runs, task, **other)) for task in in_order(runs["task"])}
+        found = {task: d for task, (a, b) in pairs.items() if (d := difference(a, b))}
+        if not found:
+            return None
+        figures = "; ".join(f"{TASKS[task]}: {shown(d)}" for task, d in found.items())
+        return all_of(map(rule, found.values())), f"{names[0]} less {names[1]}: {figures}"
+
+    return test
+
+
+def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
+    """A gap at 4e-5, and none at the rates that held-out data choose."""
+    if any(runs[runs["method"] == name]["learning_rate"].nunique() < 3 for name in ("full", "lora")):
+        return None
+    at = runs[(runs["learning_rate"] - 4e-5).abs() < 1e-9]
+    same, own = (
+        difference(scores(part, "cola", method="lora"), scores(part, "cola", method="full")) for part in (at, runs)
+    )
+    if same is None or own is None:
+        return None
+    lora = at_chosen_setting(complete(runs, method="lora", task="cola"), main_metric("cola")).iloc[0]
+    figures = (
+        f"LoRA less full FT: at 4e-5 {shown(same)}; at the rates that held-out data choose {shown(own)}, "
+        f"LoRA's {lora['learning_rate']:g} (its head's {lora['head_learning_rate']:g} at every rate)"
+    )
+    return all_of((within(same, high=-PAR), level_or_above(own))), figures
+
+
+def higher_rates(runs: pd.DataFrame) -> Verdict | None:
+    """Of every method but the head alone, at least ten times full fine-tuning's; needs three rates, and seeds at each."""
+    parts = {name: part for name, part in runs.groupby("method", sort=False) if name != "head"}
+    rates = {name: pick[0] for name, part in parts.items() if (pick := pick_rate(part))}
+    if "full" not in rates or len(rates) < 2 or runs["learning_rate"].nunique() < 3:
+        return None
+    seeds = runs.groupby(["method", "learning_rate"])["seed"].nunique().min()
+    figures = "; ".join(f"{name} {rate:g}" for name, rate in rates.items()) + f" (n = {seeds})"
+    if seeds < LEAST:
+        return None, figures
+    return all(rate >= 10 * rates["full"] for name, rate in rates.items() if name != "full"), figures
+
+
+def cost(column: str, methods: list[str], low: float = -math.inf, high: float = math.inf) -> Test:
+    """Ratios to full fine-tuning, paired over seeds, on every task and machine that has all the methods.
+
+    Memory is judged on GPUs alone.
+    """
+
+    def test(runs: pd.DataFrame) -> Verdict | None:
+        if column == "peak_bytes":  # a CPU's resident memory holds the interpreter and says nothing of a GPU's
+            runs = gpu_runs(runs)
+        found = {}
+        for (task, machine, precision), part in runs.groupby(["task", "hardware", "precision"]):
+            values = {name: complete(part, method=name).set_index("seed")[column] for name in ("full", *methods)}
+            for method in methods:
+                ratios = (values[method] / values["full"]).dropna()
+                if len(ratios):
+                    found[f"{method} on {TASKS[task]} ({machine}, {precision})"] = summarize(ratios.tolist())
+        if not found:
+            return None
+        figures = "; ".join(f"{name}: {ratio(each)}" for name, each in found.items())
+        return all_of(within(each, low, high) for each in found.values()), figures
+
+    return test
+
+
+def ratio(s: Summary) -> str:
+    """`1.43 (1.38 to 1.48, n = 3)`."""
+    return (
+        f"{s.mean:.2f} (" + (f"{s.low:.2f} to {s.high:.2f}, " if s.low is not None else "no interval, ") + f"n = {s.n})"
+    )
+
+
+def trained_share(runs: pd.DataFrame) -> Verdict | None:
+    runs = complete(runs, method="lora")
+    if runs.empty:
+        return None
+    share = (runs["parameters"] / runs["total"]).max()
+    return share < 0.01, f"{100 * share:.2f} % of {runs['total'].max():,} parameters"
+
+
+def fewest_parameters(runs: pd.DataFrame) -> Verdict | None:
+    counts = runs.groupby("method")["parameters"].max().sort_values()
+    if "vera" not in counts or len(counts) < 3:
+        return None
+    return counts.idxmin() == "vera", "; ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def lower_training_loss(runs: pd.DataFrame) -> Verdict | None:
+    found = {}
+    for task in in_order(runs["task"]):
+        losses = []
+        for method in ("lora", "full"):
+            part = at_chosen_setting(complete(runs, task=task, method=method), main_metric(task))
+            losses.append({run.seed: run.history[-1]["train_loss"] for run in part.itertuples()})
+        if d := difference(*losses):
+            found[task] = d
+    if not found:
+        return None
+    figures = "; ".join(f"{TASKS[task]}: {ratio(d)}" for task, d in found.items())
+    return all_of(within(d, low=0) for d in found.values()), f"LoRA less full FT: {figures}"
+
+
+def one_epoch_is_best(runs: pd.DataFrame) -> Verdict | None:
+    """In most runs of each seed. Runs of one seed share data order and head, so that seeds count and runs do not."""
+    first: dict[int, list[bool]] = {}
+    for seed, task, history in zip(runs["seed"], runs["task"], runs["history"], strict=True):
+        top = best(history, main_metric(task))
+        if len(history) > 1 and not top["collapsed"]:
+            first.setdefault(seed, []).append(top is history[0])
+    if not first:
+        return None
+    share = summarize([100 * sum(each) / len(each) for each in first.values()])
+    figures = f"the first epoch is the best one in {share.mean:.0f} % of a seed's runs"
+    spread = f"{interval(share)}, " if share.low is not None else "no interval, "
+    return within(share, low=50), f"{figures} ({spread}n = {share.n}; {sum(map(len, first.values()))} runs)"
+
+
+def quantization_cost(runs: pd.DataFrame) -> Verdict | None:
+    found = {}
+    for (task, machine), part in gpu_runs(runs).groupby(["task", "hardware"]):
+        lora, nf4 = (complete(part, **where).set_index("seed") for where in ({"method": "lora"}, NF4))
+        memory = (nf4["peak_bytes"] / lora["peak_bytes"]).dropna()
+        time = (lora["samples_per_second"] / nf4["samples_per_second"]).dropna()
+        if len(memory):
+            found[f"{TASKS[task]} ({machine})"] = summarize(memory.tolist()), summarize(time.tolist())
+    if not found:
+        return None
+    figures = "; ".join(
+        f"{name}: memory x {ratio(memory)}, time x {ratio(time)}" for name, (memory, time) in found.items()
+    )
+    verdicts = [v for memory, time in found.values() for v in (within(memory, high=0.75), within(time, high=1.6))]
+    return all_of(verdicts), figures
+
+
+def alpha_is_twice_the_rank(runs: pd.DataFrame) -> Verdict | None:
+    found = {}
+    for rank, part in runs.groupby("rank"):
+        others = [alpha for alpha in sorted(set(part["alpha"])) if alpha != 2 * rank]
+        for task in in_order(part["task"]):
+            twice = scores(part, task, alpha=2 * rank)
+            for alpha in others if len(others) > 1 else ():
+                if d := difference(twice, scores(part, task, alpha=alpha)):
+                    found[f"r = {rank:g}, less alpha {alpha:g} on {TASKS[task]}"] = d
+    if not found:
+        return None
+    figures = "; ".join(f"{name}: {shown(d)}" for name, d in found.items())
+    return all_of(map(level_or_above, found.values())), figures
+
+
+def sgd_memory(runs: pd.DataFrame) -> Verdict | None:
+    peaks = {name: part.set_index("seed")["peak_bytes"] for name, part in gpu_runs(runs).groupby("optimizer")}
+    if len(peaks) < 2 or not len(saved := (100 - 100 * peaks["sgd"] / peaks["adamw"]).dropna()):
+        return None
+    found = summarize(saved.tolist())
+    return within(found, high=5), f"SGD's peak is below AdamW's by {shown(found)} %"
+
+
+def gpu_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    return complete(runs, peak_kind="gpu_allocated")
+
+
+def mnli_start_explains(runs: pd.DataFrame) -> Verdict | None:
+    """On RTE: full fine-tuning gains by the start, and with it is level with LoRA's."""
+    started, fresh = runs[runs["start"] == "mnli"], runs[runs["start"].isna()]
+    full, plain = (scores(part, "rte", method="full") for part in (started, fresh))
+    gain, gap = difference(full, plain), difference(full, scores(started, "rte", method="lora"))
+    if gain is None or gap is None:
+        return None
+    return all_of((above(gain), level_or_above(gap))), f"full FT's gain {shown(gain)}; full FT less LoRA {shown(gap)}"
