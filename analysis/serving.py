@@ -88,11 +88,9 @@ def thousands(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
         step = max(record["steps"], key=lambda step: step["adapters"])
         share = summarize(list(np.divide(step["seconds"][BARE], step["seconds"][MIXED])))
         low, high = share.ends
-        holds: bool | None
+        holds: bool | None = True if low >= 0.5 else None
         if step["adapters"] < 2000 or high < 0.5:
             holds = False
-        else:
-            holds = True if low >= 0.5 else None
         what = f"{', '.join(title(record)[1:])}: {step['adapters']:,} adapters"
         figures = f"{what}, x {share.mean:.2f} ({low:.2f} to {high:.2f}, n = {share.n} batches) of the model alone"
         lines.append((record["backbone"], holds, figures))

@@ -29,7 +29,7 @@ from training.tracking import LoggerConfig
 
 NOT_IDENTITY = ("experiment", "output_dir", "force", "retry", "reuse_records", "logger")
 # of settings that are newer than some runs, whose hash they leave alone
-HASH_NEUTRAL_DEFAULTS = {"init_from": None, "init_head": "fresh", "deterministic": False}
+HASH_NEUTRAL_DEFAULTS = {"init_from": None, "init_head": "fresh", "deterministic": False, "method.activation": None}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -38,8 +38,10 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     for key in NOT_IDENTITY:
         config.pop(key, None)
     for key, default in HASH_NEUTRAL_DEFAULTS.items():
-        if config.get(key) == default:
-            config.pop(key, None)
+        room, _, name = key.rpartition(".")
+        part = config[room] if room else config
+        if part.get(name) == default:
+            part.pop(name, None)
     config["data"].pop("path", None)
     for key in ("forward", "packed"):  # packed: what forward was called in old records
         config["trainer"].pop(key, None)

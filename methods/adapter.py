@@ -28,23 +28,26 @@ layers begin with their LayerNorms; a layer of BERT ends with one, which the ada
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.checks import one_of
 from core.errors import UserError
 from methods.base import Method, Width, encoder_layers, freeze_encoder, register
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 
 
 class Adapter(nn.Module):
     """Wraps the module `base`, whose output is (..., d).
 
     Attributes:
-        f: the nonlinearity.
+        activation: f, unless the settings name another.
     """
 
-    f: Callable[[Tensor], Tensor] = staticmethod(F.relu)
+    activation: ClassVar[str] = "relu"
 
     def __init__(self, base: nn.Module, dense: nn.Linear, config: "AdapterMethod"):
         """
@@ -53,7 +56,7 @@ class Adapter(nn.Module):
         """
         super().__init__()
         width, device = dense.out_features, dense.weight.device
-        self.base = base
+        self.base, self.f = base, ACTIVATIONS[config.activation or self.activation]
         self.down = nn.Linear(width, config.bottleneck, device=device)
         self.up = nn.Linear(config.bottleneck, width, device=device)
         nn.init.normal_(self.down.weight, std=0.02)
@@ -68,7 +71,7 @@ class Adapter(nn.Module):
 class HoulsbyAdapter(Adapter):
     """h + U·f(D·h), h = dropout(dense(·)); f is GELU, as in the authors' code."""
 
-    f = staticmethod(F.gelu)
+    activation: ClassVar[str] = "gelu"
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.base(x)
@@ -113,12 +116,14 @@ class AdapterMethod(Method):
 
     Attributes:
         bottleneck: r.
+        activation: relu, gelu or swish; null: that of the paper's or the authors' code.
     """
 
     layer: ClassVar[type[Adapter]]
     learning_rate: ClassVar[float] = 3e-4
 
     bottleneck: Width = 64
+    activation: Annotated[str | None, one_of(*ACTIVATIONS)] = None
 
     def layers(self, model: nn.Module) -> Iterable[nn.Module]:
         """The encoder's layers that get adapters."""

@@ -1,10 +1,11 @@
 """A run's name never changes: committed records and finished folders stay valid through every refactoring."""
 
+import copy
 import json
 
-from support.command_line import ROOT
+from support.command_line import ROOT, compose
 
-from experiments.config import from_dict, hash_of
+from experiments.config import from_dict, hash_of, to_dict
 
 RECORDS = sorted((ROOT / "paper_tables/records").rglob("*.json"))
 
@@ -28,3 +29,13 @@ def test_what_a_record_says_is_what_a_command_line_would_run():
         config = record["config"] | {"data": record["config"]["data"] | {"path": "/nowhere"}}  # no path is committed
         if "packed" not in config["trainer"]:
             assert from_dict(config).hash == record["config_hash"], name
+
+
+def test_a_setting_that_is_newer_than_some_runs_leaves_their_hash_alone():
+    for words in (("method=houlsby",), ("method=lora",)):
+        config = to_dict(compose(*words))
+        old = copy.deepcopy(config)
+        old["method"].pop("activation", None)
+        assert hash_of(old) == hash_of(config)
+    swish = to_dict(compose("method=houlsby", "method.activation=swish"))
+    assert hash_of(swish) != hash_of(to_dict(compose("method=houlsby")))

@@ -1,6 +1,7 @@
 """Behaviours that every method has to have, each tested over every method."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -395,11 +396,13 @@ def test_top_layers_trains_the_last_ones_whole(architecture):
     assert trained_names(model) == {name for name in names if ".encoder.layer.1." in name}
 
 
+@pytest.mark.parametrize("activation", [None, "swish"])
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_an_adapters_place_is_the_papers(name, architecture):
-    """The part of a layer that is adapted, by hand."""
+def test_an_adapters_place_is_the_papers(name, activation, architecture):
+    """The part of a layer that is adapted, by hand; without a setting, Houlsby's f is GELU and the others' ReLU."""
     model = tiny_model(architecture)
-    METHODS[name].apply(model)
+    dataclasses.replace(METHODS[name], activation=activation).apply(model)
+    f = (lambda x: x * x.sigmoid()) if activation else F.gelu if name == "houlsby" else F.relu
     shake(model)
     part = encoder_layers(model)[1].output
     z, x = torch.randn(2, 5, 48), torch.randn(2, 5, 32)
@@ -408,12 +411,12 @@ def test_an_adapters_place_is_the_papers(name, architecture):
     D, b, U, c = adapter.down.weight, adapter.down.bias, adapter.up.weight, adapter.up.bias
     norm = part.LayerNorm if name == "houlsby" else part.LayerNorm.base
     if name == "houlsby":
-        expected = norm(h + F.gelu(h @ D.T + b) @ U.T + c + x)
+        expected = norm(h + f(h @ D.T + b) @ U.T + c + x)
     elif name == "lin":
         n = norm(h + x)
-        expected = n + (adapter.norm(n) @ D.T + b).relu() @ U.T + c
+        expected = n + f(adapter.norm(n) @ D.T + b) @ U.T + c
     else:
-        expected = norm(h + x + (norm(h + x) @ D.T + b).relu() @ U.T + c)
+        expected = norm(h + x + f(norm(h + x) @ D.T + b) @ U.T + c)
     torch.testing.assert_close(part(z, x), expected, rtol=1e-5, atol=1e-5)
 
 
