@@ -33,6 +33,9 @@ class Runs:
         return complete(frame, experiment=self.experiment, method=self.method, **self.where)
 
 
+BY_ROW = {"XXL": "deberta-v2-xxlarge", "large": "roberta-large", "": "roberta-base"}  # the first word in a row's name
+
+
 @dataclass(frozen=True)
 class Published:
     """A published table and what of ours belongs beside it.
@@ -55,7 +58,7 @@ class Published:
     metrics: dict[str, str] = field(default_factory=dict)
     percent: bool = True
     digits: int = 1
-    backbone: Callable[[str], str] = lambda row: "roberta-large" if "large" in row else "roberta-base"
+    backbone: Callable[[str], str] = lambda row: BY_ROW[next(word for word in BY_ROW if word in row)]
     comparable: bool = True
     columns: dict[str, str] = field(default_factory=dict)
 
@@ -185,6 +188,7 @@ LORA_TABLE2 = {
     # no settings are published for the base rows of Adapter-D, nor which layers it leaves out: no runs
     "RoB base BitFit*": [Runs("lora_table2_base_bitfit", "bitfit")],
     "RoB base LoRA": [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")],
+    "DeB XXL LoRA": [Runs("lora_table2_xxl", "lora")],
     "RoB large FT*": [Runs("lora_table2_large_full", "full")],
     "RoB large LoRA": [Runs("lora_table2_large", "lora"), Runs("lora_table2_large_scripts", "lora")],
     "RoB large Adapter-P† 3.0M": [Runs("lora_table2_large_adapter_p", "pfeiffer")],

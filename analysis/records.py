@@ -26,7 +26,12 @@ ORDER = (  # of methods in tables; those not named here come last
 )
 METHODS = {name: REGISTERED[name].label for name in dict.fromkeys((*ORDER, *sorted(REGISTERED)))}
 TASKS = {task.name: task.label for task in GLUE.values()}
-BACKBONES = {"roberta-base": "RoBERTa-base", "roberta-large": "RoBERTa-large", "minilm": "MiniLM"}
+BACKBONES = {
+    "roberta-base": "RoBERTa-base",
+    "roberta-large": "RoBERTa-large",
+    "deberta-v2-xxlarge": "DeBERTa XXL",
+    "minilm": "MiniLM",
+}
 METRICS = {
     "accuracy": "accuracy",
     "f1": "F1",
