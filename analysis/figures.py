@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import serving
 from analysis.published import suffix
-from analysis.records import BACKBONES, METHODS, METRICS, TASKS, complete, in_order, main_metric
+from analysis.records import BACKBONES, METHODS, METRICS, TASKS, at_chosen_setting, complete, in_order, main_metric
 from analysis.tables import pick_rate
 from training.selection import best
 
@@ -99,14 +99,7 @@ def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
         return None
     figure, axes = panels(len(groups))
     for ax, part in zip(axes, groups, strict=True):
-        for method, of in by_method(part):
-            epochs = [entry["epoch"] for entry in min(of["history"], key=len)]
-            length = min(map(len, of["history"]))
-            curves = np.array([[entry[metric] for entry in history[:length]] for history in of["history"]])
-            ax.plot(epochs, np.median(curves, axis=0), **line_style(method))
-            if len(curves) > 1:
-                ax.fill_between(epochs, curves.min(0), curves.max(0), alpha=0.12, color=LOOKS.get(method, OTHER)[0])
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        curves(ax, part, metric)
         ax.set(
             xlabel="epoch",
             ylabel=f"{METRICS[metric]} on {TASKS[task]}",
@@ -114,6 +107,43 @@ def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
         )
     legend(figure, axes[-1])
     return figure
+
+
+def budgets(runs: pd.DataFrame) -> Figure | None:
+    """CoLA with MiniLM in three epochs and in ten, each with its own schedule, at the rates that held-out data choose."""
+    metric, groups = "matthews_correlation", []
+    for experiment in ("parikh_wu_table1_minilm", "minilm"):
+        of = complete(runs, experiment=experiment, backbone="minilm", task="cola")
+        groups.append([at_chosen_setting(part, metric) for _, part in by_method(of)])
+    shared = set.intersection(*({part["method"].iloc[0] for part in group if len(part)} for group in groups))
+    if not shared:
+        return None
+    figure, axes = panels(len(groups), width=3.8)
+    for ax, group in zip(axes, groups, strict=True):
+        parts = [part for part in group if len(part) and part["method"].iloc[0] in shared]
+        both = pd.concat(parts)
+        both = both[both["seed"].isin(set.intersection(*(set(part["seed"]) for part in parts)))]
+        curves(ax, both, metric)
+        ax.set(
+            xlabel="epoch", ylabel=f"{METRICS[metric]} on CoLA", title=f"{where(both)}, {both['epochs'].iloc[0]} epochs"
+        )
+    top = max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_ylim(top=top)
+    legend(figure, axes[-1])
+    return figure
+
+
+def curves(ax: Axes, runs: pd.DataFrame, metric: str) -> None:
+    """A curve a method over epochs: the median over seeds, and their range."""
+    for method, of in by_method(runs):
+        epochs = [entry["epoch"] for entry in min(of["history"], key=len)]
+        length = min(map(len, of["history"]))
+        scores = np.array([[entry[metric] for entry in history[:length]] for history in of["history"]])
+        ax.plot(epochs, np.median(scores, axis=0), **line_style(method))
+        if len(scores) > 1:
+            ax.fill_between(epochs, scores.min(0), scores.max(0), alpha=0.12, color=LOOKS.get(method, OTHER)[0])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def training_speed(runs: pd.DataFrame) -> Figure | None:
@@ -350,6 +380,7 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
         "memory_parts": memory_parts(runs),
         "quality_by_parameters": quality_by_parameters(runs),
         "learning_rates": learning_rates(runs),
+        "budgets": budgets(runs),
         "rank_alpha": rank_alpha(runs),
         "front": front(runs),
         "subspace": subspace(similarity),
