@@ -21,7 +21,6 @@ from core.console import composing, log, require_flags, sentence
 from core.errors import USER_ERRORS, Diverged, Interrupted, is_out_of_memory
 from core.io import require_writable
 from core.redact import redacted
-from core.seeding import seeded
 from experiments.config import RunConfig, from_hydra
 from experiments.record import describe
 from experiments.run_folder import ADAPTER, RECORD, RunFolder
@@ -41,25 +40,23 @@ NO_MEMORY = (
 
 def train(run: RunConfig, start: RunConfig | None = None) -> None:
     """One run, from its settings to its record; `start`: the finished run that `run.start` names."""
-    folder, task = RunFolder.of(run), run.task.row
+    folder = RunFolder.of(run)
     if committed := folder.committed_record():
         folder.show_finished(committed, folder.committed)
         return
     require_writable(folder.path)
     # seconds to import: a mistake in the settings, a finished run and a sweep's own process do not wait for them
-    from models.backbone import load_backbone
-    from models.batches import encode
-    from tasks.loading import fingerprint, load_splits
+    from experiments.inputs import apply_method, load_inputs
+    from tasks.loading import fingerprint
     from training.accelerator import describe_machine, make_accelerator
     from training.meters import release_memory
     from training.trainer import Trainer
 
     release_memory()
     accelerator = make_accelerator(run.trainer, run.deterministic)
-    splits = load_splits(task, run.data)
-    backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
-    backbone.require_length(run.task.max_length)
-    machine, data = describe_machine(accelerator), fingerprint(splits)
+    inputs = load_inputs(run)
+    backbone, data = inputs.backbone, fingerprint(inputs.splits)
+    machine = describe_machine(accelerator)
     record = describe(run, backbone.provenance, data, machine, describe_start(run, start))
 
     with folder.locked(accelerator):
@@ -74,16 +71,14 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
 
         model = backbone.model.to(accelerator.device)
         backbone_parameters = {name: p.numel() for name, p in model.named_parameters()}
-        with seeded(run.seed, "adapter"):
-            run.method.apply(model)
+        apply_method(run, model)
         record["parameters"] = parameter_counts(model, backbone_parameters)
         if checkpoint is None:
             load_initial_state(run, start, model, backbone.provenance)
         if accelerator.is_main_process:
             folder.write_settings(record["config"])
 
-        encoded = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
-        trainer = Trainer(model, run.method, run.trainer, task, encoded, run.seed, accelerator)
+        trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded(), run.seed, accelerator)
         trainer.resume(checkpoint)
         fit(run, trainer, folder, record)
 

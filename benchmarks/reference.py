@@ -15,11 +15,11 @@ from core.errors import Diverged, UserError
 from core.io import require_writable, write_json
 from core.seeding import seeded
 from experiments.config import RunConfig, to_dict
+from experiments.inputs import load_inputs
 from experiments.record import versions
 from methods.base import Method, head_modules, linear_layers, matching_layers, replace
-from models.backbone import load_backbone
 from tasks.glue import Task
-from tasks.loading import Split, load_splits
+from tasks.loading import Split
 from tasks.metrics import score
 from training.accelerator import make_accelerator
 from training.optimizers import build_optimizer
@@ -68,17 +68,15 @@ def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
     task = run.task.row
     if peft is None:
         raise UserError("peft is missing: pip install -r requirements-dev.txt")
-    bf16, splits = (
-        make_accelerator(run.trainer, run.deterministic).mixed_precision == "bf16",
-        load_splits(task, run.data),
-    )
-    backbone = load_backbone(run.backbone, task, run.seed, splits["train"].texts)
+    bf16 = make_accelerator(run.trainer, run.deterministic).mixed_precision == "bf16"
+    inputs = load_inputs(run)
+    backbone = inputs.backbone
     with seeded(run.seed, "adapter"):
         model = adapt(backbone.model, run.method, torch.bfloat16 if bf16 else torch.float32)
     optimizer = None  # the Trainer's own, which knows one rate only
     if run.trainer.head_learning_rate != run.trainer.learning_rate:
         optimizer = build_optimizer(backbone.model, run.method, run.trainer)  # of the model that peft changed in place
-    data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
+    data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in inputs.splits.items()}
     trainer = ReferenceTrainer(
         task,
         model=model,

@@ -17,11 +17,11 @@ from experiments.config import RunConfig, to_dict
 from experiments.record import git_state, hardware, versions
 from methods.base import matching_layers
 from methods.lora import LoRA, init_A
-from models.batches import Encoded, encode
+from models.batches import Encoded
 from models.packed import forward_path
 from serving.adapters import Adapter, AdapterStore
 from serving.mixed import Server
-from tasks.loading import fingerprint, load_splits
+from tasks.loading import fingerprint
 
 RANKS, OUTPUTS = (4, 8, 16), (1, 2, 3)
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of logits, between the ways
@@ -102,16 +102,16 @@ def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: 
     """
     if type(run.method) is not LoRA:
         raise UserError(f"method is '{run.method.name}'; serving is measured with method=lora")
-    from models.backbone import load_backbone
+    from experiments.inputs import load_inputs
     from training.accelerator import (  # seconds to import: a user's mistake should not wait for it
         describe_machine,
         make_accelerator,
     )
 
-    accelerator, splits = make_accelerator(run.trainer, run.deterministic), load_splits(run.task.row, run.data)
-    backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)
+    accelerator, inputs = make_accelerator(run.trainer, run.deterministic), load_inputs(run)
+    backbone, splits = inputs.backbone, inputs.splits
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    data = encode(splits[run.task.row.validation[0]], backbone.tokenizer, run.task.max_length)
+    data = inputs.encoded()[run.task.row.validation[0]]
     model = backbone.model.to(accelerator.device, dtype).requires_grad_(False)
     model_bytes = sum(p.nbytes for p in model.parameters())
     ways, steps = Ways(model, data, run.method.target_modules, budget), []

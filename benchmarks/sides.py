@@ -24,11 +24,10 @@ from analysis.speed import GROUPED, LONGEST, MAXIMUM, OURS, RANDOM
 from benchmarks.reference import build_trainer
 from core.console import sentence
 from core.errors import USER_ERRORS, UserError
-from core.seeding import seeded
 from experiments.config import RunConfig
-from models.backbone import load_backbone
-from models.batches import encode, epoch_batches
-from tasks.loading import fingerprint, load_splits
+from experiments.inputs import apply_method, load_inputs
+from models.batches import epoch_batches
+from tasks.loading import fingerprint
 from training.accelerator import make_accelerator
 from training.meters import WARM_UP_STEPS, MemoryMeter, SpeedMeter, held_bytes
 from training.trainer import Trainer
@@ -124,13 +123,10 @@ def random_order(lengths: list[int], run: RunConfig) -> list[list[int]]:
 def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
     """The steps of train.py."""
     run = replace(run, trainer=replace(run.trainer, similar_length=similar_length))
-    accelerator, splits = make_accelerator(run.trainer, run.deterministic), load_splits(run.task.row, run.data)
-    backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)
-    model = backbone.model.to(accelerator.device)
-    with seeded(run.seed, "adapter"):
-        run.method.apply(model)
-    data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in splits.items()}
-    trainer = Trainer(model, run.method, run.trainer, run.task.row, data, run.seed, accelerator)
+    accelerator, inputs = make_accelerator(run.trainer, run.deterministic), load_inputs(run)
+    model = inputs.backbone.model.to(accelerator.device)
+    apply_method(run, model)
+    trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded(), run.seed, accelerator)
     examples = random_order(trainer.train.lengths, run)[:PROFILED]
     batches = [trainer.path.collate(trainer.train, indices).to(accelerator.device) for indices in examples]
     pairs = [(batch, batch.padded_tokens) for batch in batches]
@@ -141,7 +137,7 @@ def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
     if run.trainer.forward == "compiled":
         trainer.record_graphs()
     trainer.speed = turns = Turns(pipe, model, loss, pairs)
-    turns.begin({"backbone": backbone.provenance, "data_fingerprint": fingerprint(splits)})
+    turns.begin({"backbone": inputs.backbone.provenance, "data_fingerprint": fingerprint(inputs.splits)})
     for indices in trainer.remaining_batches():
         trainer.train_step(indices)
 

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from core.errors import UserError
-from core.seeding import seeded
 from experiments.config import RunConfig, from_dict
+from experiments.inputs import apply_method
 from experiments.record import read_finished
 from experiments.run_folder import RunFolder
 from methods.base import load_trained_state
@@ -68,7 +68,6 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
     backbone = load_backbone(run.backbone, run.task.row, run.seed, texts())
     if backbone.provenance != record["provenance"]["backbone"]:
         raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
-    with seeded(run.seed, "adapter"):
-        run.method.apply(backbone.model)
+    apply_method(run, backbone.model)
     load_trained_state(backbone.model, RunFolder(folder, record["config_hash"]).best())
     return Restored(run, record, backbone.model.eval(), backbone.tokenizer)
