@@ -1,4 +1,4 @@
-"""No test needs a network; every method and architecture is a fixture."""
+"""Fixtures for every test: no network, and every method and architecture as a parameter."""
 
 import os
 from collections.abc import Callable

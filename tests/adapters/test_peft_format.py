@@ -1,4 +1,4 @@
-"""Adapters that travel: what peft loads of a run, what a run loads of peft's, and what is refused."""
+"""Adapters in PEFT's format: peft loads ours, a run starts from peft's, and wrong ones are refused."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def logits(model: torch.nn.Module, tokens: dict[str, torch.Tensor]) -> torch.Ten
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_peft_loads_what_a_run_leaves(name, encoder, tmp_path):
+def test_peft_loads_the_adapter_of_a_run(name, encoder, tmp_path):
     run = settings(encoder, *METHODS[name], f"output_dir={tmp_path}")
     train.train(run)
     ours = restore(run.folder)
@@ -117,7 +117,7 @@ def trained_by_peft(encoder, name: str, folder) -> tuple[torch.nn.Module, dict[s
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_run_begins_at_what_peft_trained(name, encoder, tmp_path):
+def test_a_run_starts_from_an_adapter_that_peft_trained(name, encoder, tmp_path):
     theirs, tokens = trained_by_peft(encoder, name, tmp_path / "adapter")
     words = (*METHODS[name], f"init_from={tmp_path / 'adapter'}", f"output_dir={tmp_path}", *STILL)
     run = settings(encoder, "init_head=kept", *words)
@@ -132,7 +132,7 @@ def test_a_run_begins_at_what_peft_trained(name, encoder, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-def test_a_run_begins_at_another_runs_best(method, encoder, tmp_path):
+def test_a_run_starts_from_the_best_state_of_another_run(method, encoder, tmp_path):
     rank = [] if method == "full" else ["method.rank=4"]
     first = settings(encoder, f"method={method}", *rank, f"output_dir={tmp_path}")
     train.train(first)
@@ -210,7 +210,7 @@ def lora_of_peft(tmp_path_factory):
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_adapter_is_refused_in_a_sentence(wrong, lora_of_peft, tmp_path):
+def test_a_wrong_adapter_is_refused_with_one_sentence(wrong, lora_of_peft, tmp_path):
     encoder, folder = lora_of_peft
     shutil.copytree(folder, tmp_path / "adapter")
     change, message = WRONG[wrong]
@@ -222,7 +222,7 @@ def test_a_wrong_adapter_is_refused_in_a_sentence(wrong, lora_of_peft, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_adapter_of_ours_belongs_to_its_backbone(lora_of_peft, tmp_path):
+def test_an_adapter_of_another_backbone_is_refused(lora_of_peft, tmp_path):
     encoder, _ = lora_of_peft
     run = settings(encoder, *METHODS["lora"], f"output_dir={tmp_path}")
     train.train(run)
@@ -233,7 +233,7 @@ def test_an_adapter_of_ours_belongs_to_its_backbone(lora_of_peft, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "adapter"])
-def test_what_a_run_begins_at_is_of_its_method_and_with_a_kept_head_of_its_task(place, lora_of_peft, tmp_path):
+def test_init_from_needs_the_same_method_and_for_a_kept_head_the_same_task(place, lora_of_peft, tmp_path):
     encoder, _ = lora_of_peft
     first = settings(encoder, *METHODS["lora_fa"], f"output_dir={tmp_path}")
     train.train(first)
@@ -246,7 +246,7 @@ def test_what_a_run_begins_at_is_of_its_method_and_with_a_kept_head_of_its_task(
         train.train(settings(encoder, "method=lora_fa", "method.rank=2", *words))
 
 
-def test_a_sweep_looks_again_at_what_its_runs_began_at(lora_of_peft, tmp_path):
+def test_a_sweep_notices_that_the_state_at_init_from_has_changed(lora_of_peft, tmp_path):
     encoder, _ = lora_of_peft
     first = settings(encoder, *METHODS["lora"], f"output_dir={tmp_path}")
     train.train(first)
@@ -265,7 +265,7 @@ def test_a_sweep_looks_again_at_what_its_runs_began_at(lora_of_peft, tmp_path):
         train.train(second)
 
 
-def test_a_run_that_has_begun_does_without_what_it_began_at(lora_of_peft, tmp_path, monkeypatch):
+def test_a_run_resumes_after_its_init_from_folder_is_removed(lora_of_peft, tmp_path, monkeypatch):
     encoder, folder = lora_of_peft
     shutil.copytree(folder, tmp_path / "adapter")
     words = (*METHODS["lora"], f"init_from={tmp_path / 'adapter'}", "trainer.epochs=1", "trainer.eval_every=1")
@@ -285,7 +285,7 @@ def test_a_run_that_has_begun_does_without_what_it_began_at(lora_of_peft, tmp_pa
         train.train(settings(encoder, *words, f"output_dir={tmp_path / 'cut'}", "force=true"))
 
 
-def test_projections_of_another_seed_are_refused(lora_of_peft, tmp_path):
+def test_vera_projections_of_another_seed_are_refused(lora_of_peft, tmp_path):
     encoder, _ = lora_of_peft
     trained_by_peft(encoder, "vera", tmp_path / "adapter")
     rewrite(tmp_path / "adapter", projection_prng_key=4)
@@ -302,7 +302,7 @@ def test_projections_of_another_seed_are_refused(lora_of_peft, tmp_path):
         (["init_from=x", "init_head=old"], "choose one of"),
     ],
 )
-def test_settings_that_contradict_each_other(words, message):
+def test_contradicting_start_settings_are_refused(words, message):
     with pytest.raises(UserError, match=message):
         settings(".", "method=lora", *words)
 

@@ -1,4 +1,4 @@
-"""From records to tables, figures and claims: statistics by closed forms, published numbers by hand, the same bytes again."""
+"""From records to tables, figures and claims: closed-form statistics, published numbers, the same bytes again."""
 
 import copy
 import json
@@ -62,7 +62,7 @@ def cells(table, **where) -> list[str]:
 # Statistics
 
 
-def test_a_summary_is_the_textbooks():
+def test_mean_deviation_and_interval_match_the_textbook():
     s = summarize([1.0, 2.0, 6.0])
     assert (s.n, s.median, s.mean) == (3, 2.0, 3.0)
     assert s.std == pytest.approx(7**0.5)
@@ -80,13 +80,13 @@ def test_fewer_than_three_seeds_have_no_interval():
 
 
 @pytest.mark.parametrize("n", [3, 5])
-def test_the_interval_covers_the_mean_as_often_as_it_says(n):
+def test_the_interval_covers_the_mean_at_its_stated_rate(n):
     draws = np.random.default_rng(0).normal(size=(4000, n))
     covered = np.mean([s.low <= 0 <= s.high for s in map(summarize, draws)])
     assert covered == pytest.approx(0.95, abs=0.012)  # three standard errors; a bootstrap's is 0.75 for n = 3
 
 
-def test_the_paired_difference_is_scipys_over_common_seeds():
+def test_the_paired_difference_over_common_seeds_equals_scipys():
     ours, theirs = {0: 1.0, 1: 2.0, 2: 4.0, 3: 9.0}, {2: 2.0, 0: 0.5, 1: 1.8, 7: 3.0}
     d, reference = difference(ours, theirs), stats.ttest_rel([1.0, 2.0, 4.0], [0.5, 1.8, 2.0])
     assert d.n == 3
@@ -95,7 +95,7 @@ def test_the_paired_difference_is_scipys_over_common_seeds():
     assert difference({0: 1.0}, {1: 2.0}) is None
 
 
-def test_holms_correction_is_the_papers():
+def test_holms_correction_matches_the_paper():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, None, 0.8]) == [1.0, None, 1.0]
 
@@ -103,7 +103,7 @@ def test_holms_correction_is_the_papers():
 # Records
 
 
-def test_runs_are_taken_over_without_paths_and_without_generated_data(tmp_path):
+def test_collected_records_hold_no_paths_and_no_generated_data(tmp_path):
     for seed, (name, changes) in enumerate(
         {
             "good": {},
@@ -126,7 +126,7 @@ def test_runs_are_taken_over_without_paths_and_without_generated_data(tmp_path):
         collect(tmp_path / "nowhere")
 
 
-def test_no_committed_record_tells_of_a_machine_or_of_generated_data():
+def test_committed_records_name_no_machine_and_no_generated_data():
     runs = [run for file in RECORDS.rglob("*.json") if "schema" in (run := json.loads(file.read_text()))]
     for run in runs:
         assert run["data"] != "generated"
@@ -138,7 +138,7 @@ def test_no_committed_record_tells_of_a_machine_or_of_generated_data():
 # Tables
 
 
-def test_the_published_numbers_are_the_documents():
+def test_the_published_numbers_equal_those_in_the_papers():
     def value(table: str, row: str, column: str) -> str:
         reported = read_reported(table)
         [line] = reported[(reported["row"] == row) & (reported["column"] == column)].to_dict("records")
@@ -161,7 +161,7 @@ def test_the_published_numbers_are_the_documents():
 
 
 @pytest.mark.parametrize("name", [published.name for published in PUBLISHED])
-def test_every_published_number_has_source_and_protocol(name):
+def test_every_published_number_has_a_source_and_a_protocol(name):
     reported = read_reported(name)
     assert (reported["source"] != "").all()
     assert (reported["protocol"] != "").all()
@@ -185,7 +185,7 @@ def test_a_paper_table_shows_published_ours_and_the_difference():
     assert [lines[place + 2][i] for i in (mrpc, cola, rte)] == ["+0.3", "-63.4", ""]
 
 
-def test_ours_has_an_average_once_every_task_is_there():
+def test_our_row_has_an_average_only_when_every_task_is_there():
     def average(tasks):
         runs = [record("method=lora", f"task={t}", scores=(i / 10,), experiment="lora_table2_base") for i, t in tasks]
         lines = next(p for p in PUBLISHED if p.name == "lora_table2").table(frame(runs)).cells
@@ -197,18 +197,18 @@ def test_ours_has_an_average_once_every_task_is_there():
     assert average(tasks[1:]) == ("", "")
 
 
-def test_latex_keeps_the_notes():
+def test_the_latex_table_keeps_its_notes():
     table = next(p for p in PUBLISHED if p.name == "lora_table2").table(frame([]))
     assert all(latex_text(note) in table.latex() for note in table.notes)
     assert table.latex().endswith("\\end{table}\n")
     assert any(note.startswith("Published (RoB base LoRA, RoB large LoRA") for note in table.notes)
 
 
-def test_a_hundred_steps_say_nothing_of_quality():
+def test_speed_runs_of_a_hundred_steps_make_no_quality_table():
     assert all("training_cost_" not in table.name for table in all_tables(frame([record(experiment="training_cost")])))
 
 
-def test_no_difference_is_taken_to_another_backbone():
+def test_no_difference_is_computed_across_backbones():
     run = record("backbone=minilm", "task=rte", experiment="parikh_wu_table1_minilm")
     table = next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame([run]))
     assert "difference" not in set(table.cells["source"])
@@ -216,14 +216,14 @@ def test_no_difference_is_taken_to_another_backbone():
     assert (table.cells[table.cells["source"] == "ours, RoBERTa-base"]["RTE"] == "").all()
 
 
-def test_no_difference_is_taken_to_another_model():
+def test_no_difference_is_computed_to_a_published_number_of_another_model():
     run = record("method=lora", "task=mnli", "method.target_modules=query", experiment="lora_table5")
     table = next(p for p in PUBLISHED if p.name == "lora_table5").table(frame([run]))
     assert "50.0" in set(table.cells["MNLI"])
     assert "difference" not in set(table.cells["source"])
 
 
-def test_a_cell_never_mixes_settings():
+def test_a_table_cell_never_mixes_settings():
     runs = [record("method=lora", "task=rte", f"trainer.epochs={n}", f"seed={n}") for n in (1, 2)]
     with pytest.raises(UserError, match="lora on rte with roberta-base has records of several settings"):
         next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame(runs))
@@ -231,14 +231,14 @@ def test_a_cell_never_mixes_settings():
     assert sorted(table.cells["runs"]) == ["LoRA, epochs 1", "LoRA, epochs 2"]
 
 
-def test_a_collapsed_run_is_marked_by_the_metric_that_is_shown():
+def test_a_collapsed_run_is_marked_on_the_metric_that_is_shown():
     run = record("method=lora", "task=mrpc", scores=(0.6, 0.7))
     run["history"][0] |= {"f1": 0.81, "collapsed": True}
     table = next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame([run]))
     assert "0.810 ‡1" in set(table.cells["MRPC"])
 
 
-def test_both_protocols_are_shown_and_differ_where_the_epochs_do():
+def test_both_epoch_choices_are_shown_and_differ_where_the_epochs_differ():
     run = record("task=rte", "method=full", scores=(0.6, 0.9, 0.7), held_out=(0.5, 0.6, 0.8))
     lines = next(p for p in PUBLISHED if p.name == "parikh_wu_table1").table(frame([run])).cells
     ours = lines[lines["RTE"] == "0.900"]["source"].item()
@@ -246,7 +246,7 @@ def test_both_protocols_are_shown_and_differ_where_the_epochs_do():
     assert lines[lines["RTE"] == "0.700"]["source"].item() == f"{ours}, epoch chosen on held-out data"
 
 
-def test_statistics_flag_collapse_and_failure_and_test_against_full_fine_tuning():
+def test_statistics_flag_collapsed_and_failed_runs_and_compare_with_full():
     runs = [record("task=cola", "method=full", f"seed={s}", scores=(x,)) for s, x in enumerate((0.6, 0.62, 0.61))]
     runs += [record("task=cola", "method=lora", f"seed={s}", scores=(x,)) for s, x in enumerate((0.5, 0.0, 0.55))]
     runs.append(record("task=cola", "method=lora", "seed=3", status="failed", reason="nan"))
@@ -260,7 +260,7 @@ def test_statistics_flag_collapse_and_failure_and_test_against_full_fine_tuning(
     assert cells(table, runs="Full FT")[10:] == ["", ""]
 
 
-def test_holm_counts_every_comparison_that_a_table_prints():
+def test_holms_correction_counts_every_comparison_in_a_table():
     scores = {"full": (0.6, 0.62, 0.61), "lora": (0.5, 0.51, 0.55), "dora": (0.7, 0.72, 0.74)}
     runs = [
         record(f"task={task}", f"method={method}", f"seed={seed}", scores=(score,))
@@ -278,7 +278,7 @@ def test_holm_counts_every_comparison_that_a_table_prints():
     assert sorted(cell.rpartition("(")[2].rstrip(")") for cell in shown) == expected
 
 
-def test_a_method_with_several_rates_is_compared_at_the_one_that_held_out_data_choose():
+def test_methods_are_compared_at_the_rate_chosen_on_held_out_data():
     def run(method, rate, seed, score, held):
         words = (f"method={method}", "task=cola", f"trainer.learning_rate={rate}", f"seed={seed}")
         return record(*words, scores=(score,), held_out=(held,), experiment="x")
@@ -291,7 +291,7 @@ def test_a_method_with_several_rates_is_compared_at_the_one_that_held_out_data_c
     assert cells(table, runs="LoRA, learning_rate 0.001, head_learning_rate 0.001")[11] == ""
 
 
-def test_rates_are_compared_on_the_seeds_that_all_of_them_have():
+def test_rates_are_compared_on_their_common_seeds():
     def run(rate, seed, held):
         return record("method=lora", "task=cola", f"trainer.learning_rate={rate}", f"seed={seed}", held_out=(held,))
 
@@ -309,7 +309,7 @@ def test_settings_are_never_mixed():
     assert [cells(table, runs=f"LoRA, rank {r}")[7] for r in (1, 2)] == ["10.0", "20.0"]
 
 
-def test_the_rate_is_chosen_on_held_out_data_alone():
+def test_the_rate_is_chosen_on_held_out_data_only():
     def run(rate: str, scores, held_out):
         words = ("method=lora", "task=cola", f"trainer.learning_rate={rate}")
         return record(*words, scores=scores, held_out=held_out, experiment="learning_rates")
@@ -356,13 +356,13 @@ def test_claims_follow_the_records():
         assert verdicts(runs)[on_par] == expected, lora
 
 
-def test_every_claims_experiment_is_there():
+def test_the_experiment_of_every_claim_exists():
     for claim in CLAIMS:
         for experiment in claim.experiments if claim.test else ():
             assert (ROOT / "conf/experiment" / f"{experiment}.yaml").exists(), experiment
 
 
-def test_one_epoch_is_judged_by_seeds_and_not_by_runs():
+def test_the_one_epoch_claim_is_judged_by_seeds_and_not_by_runs():
     def run(seed, scores, rate):
         return record("task=cola", f"seed={seed}", f"trainer.learning_rate={rate}", scores=scores, experiment="minilm")
 
@@ -378,7 +378,7 @@ def test_one_epoch_is_judged_by_seeds_and_not_by_runs():
 # Subspaces
 
 
-def test_similarity_is_one_within_and_small_between_random_subspaces():
+def test_subspace_similarity_is_1_with_itself_and_small_between_random_ones():
     import torch
 
     A = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
@@ -393,8 +393,8 @@ def test_similarity_is_one_within_and_small_between_random_subspaces():
 # What is committed
 
 
-def test_the_committed_tables_and_figures_are_those_of_the_committed_records(tmp_path):
-    """Byte for byte: nobody edited a number, and none was forgotten."""
+def test_committed_tables_and_figures_follow_from_the_committed_records(tmp_path):
+    """Byte for byte: no number was edited by hand, and none is missing."""
     from analysis.claims import write_claims
 
     runs = load()
@@ -414,7 +414,7 @@ def test_every_task_has_a_label():
     assert set(TASKS) == set(GLUE)
 
 
-def test_the_study_shows_each_method_at_the_rate_that_held_out_data_choose():
+def test_the_study_shows_each_method_at_its_rate_chosen_on_held_out_data():
     def run(method, rate, seed, score, held):
         words = (f"method={method}", "task=cola", f"trainer.learning_rate={rate}", f"seed={seed}")
         return record(*words, scores=(score,), held_out=(held,), experiment="minilm")

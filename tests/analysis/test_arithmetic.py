@@ -1,4 +1,4 @@
-"""What arithmetic answers: sizes by hand, and standard errors against simulation."""
+"""Parameter counts checked by hand, and standard errors checked against simulation."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_the_papers_sizes_follow_from_their_settings():
     assert moments() == [("Llama 7B", True, "4,194,304 numbers x 2 x 2 bytes = 16.78 MB")]
 
 
-def test_loras_numbers_are_those_of_the_layer():
+def test_loras_formula_counts_the_parameters_of_a_real_model():
     model = tiny_model("roberta")
     METHODS["lora"].apply(model)
     config = model.config
@@ -31,7 +31,7 @@ def test_loras_numbers_are_those_of_the_layer():
 
 
 @pytest.mark.parametrize(("r", "share"), [(0.0, 0.5), (0.3, 0.69), (0.7, 0.4)])
-def test_matthews_error_is_that_of_simulated_validation_sets(r, share):
+def test_matthews_standard_error_matches_simulated_validation_sets(r, share):
     both = share**2 + r * share * (1 - share)
     cells = [both, share - both, share - both, 1 - 2 * share + both]
     assert matthews(*cells) == pytest.approx(r)
@@ -39,7 +39,7 @@ def test_matthews_error_is_that_of_simulated_validation_sets(r, share):
     assert matthews_error(r, share, 1000) == pytest.approx(np.std([matthews(*map(float, d)) for d in draws]), rel=0.03)
 
 
-def test_the_other_errors_have_closed_forms():
+def test_the_other_standard_errors_have_closed_forms():
     assert accuracy_error(0.5, 100) == 0.05
     assert pearson_error(0.0, 100) == 0.1
     x, y = (

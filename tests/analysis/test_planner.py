@@ -1,4 +1,4 @@
-"""The planner against closed forms, and against the bytes of models that are really built."""
+"""The planner, checked against closed forms and against the bytes of real models."""
 
 import math
 import re
@@ -63,19 +63,19 @@ def base_bytes(model: torch.nn.Module) -> int:
         ("llama-7b", TopLayers(layers=2), LLAMA, 404_766_720, 404_766_720),
     ],
 )
-def test_counts_have_their_closed_form(name, method, base, trained, saved):
+def test_adapter_counts_have_their_closed_form(name, method, base, trained, saved):
     counted = plan(compose(f"backbone={name}").backbone, method, 40 * GB, 16, 2)
     assert (counted.base_parameters, counted.trained, counted.adapter_parameters) == (base, trained, saved)
     assert (counted.base_bytes, counted.adapter_bytes) == (2 * base, 2 * saved)
     assert counted.share == trained / base
 
 
-def test_llama_lacks_its_language_model_head_alone():
-    """The 6,738,415,616 that are quoted hold a head over the vocabulary, in whose place a classifier has one of its own."""
+def test_the_counted_llama_lacks_only_its_language_model_head():
+    """The quoted 6,738,415,616 include a head over the vocabulary; a classifier has its own head instead."""
     assert LLAMA + 32_000 * 4_096 == 6_738_415_616
 
 
-def test_the_plan_is_what_a_built_model_measures(method, architecture):
+def test_the_plan_equals_the_bytes_of_a_built_model(method, architecture):
     model = tiny_model(architecture)
     if method.name == "head":
         with pytest.raises(UserError, match="no adapter to plan for"):
@@ -95,7 +95,7 @@ def test_the_plan_is_what_a_built_model_measures(method, architecture):
 
 
 @pytest.mark.parametrize(("name", "expected"), [("lora", 0), ("vera", 2 * 48 * 32 * 4), ("dora", 2 * 2 * 32 * 4)])
-def test_what_all_adapters_share_is_held_once(name, expected):
+def test_tensors_that_all_adapters_share_are_counted_once(name, expected):
     model = tiny_model()
     counted = plan(backbone_of(model), METHODS[name], GB, 32, 4)
     assert counted.shared_bytes == expected
@@ -105,7 +105,7 @@ def test_what_all_adapters_share_is_held_once(name, expected):
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_four_bits_are_what_a_quantized_model_measures(double_quant, architecture):
+def test_the_plan_for_4_bits_equals_the_bytes_of_a_quantized_model(double_quant, architecture):
     method = QLoRA(rank=4, double_quant=double_quant)
     model = tiny_model(architecture).half()
     counted = plan(backbone_of(model), method, GB, 4, 4)
@@ -120,12 +120,12 @@ def test_four_bits_are_what_a_quantized_model_measures(double_quant, architectur
 
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize("shape", [(7, 9), (300, 333), (128, 128)])
-def test_a_quantized_layers_bytes_are_those_of_bitsandbytes(shape, double_quant):
+def test_the_bytes_of_a_quantized_layer_equal_those_of_bitsandbytes(shape, double_quant):
     layer = Linear4bit(torch.nn.Linear(*shape), QLoRA(double_quant=double_quant))
     assert quantized_bytes(math.prod(shape), double_quant) == sum(b.nbytes for b in layer.buffers())
 
 
-def test_a_small_llama_measures_as_planned():
+def test_a_small_llama_takes_the_planned_bytes():
     shape = compose("backbone=llama-7b").backbone.architecture
     shape |= {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**shape | {"intermediate_size": 48}))
@@ -135,7 +135,7 @@ def test_a_small_llama_measures_as_planned():
     assert counted.adapter_bytes == adapter_bytes(model)
 
 
-def test_a_base_above_the_memory_is_refused():
+def test_a_base_model_larger_than_the_memory_is_refused():
     model = tiny_model()
     size = base_bytes(model)
     assert plan(backbone_of(model), LoRA(rank=4), size, 32, 4).adapters == 0
@@ -148,7 +148,7 @@ def llama_table() -> Table:
     return table()
 
 
-def test_the_table_sets_the_arithmetic_beside_the_published_numbers(llama_table):
+def test_the_table_shows_the_plan_beside_the_published_numbers(llama_table):
     rows = {row[0]: row[1:] for row in llama_table.cells.to_numpy().tolist()}
     assert len(rows) == 8
     assert rows["base model"] == ["", "", "", "", "15.5GB", "13.21GB", "", ""]
@@ -158,7 +158,7 @@ def test_the_table_sets_the_arithmetic_beside_the_published_numbers(llama_table)
     assert rows["QLoRA r = 128, q v"][-2:] == ["~180", str(fit)]
 
 
-def test_the_tables_notes_say_where_the_published_numbers_are_off(llama_table):
+def test_the_table_notes_say_where_the_published_numbers_are_off(llama_table):
     notes = "\n".join(llama_table.notes)
     assert "Published trained off by more than a tenth of ours and its rounding: none." in notes
     assert (
@@ -214,7 +214,7 @@ def test_the_script_prints_the_plan(cli):
         (("method=lora", "base_bits=32", "adapter_bits=32"), "32 bits", "32 bits"),
     ],
 )
-def test_the_script_says_in_how_many_bits(cli, words, base, adapter):
+def test_the_script_prints_the_bits_of_the_base_model(cli, words, base, adapter):
     status, out, _ = cli("backbone=tiny", "memory=0.5", *words)
     assert status == 0
     assert re.search(rf"^backbone +tiny, {base}$", out, flags=re.M)

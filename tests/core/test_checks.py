@@ -1,4 +1,4 @@
-"""What a setting may be stands on its field, and holds in every class that declares the field again."""
+"""Checks of settings: declared on a field, and kept by every class that declares the field again."""
 
 import math
 import re
@@ -43,7 +43,7 @@ def test_a_generators_seed_fits_into_int64():
             generator_seed("seed", value)
 
 
-def test_a_field_is_checked_by_its_annotation_and_none_passes():
+def test_a_field_is_checked_by_its_annotation_and_none_is_accepted():
     @dataclass
     class Inner:
         x: int = 0

@@ -1,4 +1,4 @@
-"""Nothing is unpickled, no file's text is run, no name leaves its folder, no secret is written."""
+"""Security: nothing is unpickled, no file's text is run, no name leaves its folder, no secret is written."""
 
 import ast
 import json
@@ -83,12 +83,12 @@ def test_no_source_unpickles_or_runs_text(name):
         ("subprocess.run(text, shell=True)", "shell"),
     ],
 )
-def test_the_search_finds_what_it_is_for(text, what):
+def test_the_source_check_finds_unpickling_and_running_text(text, what):
     assert suspicious(text) == {what}
 
 
 def test_a_whole_run_unpickles_nothing(tmp_path):
-    """Python itself tells of every class or function that an unpickler looks up."""
+    """A hook of Python reports every class or function that an unpickler looks up."""
     hook = (
         "import os, runpy, sys\n"
         "sys.addaudithook(lambda event, _: os._exit(77) if event == 'pickle.find_class' else None)\n"
@@ -114,7 +114,7 @@ def targets(value: object) -> set[str]:
     return named.union(*map(targets, value.values()))
 
 
-def test_no_yaml_names_code_but_the_launchers():
+def test_only_launcher_yaml_files_name_code():
     found = set().union(*(targets(yaml.safe_load(file.read_text())) for file in (ROOT / "conf").rglob("*.yaml")))
     assert found == {"hydra_plugins.job_launchers.SlurmLauncher", "hydra_plugins.job_launchers.LocalLauncher"}
 
@@ -126,7 +126,7 @@ def test_a_setting_that_names_code_is_refused(key):
 
 
 @pytest.mark.parametrize("name", ["../up", "..", "/etc", "a/b", ""])
-def test_a_records_experiment_names_no_other_folder(name, tmp_path, capsys):
+def test_a_records_experiment_cannot_name_another_folder(name, tmp_path, capsys):
     record = {"schema": SCHEMA, "status": "complete", "config": {}, "config_hash": "", "data": "hub"}
     record["experiment"] = name
     write_record(tmp_path / "runs/x", record)
@@ -148,8 +148,8 @@ def test_a_secret_in_a_setting_is_refused(name, with_secrets):
     assert SECRETS[name] not in str(caught.value)
 
 
-def test_no_secret_is_in_what_a_run_writes_or_says(with_secrets, tmp_path, monkeypatch, capsys):
-    """Not even where a library's error has it in its words."""
+def test_no_secret_appears_in_a_runs_files_or_messages(with_secrets, tmp_path, monkeypatch, capsys):
+    """Not even where a library's error message contains it."""
     run = compose(*TINY, f"output_dir={tmp_path}")
 
     def broken(trainer, indices):
@@ -168,7 +168,7 @@ def test_no_secret_is_in_what_a_run_writes_or_says(with_secrets, tmp_path, monke
         assert secret.encode() not in written
 
 
-def test_every_requirement_is_pinned_and_constrained_to_the_same():
+def test_every_requirement_is_pinned_to_the_version_in_the_constraints():
     pinned = pins(ROOT / "constraints.txt")
     for file in ROOT.glob("requirements*.txt"):
         for name, version in pins(file).items():

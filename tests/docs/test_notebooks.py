@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom on the records that are there, and is kept with its outputs."""
+"""Every notebook runs from top to bottom on the committed records and is kept with its outputs."""
 
 import nbformat
 import pytest
@@ -9,7 +9,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 @pytest.mark.filterwarnings("ignore")  # the kernel's own
-def test_a_notebook_runs_and_shows_something(file):
+def test_every_notebook_runs_and_shows_outputs(file):
     pytest.importorskip("nbclient", reason="nbclient is in requirements-dev.txt")
     from scripts.run_notebooks import run
 
@@ -19,6 +19,6 @@ def test_a_notebook_runs_and_shows_something(file):
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_a_notebook_is_committed_as_it_ran(file):
+def test_every_notebook_is_committed_with_its_cells_run_in_order(file):
     cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))

@@ -1,4 +1,4 @@
-"""The README's worked example is a method that runs: one file, one YAML, nothing else."""
+"""The README's commands compose, and its worked example is a method that runs: one file and one YAML."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def house(tmp_path_factory):
     return folder
 
 
-def test_the_new_method_trains_from_the_command_line(house):
+def test_the_readmes_method_trains_from_the_command_line(house):
     words = ["method=ia3", "task=rte", "profile=offline", "backbone=tiny", "logger=none", "trainer.max_steps=5"]
     done = subprocess.run([sys.executable, "train.py", *words], cwd=house, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -36,7 +36,7 @@ def test_the_new_method_trains_from_the_command_line(house):
     assert record["parameters"]["trained_without_head"] == 2 * 2 * 32
 
 
-def test_the_new_method_starts_at_the_pretrained_model_and_merges(house):
+def test_the_readmes_method_starts_at_the_pretrained_model_and_merges(house):
     script = """
 import sys; sys.path.insert(0, sys.argv[1])
 import torch

@@ -1,4 +1,4 @@
-"""A run whose record is committed is finished, so that a grid can be shared out among machines through git."""
+"""A run whose record is committed counts as finished, so that machines can share a grid through git."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def committed(tmp_path, monkeypatch):
     return run, file
 
 
-def test_it_is_complete_and_not_trained_again(committed, monkeypatch, capsys):
+def test_a_committed_run_is_complete_and_not_trained_again(committed, monkeypatch, capsys):
     run, file = committed
     monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("trained again"))
     assert RunFolder.of(run).status()[0] == "complete"
@@ -47,11 +47,11 @@ def test_it_is_complete_and_not_trained_again(committed, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("other", [{"reuse_records": False}, {"force": True}, {"seed": 1}, {"experiment": "default"}])
-def test_it_is_missing_for_another_run_and_for_one_that_asks_for_training(committed, other):
+def test_another_run_or_one_that_asks_for_training_is_missing(committed, other):
     assert RunFolder.of(replace(committed[0], **other)).status()[0] == "missing"
 
 
-def test_a_record_of_other_settings_under_its_name_does_not_count(committed):
+def test_a_committed_record_of_other_settings_does_not_count(committed):
     run, file = committed
     record = json.loads(file.read_text())
     del record["sha256"]
@@ -59,7 +59,7 @@ def test_a_record_of_other_settings_under_its_name_does_not_count(committed):
     assert RunFolder.of(run).status()[0] == "missing"
 
 
-def test_a_failed_one_is_trained_here(committed):
+def test_a_run_whose_committed_record_failed_is_trained_here(committed):
     run, file = committed
     record = json.loads(file.read_text())
     del record["sha256"]
@@ -67,7 +67,7 @@ def test_a_failed_one_is_trained_here(committed):
     assert RunFolder.of(run).status()[0] == "missing"
 
 
-def test_what_collect_writes_is_found_again(committed, tmp_path):
+def test_records_that_collect_writes_are_found_again(committed, tmp_path):
     run, file = committed
     again = replace(run, force=True, output_dir=str(tmp_path / "again"))
     train.train(again)

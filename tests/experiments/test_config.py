@@ -1,4 +1,4 @@
-"""Every YAML composes; every mistake is one sentence, before any work."""
+"""Every YAML composes, and every mistake is one sentence before any work starts."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ def test_every_cell_of_every_experiment_composes(experiment):
     assert (local.backbone.name, local.data.name) == ("minilm", "local")
 
 
-def test_an_experiments_settings_are_the_papers():
+def test_an_experiments_settings_match_the_paper():
     table = {run.task.name: run for run in cells(("experiment=lora_table2_large", "seed=3"))}
     assert (table["qqp"].trainer.learning_rate, table["qqp"].trainer.epochs, table["qqp"].task.max_length) == (
         3e-4,
@@ -85,7 +85,7 @@ def test_every_task_of_the_table_has_its_yaml():
     assert GROUPS["task"] == sorted(GLUE)
 
 
-def test_the_issues_overrides_are_there():
+def test_overrides_of_the_trainer_reach_the_settings():
     config = compose(
         "trainer.epochs=2", "trainer.max_steps=5", "trainer.batch_size=4", "trainer.learning_rate=0.5", "seed=7"
     )
@@ -103,7 +103,7 @@ def test_the_command_line_wins_over_the_profile():
     )
 
 
-def test_a_method_brings_its_learning_rates():
+def test_a_method_sets_its_own_learning_rates():
     vera = compose("method=vera")
     assert (vera.trainer.learning_rate, vera.trainer.head_learning_rate) == (1e-2, 4e-3)
     assert compose("method=vera", "trainer.head_learning_rate=1").trainer.head_learning_rate == 1
@@ -115,11 +115,11 @@ def test_a_method_brings_its_learning_rates():
     assert large.trainer.learning_rate == 1e-5
 
 
-def test_veras_projections_follow_the_seed():
+def test_veras_projections_follow_the_runs_seed():
     assert compose("method=vera", "seed=5").method.projection_seed == 5
 
 
-def test_the_hash_is_of_what_shapes_the_result():
+def test_the_hash_covers_only_what_shapes_the_result():
     base = compose()
     for same in ("output_dir=elsewhere", "logger=none", "force=true", "data.path=x"):
         assert compose(same).hash == base.hash, same
@@ -134,7 +134,7 @@ def test_the_hash_is_of_what_shapes_the_result():
         assert compose(other).hash != base.hash, other
 
 
-def test_a_runs_folder_cannot_leave_its_place():
+def test_a_runs_folder_stays_below_the_output_folder():
     config = compose("method.name=../../etc", "backbone=custom", "backbone.source=a/b", "backbone.name=../x")
     assert len(config.folder.parts) == 3
     for name in ("..", ".", "a/b", "", "\0", "ü"):
@@ -248,13 +248,13 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(mistake, cli, tmp_path, mo
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_last_words_on_a_mistake_are_the_ones_told():
+def test_the_message_of_the_outermost_error_is_shown():
     error = UserError("init_from=x: it was damaged")
     error.__cause__ = UserError("it was damaged")
     assert sentence(error) == "init_from=x: it was damaged"
 
 
-def test_the_last_line_names_the_record(cli, tmp_path):
+def test_the_last_printed_line_names_the_record(cli, tmp_path):
     status, out, _ = cli(*OFFLINE, f"output_dir={tmp_path}")
     assert status == 0
     *_, last = out.splitlines()
@@ -262,7 +262,7 @@ def test_the_last_line_names_the_record(cli, tmp_path):
     assert (ROOT / last.removeprefix("result: ")).is_file()
 
 
-def test_bitsandbytes_missing_is_said(cli, tmp_path, monkeypatch):
+def test_missing_bitsandbytes_is_reported(cli, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     status, _, err = cli(*OFFLINE, f"output_dir={tmp_path}", "method=qlora")
     assert status == 2
@@ -272,7 +272,7 @@ def test_bitsandbytes_missing_is_said(cli, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("ours", "theirs"), [("linear", "linear"), ("cosine", "cosine"), ("constant", "constant_with_warmup")]
 )
-def test_schedules_are_those_of_transformers(ours, theirs):
+def test_the_learning_rate_schedules_are_those_of_transformers(ours, theirs):
     import torch
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -283,7 +283,7 @@ def test_schedules_are_those_of_transformers(ours, theirs):
         reference.step()
 
 
-def test_an_experiment_names_its_folder_and_yields_to_the_command_line():
+def test_an_experiment_names_its_folder_and_the_command_line_overrides_it():
     config = compose("experiment=learning_rates_minilm", "data.path=x", "trainer.epochs=1")
     assert (config.experiment, config.backbone.name, config.trainer.epochs) == ("learning_rates_minilm", "minilm", 1)
     assert config.folder.parent.name == "learning_rates_minilm"

@@ -1,4 +1,4 @@
-"""What leaves the repository: merged checkpoints, adapters, predictions, GLUE's submission files."""
+"""Exports: merged checkpoints, adapters, predictions and GLUE's submission files."""
 
 import csv
 import json
@@ -77,7 +77,7 @@ def trained(house, method: str, *words: str):
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "dora", "lora_fa", "vera", "qlora"])
-def test_a_merged_checkpoint_is_plain_and_says_the_same(method, house, tmp_path):
+def test_a_merged_checkpoint_is_plain_and_predicts_the_same(method, house, tmp_path):
     run = trained(house, method)
     restored = restore(run.folder)
     numbers = export_merged(
@@ -97,7 +97,7 @@ def test_a_merged_checkpoint_is_plain_and_says_the_same(method, house, tmp_path)
         torch.testing.assert_close(plain(**tokens).logits, restored.model(**tokens).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_the_card_carries_the_records_numbers(house, tmp_path):
+def test_the_model_card_shows_the_numbers_of_the_record(house, tmp_path):
     run = trained(house, "lora")
     restored = restore(run.folder)
     export_merged(restored, tmp_path, make_accelerator(restored.run.trainer, restored.run.deterministic))
@@ -113,7 +113,7 @@ def test_the_card_carries_the_records_numbers(house, tmp_path):
     assert str(house) not in text.replace(record["provenance"]["backbone"]["source"], "")
 
 
-def test_what_does_not_merge_is_not_exported_as_if_it_did(house, tmp_path):
+def test_a_model_that_does_not_merge_is_not_exported_as_merged(house, tmp_path):
     restored = restore(trained(house, "lora").folder)
     restored.model.classifier = torch.nn.Sequential(restored.model.classifier)
     with pytest.raises(UserError, match="does not merge"):
@@ -128,7 +128,7 @@ def damage(folder, name: str = "best.safetensors") -> None:
     save_file(tensors, folder / name)
 
 
-def test_nothing_half_is_left_of_a_failed_export(house, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_partial_files(house, tmp_path, monkeypatch):
     run = trained(house, "lora")
     options = {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "merged", "push": None, "data.path": None}
     monkeypatch.setattr("experiments.export.TOLERANCE", -1.0)
@@ -137,7 +137,7 @@ def test_nothing_half_is_left_of_a_failed_export(house, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_changed_state_is_a_damaged_file(house, tmp_path):
+def test_a_changed_state_file_is_reported_as_damaged(house, tmp_path):
     run = trained(house, "lora")
     shutil.copytree(run.folder, tmp_path / "run")
     file = tmp_path / "run/best.safetensors"
@@ -148,7 +148,7 @@ def test_a_changed_state_is_a_damaged_file(house, tmp_path):
         restore(tmp_path / "run")
 
 
-def test_the_export_is_judged_by_the_runs_own_data(house, tmp_path):
+def test_an_export_is_evaluated_on_the_data_of_its_run(house, tmp_path):
     run = trained(house, "lora")
     for split, size in (("train", 40), ("validation", 20)):
         (tmp_path / "rte").mkdir(exist_ok=True)
@@ -160,7 +160,7 @@ def test_the_export_is_judged_by_the_runs_own_data(house, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_glues_unquoted_lines_and_other_tables(tmp_path):
+def test_tables_are_read_in_each_format_and_wrong_ones_are_refused(tmp_path):
     cola = GLUE["cola"]
     (tmp_path / "q.tsv").write_text('sentence\tidx\n"It is so, he said.\t7\nplain\t8\n')
     split = read_examples(cola, tmp_path / "q.tsv")
@@ -184,7 +184,7 @@ def test_glues_unquoted_lines_and_other_tables(tmp_path):
             read_examples(cola, tmp_path / name)
 
 
-def test_an_adapter_is_exported_with_tokenizer_and_card(house, tmp_path):
+def test_an_adapter_is_exported_with_its_tokenizer_and_model_card(house, tmp_path):
     run = trained(house, "vera")
     options = {
         "run": str(run.folder),
@@ -202,7 +202,7 @@ def test_an_adapter_is_exported_with_tokenizer_and_card(house, tmp_path):
         export(options | {"run": str(trained(house, "full").folder), "into": str(tmp_path / "other")})
 
 
-def test_pushing_sends_the_folder_and_its_mistakes_are_sentences(tmp_path, monkeypatch):
+def test_push_sends_the_folder_and_reports_errors_in_one_sentence(tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, exist_ok: f"https://hub/{name}")
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda self, **words: sent.append(words))
@@ -243,7 +243,7 @@ def test_predictions_of_sentences_and_of_a_file_agree(house, answer, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["cola", "rte", "stsb"])
-def test_a_submission_is_glues(task, house, answer, tmp_path):
+def test_a_submission_has_the_format_of_the_glue_server(task, house, answer, tmp_path):
     run = trained(house, "lora", f"task={task}")
     status, out, err = answer(f"run={run.folder}", f"submission={tmp_path}")
     assert status == 0, err
@@ -272,7 +272,7 @@ def test_every_task_has_its_submission_file(tmp_path):
             assert (first, second) == ("0", str(task.outputs - 1))
 
 
-def test_a_sentence_may_look_like_an_option_and_an_options_slip_may_not():
+def test_a_sentence_with_an_equals_sign_is_kept_and_a_misspelt_option_refused():
     assert parse(["run=x", "E=mc2", "a = b"], OPTIONS) == (OPTIONS | {"run": "x"}, ["E=mc2", "a = b"])
     overrides = [
         "method=lora",
@@ -302,7 +302,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("words", MISTAKES, ids=MISTAKES.values())
-def test_a_mistake_is_a_sentence(words, house, answer):
+def test_a_mistake_is_one_sentence(words, house, answer):
     run = trained(house, "lora")
     status, out, err = answer(*(word.format(run=run.folder) for word in words))
     assert status == 2

@@ -1,4 +1,4 @@
-"""A run's name never changes: committed records and finished folders stay valid through every refactoring."""
+"""A run's hash never changes: committed records and finished folders stay valid through every refactoring."""
 
 import copy
 import json
@@ -24,14 +24,14 @@ def test_every_committed_record_keeps_its_hash():
     assert kept
 
 
-def test_what_a_record_says_is_what_a_command_line_would_run():
+def test_settings_read_from_a_record_have_the_records_hash():
     for name, record in runs():
         config = record["config"] | {"data": record["config"]["data"] | {"path": "/nowhere"}}  # no path is committed
         if "packed" not in config["trainer"]:
             assert from_dict(config).hash == record["config_hash"], name
 
 
-def test_a_setting_that_is_newer_than_some_runs_leaves_their_hash_alone():
+def test_a_new_setting_at_its_default_leaves_old_hashes_unchanged():
     for words in (("method=houlsby",), ("method=lora",)):
         config = to_dict(compose(*words))
         old = copy.deepcopy(config)

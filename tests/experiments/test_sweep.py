@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them: mistakes, kills, several at once, what a run starts from."""
+"""Sweeps as a user starts them: mistakes, kills, failed runs, and the lock on a run's folder."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from support.files import mirror
 from experiments.run_folder import RunFolder
 
 
-def test_a_sweep_goes_on_after_a_mistake_and_says_so_at_the_end(tmp_path):
+def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
     words = ("method=lora", "method.rank=2,0,3", "hydra.launcher.parallel=2")
     status, out, err = call(tmp_path, *words)
     assert status == 2
@@ -27,7 +27,7 @@ def test_a_sweep_goes_on_after_a_mistake_and_says_so_at_the_end(tmp_path):
 
 
 def kill(process: subprocess.Popen) -> None:
-    """-9, for the sweep and what it started."""
+    """Sends SIGKILL to the sweep and to all that it started."""
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     process.kill()
     for child in children:
@@ -35,7 +35,7 @@ def kill(process: subprocess.Popen) -> None:
     process.communicate(timeout=60)
 
 
-def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_does(tmp_path):
+def test_a_killed_sweep_resumes_and_ends_like_an_undisturbed_one(tmp_path):
     words = ("method=full,lora", "data.train_size=400", "trainer.epochs=8", "trainer.eval_every=20")
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
@@ -58,7 +58,7 @@ def test_a_killed_sweep_goes_on_and_ends_where_an_undisturbed_one_does(tmp_path)
     assert science(tmp_path / "parts") == science(tmp_path / "whole")
 
 
-def test_a_sweep_that_is_warned_of_its_end_writes_its_runs_state(tmp_path):
+def test_a_sweep_that_receives_a_signal_writes_its_checkpoint(tmp_path):
     process = start(tmp_path, "method=full,lora", "data.train_size=400", "trainer.epochs=200")
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
@@ -71,12 +71,12 @@ def test_a_sweep_that_is_warned_of_its_end_writes_its_runs_state(tmp_path):
     assert json.loads(record.read_text())["status"] == "interrupted"
 
 
-def test_no_runs_at_a_time_are_refused(tmp_path):
+def test_zero_parallel_runs_are_refused(tmp_path):
     status, out, err = call(tmp_path, "hydra.launcher.parallel=0")
     assert (status, out, err) == (2, "", "error: hydra.launcher.parallel is 0; it must be at least 1\n")
 
 
-def test_a_failed_run_is_named_and_trained_again_when_asked(tmp_path):
+def test_a_failed_run_is_named_and_retrained_with_retry(tmp_path):
     words = ("method=full", "trainer.learning_rate=1e-3,1e30")
     status, out, err = call(tmp_path, *words)
     assert status == 1
@@ -90,7 +90,7 @@ def test_a_failed_run_is_named_and_trained_again_when_asked(tmp_path):
     assert "sweep: 2 runs, 1 of them to train" in out
 
 
-def test_a_finished_run_on_other_data_is_no_finished_run(tmp_path):
+def test_a_finished_run_does_not_count_for_other_data(tmp_path):
 
     for name in ("a", "b"):
         mirror(tmp_path / name, "cola" if name == "a" else "rte")
@@ -102,7 +102,7 @@ def test_a_finished_run_on_other_data_is_no_finished_run(tmp_path):
     assert "has no cola" in err
 
 
-def test_a_folder_is_one_processs_at_a_time(tmp_path):
+def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
     folder = RunFolder(tmp_path / "run", "")
     assert not folder.is_locked()
     with folder.lock():

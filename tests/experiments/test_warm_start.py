@@ -1,4 +1,4 @@
-"""A run that starts from what the same method trained on another task."""
+"""A run that starts from the best state of the same method on another task."""
 
 import json
 
@@ -14,7 +14,7 @@ METHODS = ("full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlor
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_starts_where_the_other_task_was_best_with_a_fresh_head(method, tmp_path):
+def test_a_run_starts_from_the_best_state_of_the_other_task_with_a_fresh_head(method, tmp_path):
     rank = ["method.rank=4"] if hasattr(compose(f"method={method}").method, "rank") else []
     words = (*TINY, f"method={method}", f"output_dir={tmp_path}", *rank)
     mnli = compose(*words, "task=mnli", "trainer.epochs=2")
@@ -34,7 +34,7 @@ def test_a_run_starts_where_the_other_task_was_best_with_a_fresh_head(method, tm
     assert read_record(started.folder)["provenance"]["start"] == {"task": "mnli", "config_hash": mnli.hash}
 
 
-def test_what_a_run_starts_from_is_trained_first_and_once(tmp_path):
+def test_the_run_to_start_from_is_trained_first_and_only_once(tmp_path):
     words = ("method=lora", "task=rte", "start=null,mnli", "method.rank=4")
     status, out, err = call(tmp_path, *words)
     assert status == 0, err

@@ -1,4 +1,4 @@
-"""`make faults`: the long form, and at its end how much was tried and what was lost."""
+"""`make faults`: the long form, and at its end a count of what was tried and what was lost."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`train.py` as a process that is broken from outside, and what two equal runs must share."""
+"""`train.py` as a process that tests break from outside, and what two equal runs must share."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Hang(AssertionError):
 
 
 class Lost(AssertionError):
-    """A finished record, or the way back to it, is gone."""
+    """A finished record is gone, or the same command no longer leads to it."""
 
 
 class Ended(NamedTuple):
@@ -64,7 +64,7 @@ def start(
 
 
 def finish(process: subprocess.Popen, patience: float = PATIENCE) -> Ended:
-    """Waits for the end; a process that does not come to it is killed, with all that it started."""
+    """Waits for the end; a process that does not end in time is killed, with all that it started."""
     try:
         out, err = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
@@ -93,7 +93,7 @@ def require_sentence(ended: Ended) -> None:
 
 
 def require_whole(output: Path, killed: bool = False) -> None:
-    """What is below `output` by its own name is as it was written; half a file lies about only where a process was killed."""
+    """Every file below `output` is complete under its final name; only a killed process leaves partial files."""
     for folder in [path.parent for path in output.rglob(LOCK)]:
         read_record(folder)
         for file in folder.glob("*.safetensors"):

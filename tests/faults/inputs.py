@@ -1,4 +1,4 @@
-"""Bad input, tried within this process: what a command line makes of it, and all that it may."""
+"""Bad input, tried within this process: what a command line does with it, and what it may do."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ SMALL = (
     *("trainer.max_steps=2", "data.train_size=16", "data.eval_size=8"),
 )
 PATIENCE = 60  # seconds for one input
-MEMORY = 8 * 2**30  # bytes beyond which an input gets none, whatever the machine has
+MEMORY = 8 * 2**30  # bytes that one input may take, whatever the machine has
 
 
 def tries(short: int, long: int, is_long: bool) -> settings:
@@ -40,10 +40,10 @@ def tries(short: int, long: int, is_long: bool) -> settings:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Neither for ever nor with all of the memory.
+    """Limits the time and memory of one input.
 
     Raises:
-        Hang: it did not come to an end.
+        Hang: it did not end in time.
     """
     rung = []
 

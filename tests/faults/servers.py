@@ -1,4 +1,4 @@
-"""Servers on a port of this machine that stand for those of the network, and do wrong on request."""
+"""Local servers that stand in for those of the network and fail on request."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-GONE = 0  # a status: hang up without a word
+GONE = 0  # a status: close the connection without an answer
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,7 +74,7 @@ def serving(server: Server) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[str]:
-    """The address of a server that takes every connection and never says a word."""
+    """The address of a server that accepts every connection and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 

@@ -51,7 +51,7 @@ def here(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("change", ["threads", "processor"])
-def test_other_machines_agree_within_the_tolerance(change, here, tmp_path):
+def test_other_thread_counts_and_processors_agree_within_the_tolerance(change, here, tmp_path):
     elsewhere = train(tmp_path / "elsewhere", **({"OMP_NUM_THREADS": "2"} if change == "threads" else OLD))
     assert np.abs(losses(here) / losses(elsewhere) - 1).max() < LOSS
     difference = np.abs(logits(here) - logits(elsewhere)).max()

@@ -1,4 +1,4 @@
-"""Files of a run's folder cut short, emptied, with a bit flipped: noticed, quarantined, and the run ends as it would have."""
+"""Damaged files in a run's folder are noticed and quarantined, and the run ends like an undisturbed one."""
 
 import os
 import random
@@ -36,7 +36,7 @@ def flip(content: bytes, moments: random.Random) -> bytes:
 
 
 def zero(content: bytes, moments: random.Random) -> bytes:
-    """As a file system leaves a block that never reached the disk."""
+    """One block of zeros, as a file system leaves it if the block was never written."""
     start = moments.randrange(len(content))
     return (content[:start] + bytes(min(4096, len(content) - start)) + content[start + 4096 :]).ljust(
         len(content), b"\0"
@@ -75,7 +75,9 @@ def damaged(source: Path, output: Path, name: str, damage: Callable, moments: ra
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("state", "name"), [("part", CHECKPOINT), ("part", NAME), ("whole", NAME)])
-def test_the_same_command_ends_as_an_undisturbed_run(state, name, damage, is_long, house, tmp_path, tally, capsys):
+def test_the_same_command_after_damage_ends_like_an_undisturbed_run(
+    state, name, damage, is_long, house, tmp_path, tally, capsys
+):
     whole, times = outcome(house / "whole"), 40 if is_long else 2
     for seed in range(times):
         output = tmp_path / str(seed)
@@ -90,7 +92,7 @@ def test_the_same_command_ends_as_an_undisturbed_run(state, name, damage, is_lon
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_record_enters_no_table_and_is_named(damage, is_long, house, tmp_path, tally, capsys):
+def test_a_damaged_record_is_named_and_left_out_of_tables(damage, is_long, house, tmp_path, tally, capsys):
     times = 200 if is_long else 10
     for seed in range(times):
         output = tmp_path / str(seed)
@@ -105,7 +107,7 @@ def test_a_damaged_record_enters_no_table_and_is_named(damage, is_long, house, t
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_not_restored(damage, is_long, house, tmp_path, tally):
+def test_a_damaged_best_state_is_not_restored(damage, is_long, house, tmp_path, tally):
     times = 40 if is_long else 3
     for seed in range(times):
         output = tmp_path / str(seed)
@@ -116,7 +118,7 @@ def test_a_damaged_state_is_not_restored(damage, is_long, house, tmp_path, tally
     tally("other faults", times)
 
 
-def test_a_file_that_is_gone_costs_no_more_than_itself(house, tmp_path, tally):
+def test_a_run_with_a_missing_file_ends_like_an_undisturbed_run(house, tmp_path, tally):
     whole = outcome(house / "whole")
     for name in sorted(os.listdir(run(house / "part").folder)):
         output = tmp_path / name
@@ -128,7 +130,7 @@ def test_a_file_that_is_gone_costs_no_more_than_itself(house, tmp_path, tally):
         tally("other faults")
 
 
-def test_a_run_that_begins_at_another_does_so_again_when_it_starts_anew(house, tmp_path, monkeypatch):
+def test_a_restarted_run_starts_from_its_init_from_again(house, tmp_path, monkeypatch):
     begun = (*WORDS, f"init_from={run(house / 'whole').folder}")
     whole, parts = (compose(*begun, f"output_dir={tmp_path / name}") for name in ("whole", "parts"))
     train.train(whole)
@@ -152,7 +154,7 @@ def other(house: Path, output: Path, state: str, name: str) -> Path:
 
 
 @pytest.mark.parametrize(("state", "name"), [("part", BEST), ("whole", NAME), ("part", NAME)])
-def test_a_file_of_another_run_is_none_of_this_ones(state, name, house, tmp_path, tally, capsys):
+def test_a_file_of_another_run_is_treated_as_damaged(state, name, house, tmp_path, tally, capsys):
     file = other(house, tmp_path / "runs", state, name)
     train.train(run(tmp_path / "runs"))
     assert outcome(tmp_path / "runs") == outcome(house / "whole")
@@ -166,7 +168,7 @@ def test_a_best_state_of_another_run_is_not_restored(house, tmp_path):
         restore(file.parent)
 
 
-def test_one_run_is_counted_once(house, tmp_path, capsys):
+def test_a_copied_record_is_counted_once(house, tmp_path, capsys):
     """A record copied over another's, and a copy of a run's folder."""
     shutil.copytree(house / "whole", tmp_path / "runs")
     folder = run(tmp_path / "runs").folder
@@ -177,7 +179,7 @@ def test_one_run_is_counted_once(house, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", [NAME, CHECKPOINT, BEST])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
-def test_what_is_no_file_is_set_aside(make, name, house, tmp_path, tally):
+def test_a_pipe_or_folder_in_place_of_a_file_is_quarantined(make, name, house, tmp_path, tally):
     shutil.copytree(house / "part", tmp_path / "runs")
     file = run(tmp_path / "runs").folder / name
     file.unlink(missing_ok=True)
@@ -187,7 +189,7 @@ def test_what_is_no_file_is_set_aside(make, name, house, tmp_path, tally):
     tally("other faults")
 
 
-def test_a_start_whose_best_state_is_damaged_is_trained_again(tmp_path, monkeypatch, capsys):
+def test_a_start_run_with_a_damaged_best_state_is_trained_again(tmp_path, monkeypatch, capsys):
     def call() -> None:
         monkeypatch.setattr("sys.argv", ["train.py", *WORDS, "task=rte", "start=mnli", f"output_dir={tmp_path}"])
         assert train.cli() == 0, capsys.readouterr().err

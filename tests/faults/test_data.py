@@ -1,4 +1,4 @@
-"""Tables in GLUE's layout that are not what they should be: loaded whole, or refused; a few of them trained on."""
+"""Malformed tables in GLUE's layout are loaded completely or refused; some of them are trained on."""
 
 import io
 import math
@@ -68,7 +68,7 @@ def encoded(table: pa.Table) -> bytes:
 
 
 def damaged(draw: st.DrawFn, raw: bytes) -> bytes:
-    """Cut, emptied, with a bit the other way; mostly whole."""
+    """Cut short, emptied or with one bit flipped; often unchanged."""
     place = draw(st.integers(0, len(raw) - 1))
     match draw(st.sampled_from(("whole", "whole", "whole", "cut", "empty", "flip", "flip"))):
         case "cut":
@@ -134,7 +134,7 @@ def test_a_table_is_trained_on_or_refused(task, is_long, tally, tmp_path):
     tally("inputs tried", len(tried))
 
 
-def test_a_folder_in_a_files_place_is_refused(tmp_path):
+def test_a_folder_in_place_of_a_table_is_refused(tmp_path):
     mirror(tmp_path, "rte")
     (tmp_path / "rte/validation-0.parquet").unlink()
     config = compose("profile=offline", "backbone=tiny", "task=rte", "data=local", f"data.path={tmp_path}").data

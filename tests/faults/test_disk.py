@@ -1,4 +1,4 @@
-"""A disk that is full, a folder that cannot be written, a reader that hangs up: a sentence, and nothing lost."""
+"""A full disk, a read-only folder, a closed output pipe: one sentence, and nothing is lost."""
 
 import os
 import resource
@@ -27,7 +27,7 @@ def goes_on(output: Path, expected: dict) -> None:
 
 
 @pytest.mark.parametrize("place", range(8))
-def test_a_file_that_may_not_grow_is_one_sentence(place, is_long, undisturbed, expected, tmp_path, tally):
+def test_a_file_size_limit_ends_in_one_sentence(place, is_long, undisturbed, expected, tmp_path, tally):
     """Limits between the smallest of the files that a run writes and the largest."""
     if place != 3 and not is_long:
         pytest.skip("one limit; others by `make faults`")
@@ -47,7 +47,7 @@ def test_a_file_that_may_not_grow_is_one_sentence(place, is_long, undisturbed, e
 
 
 @pytest.mark.parametrize("part", [0.3, 0.05, 0.6, 0.8, 0.95])
-def test_a_disk_that_fills_loses_nothing(part, is_long, undisturbed, expected, tmp_path, tally):
+def test_a_full_disk_loses_nothing(part, is_long, undisturbed, expected, tmp_path, tally):
     if part != 0.3 and not is_long:
         pytest.skip("one size; others by `make faults`")
     with small_disk(tmp_path, int(sum(sizes(undisturbed)) * part)) as grow:
@@ -79,7 +79,7 @@ def small_disk(folder: Path, size: int) -> Iterator:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Nothing in it can be made or removed; for root, whom modes do not bind, by an attribute."""
+    """Nothing in the folder can be created or removed; root ignores modes, so for root a file attribute forbids it."""
     root = os.geteuid() == 0
     if root and subprocess.run(["chattr", "+i", str(folder)], capture_output=True).returncode:
         pytest.skip("this file system has no immutable folders, and nothing else binds root")
@@ -95,7 +95,7 @@ def read_only(folder: Path) -> Iterator[None]:
             folder.chmod(mode)
 
 
-def test_a_folder_that_is_read_only_from_the_start_is_one_sentence(tmp_path, tally):
+def test_a_folder_that_is_read_only_at_the_start_is_one_sentence(tmp_path, tally):
     (tmp_path / "runs").mkdir()
     with read_only(tmp_path / "runs"):
         ended = call(tmp_path, *RUN, f"output_dir={tmp_path / 'runs'}")
@@ -105,7 +105,7 @@ def test_a_folder_that_is_read_only_from_the_start_is_one_sentence(tmp_path, tal
     tally("other faults")
 
 
-def test_a_folder_that_becomes_read_only_is_one_sentence_and_the_run_goes_on_later(is_long, tmp_path, tally):
+def test_a_folder_that_turns_read_only_is_one_sentence_and_the_run_resumes(is_long, tmp_path, tally):
     if not is_long:
         pytest.skip("by `make faults`")
     process = start(tmp_path, *RUN, "trainer.epochs=40")
@@ -125,7 +125,7 @@ def test_a_folder_that_becomes_read_only_is_one_sentence_and_the_run_goes_on_lat
     tally("other faults")
 
 
-def test_a_reader_that_hangs_up_stops_no_run(expected, tmp_path, tally):
+def test_a_closed_output_pipe_does_not_stop_a_run(expected, tmp_path, tally):
     """As `| head -1` does."""
     process = start(tmp_path, *RUN)
     process.stdout.readline()

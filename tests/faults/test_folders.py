@@ -1,4 +1,4 @@
-"""Folders that a run reads, damaged: adapters of ours and of peft's kind, and encoders. Each trains, or is refused."""
+"""Damaged folders of adapters (ours and peft's) and of encoders: each trains or is refused."""
 
 import json
 import shutil

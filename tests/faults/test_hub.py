@@ -1,4 +1,4 @@
-"""The hub cut off, silent, refusing, wrong by a bit, gone: a failed download is one sentence, the next continues it."""
+"""Failures of the hub: a failed download is one sentence, and the next run continues it."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def whole(repositories, tmp_path_factory) -> tuple[dict, Path]:
 
 @pytest.fixture
 def require_refused(tmp_path, tally):
-    """One sentence, nothing trained, and nobody saw the token."""
+    """One sentence, nothing trained, and the token is not shown."""
 
     def check(ended: Ended, text: str) -> None:
         require_sentence(ended)
@@ -66,7 +66,9 @@ def require_secret(output: Path, ended: Ended) -> None:
 
 
 @pytest.mark.parametrize("file", [".safetensors", "train-00000-of-00001.parquet"])
-def test_cut_off_in_a_file_it_goes_on_from_there(file, only_long, whole, repositories, require_refused, tmp_path):
+def test_a_download_cut_off_within_a_file_continues_from_there(
+    file, only_long, whole, repositories, require_refused, tmp_path
+):
     if file != ".safetensors":
         only_long()
     with serving(Hub(repositories)) as hub:
@@ -82,7 +84,7 @@ def test_cut_off_in_a_file_it_goes_on_from_there(file, only_long, whole, reposit
 
 
 @pytest.mark.parametrize("status", [500, 429, 401, 404])
-def test_a_hub_that_refuses(status, only_long, repositories, require_refused, tmp_path):
+def test_a_refusal_by_the_hub_is_one_sentence(status, only_long, repositories, require_refused, tmp_path):
     only_long()
     with serving(Hub(repositories)) as hub:
         hub.status = status
@@ -97,8 +99,8 @@ def nobody():
 
 
 @pytest.mark.parametrize("there", [silent, nobody])
-def test_a_hub_that_is_not_there(there, only_long, whole, require_refused, tmp_path):
-    """Neither a socket without a word nor none: with the files in the cache it is not missed."""
+def test_an_unreachable_hub_is_refused_unless_the_files_are_cached(there, only_long, whole, require_refused, tmp_path):
+    """A silent socket or a closed port; with the files in the cache the hub is not needed."""
     only_long()
     with there() as url:
         require_refused(run(tmp_path / "runs", tmp_path / "home", url), "is out of reach: run scripts/download.py")
@@ -108,7 +110,7 @@ def test_a_hub_that_is_not_there(there, only_long, whole, require_refused, tmp_p
 
 
 @pytest.mark.parametrize("file", [".safetensors", "train-00000-of-00001.parquet"])
-def test_a_wrong_bit_is_seen_by_the_hubs_checksum(file, only_long, whole, repositories, require_refused, tmp_path):
+def test_a_wrong_bit_is_found_by_the_hubs_checksum(file, only_long, whole, repositories, require_refused, tmp_path):
     """The hub's client counts bytes only."""
     only_long()
     with serving(Hub(repositories)) as hub:

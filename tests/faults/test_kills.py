@@ -1,4 +1,4 @@
-"""Killed, terminated, interrupted at random moments: the same command ends with what an undisturbed run has."""
+"""Killed, terminated or interrupted at random moments, a run resumes and ends like an undisturbed one."""
 
 import os
 import random
@@ -14,12 +14,12 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STARTING, TRAINING = 6.0, 4.0  # seconds, about
 
 
-@pytest.mark.parametrize("life", range(10))
-def test_a_run_ends_as_if_nobody_had_stopped_it(life, is_long, expected, tmp_path, tally):
-    """Five kills a life."""
-    if life and not is_long:
-        pytest.skip("one life of five kills; ten of them by `make faults`")
-    moments = random.Random(life)
+@pytest.mark.parametrize("seed", range(10))
+def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(seed, is_long, expected, tmp_path, tally):
+    """Five kills per run."""
+    if seed and not is_long:
+        pytest.skip("five kills of one run; of ten runs by `make faults`")
+    moments = random.Random(seed)
     for kill in range(5):
         process = start(tmp_path, *RUN)
         number = SIGNALS[kill % len(SIGNALS)] if kill < 4 else moments.choice(SIGNALS)

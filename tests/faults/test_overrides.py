@@ -1,4 +1,4 @@
-"""Nasty values for every setting, as words of the command line and as a YAML file."""
+"""Bad values for every setting, on the command line and in a YAML file: each runs or is refused."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from experiments.config import RunConfig
 from faults.inputs import train_in, tries
 
-# a run that asks for much is no fault: these are not given large numbers that only cost time or memory
+# large numbers for these only cost time or memory; a run that asks for much is no fault
 SLOW = ("data.train_size", "data.eval_size", "task.max_length", "method.rank", "method.bottleneck")
 ARCHITECTURE = (
     *("model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size").split(),
@@ -104,7 +104,7 @@ FLAGS = (
 )
 
 
-def test_a_flag_does_what_it_says_or_is_refused(folder, tally):
+def test_a_flag_works_or_is_refused(folder, tally):
     for flags in FLAGS:
         train_in(folder, flags=tuple(flags.split()))
     tally("inputs tried", len(FLAGS))

@@ -1,4 +1,4 @@
-"""Odd words and files for the scripts: each answers, or says in a sentence why not."""
+"""Bad words and files for the scripts: each script answers, or refuses in one sentence."""
 
 import contextlib
 

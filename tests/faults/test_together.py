@@ -1,4 +1,4 @@
-"""Several processes on one cell at once."""
+"""Several processes on one run at once: one trains, the other waits."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ def test_two_processes_on_one_cell_leave_one_record(expected, tmp_path, tally):
     tally("other faults")
 
 
-def test_who_waits_goes_on_where_a_killed_one_was(expected, tmp_path, tally):
+def test_a_waiting_process_resumes_the_run_of_a_killed_one(expected, tmp_path, tally):
     first = start(tmp_path, *RUN)
     while not list(tmp_path.rglob(".lock")):
         assert first.poll() is None

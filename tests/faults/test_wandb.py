@@ -1,4 +1,4 @@
-"""W&B without a key, out of reach, gone, killed, stopped, or without a folder: a run has its record all the same."""
+"""W&B without a key, unreachable, killed, stopped or without a folder: the run still writes its record."""
 
 import signal
 import subprocess
@@ -30,13 +30,13 @@ def undisturbed(without_wandb) -> dict:
 
 @pytest.fixture(scope="module")
 def name(without_wandb) -> str:
-    """Of the run's folder: W&B has no say in it."""
+    """The name of the run's folder, which does not depend on W&B."""
     return run_folder(without_wandb).name
 
 
 @pytest.fixture
 def require_whole(undisturbed, tmp_path, tally):
-    """The run ended as if there were no W&B, said `line` once, and let nobody see the key."""
+    """The run ended as if there were no W&B, said `line` once, and did not show the key."""
 
     def check(ended, line: str | None) -> None:
         assert ended.status == 0, ended
@@ -65,14 +65,14 @@ def until_it_trains(process, output) -> None:
         time.sleep(0.02)
 
 
-def test_without_a_key_it_logs_offline_and_never_asks(require_whole, tmp_path):
+def test_without_a_key_wandb_logs_offline_and_never_asks(require_whole, tmp_path):
     ended = call(tmp_path, *LOGGED)
     require_whole(ended, "W&B logs offline; to upload: wandb sync")
     assert list(run_folder(tmp_path).glob("wandb/offline-run-*/run-*.wandb"))
 
 
-def test_with_a_server_it_is_quiet(only_long, require_whole, tmp_path):
-    """That the server of these tests is one that W&B takes for its own."""
+def test_with_a_server_wandb_prints_nothing(only_long, require_whole, tmp_path):
+    """Also proves that W&B accepts the server of these tests."""
     only_long()
     with serving(Wandb()) as server:
         require_whole(call(tmp_path, *LOGGED, environment=to(server.url)), None)
@@ -80,7 +80,7 @@ def test_with_a_server_it_is_quiet(only_long, require_whole, tmp_path):
 
 
 @pytest.mark.parametrize("server", ["nobody", "silent", 401, 500])
-def test_out_of_reach_at_the_start_it_logs_offline(server, only_long, require_whole, tmp_path):
+def test_wandb_logs_offline_if_its_server_is_unreachable_at_the_start(server, only_long, require_whole, tmp_path):
     if server != 401:
         only_long()
     kinds = {"nobody": lambda: nullcontext("http://127.0.0.1:9"), "silent": silent}
@@ -91,7 +91,7 @@ def test_out_of_reach_at_the_start_it_logs_offline(server, only_long, require_wh
 
 
 @pytest.mark.parametrize("status", [GONE, 401, 500])
-def test_a_server_that_goes_away_in_the_middle(status, only_long, require_whole, tmp_path):
+def test_a_run_survives_the_loss_of_the_wandb_server(status, only_long, require_whole, tmp_path):
     only_long()
     with serving(Wandb()) as server:
         process = start(tmp_path, *LOGGED, environment=to(server.url))
@@ -103,7 +103,7 @@ def test_a_server_that_goes_away_in_the_middle(status, only_long, require_whole,
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_its_service_killed_or_stopped_in_the_middle(number, only_long, require_whole, tmp_path):
+def test_a_run_survives_a_killed_or_stopped_wandb_service(number, only_long, require_whole, tmp_path):
     if number == signal.SIGSTOP:
         only_long()
     process = start(tmp_path, *LOGGED)
@@ -115,15 +115,15 @@ def test_its_service_killed_or_stopped_in_the_middle(number, only_long, require_
     assert not service.is_running()
 
 
-def test_its_folder_is_a_file(name, only_long, require_whole, tmp_path):
+def test_a_run_survives_a_file_in_place_of_the_wandb_folder(name, only_long, require_whole, tmp_path):
     only_long()
     (tmp_path / "default" / name).mkdir(parents=True)
     (tmp_path / "default" / name / "wandb").touch()
     require_whole(call(tmp_path, *LOGGED), "W&B stopped ([Errno 20] Not a directory")
 
 
-def test_its_folder_is_full_in_the_middle(name, only_long, require_whole, tmp_path):
-    """Its service loses the curves in silence; the run is whole."""
+def test_a_run_survives_a_full_wandb_folder(name, only_long, require_whole, tmp_path):
+    """Its service loses the curves silently; the run is complete."""
     only_long()
     folder = tmp_path / "default" / name / "wandb"
     folder.mkdir(parents=True)
@@ -151,7 +151,9 @@ def test_its_folder_is_full_in_the_middle(name, only_long, require_whole, tmp_pa
         ("TMPDIR", "/nowhere", "W&B logs offline"),
     ],
 )
-def test_an_environment_in_which_it_cannot_start(variable, value, line, only_long, require_whole, tmp_path):
+def test_a_run_survives_an_environment_in_which_wandb_cannot_start(
+    variable, value, line, only_long, require_whole, tmp_path
+):
     only_long()
     ended = call(tmp_path, *LOGGED, environment={variable: value})
     require_whole(ended, line)

@@ -1,4 +1,4 @@
-"""Memory that runs out, gradients that are NaN, a clock that is set back, all in the midst of a run."""
+"""Out of memory, NaN gradients, a clock set back, all within a run: it resumes, fails with a reason, or is unaffected."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ def broken(fault: str, step: int) -> dict:
 
 
 @pytest.mark.parametrize("step", [3, 5, 17, 72])
-def test_without_memory_a_run_says_so_and_goes_on_when_there_is_some(step, is_long, expected, tmp_path, tally):
+def test_an_out_of_memory_run_says_so_and_resumes_with_more_memory(step, is_long, expected, tmp_path, tally):
     skip_some(step, is_long)
     ended = call(tmp_path, *RUN, **broken("allocation", step))
     require_sentence(ended)
@@ -29,9 +29,7 @@ def test_without_memory_a_run_says_so_and_goes_on_when_there_is_some(step, is_lo
 
 
 @pytest.mark.parametrize("step", [1, 5, 17, 72])
-def test_gradients_that_are_not_finite_fail_the_run_and_a_retry_is_as_good_as_new(
-    step, is_long, expected, tmp_path, tally
-):
+def test_nonfinite_gradients_fail_the_run_and_a_retry_equals_a_fresh_run(step, is_long, expected, tmp_path, tally):
     skip_some(step, is_long)
     ended = call(tmp_path, *RUN, **broken("gradients", step))
     require_sentence(ended)
@@ -48,8 +46,8 @@ def test_gradients_that_are_not_finite_fail_the_run_and_a_retry_is_as_good_as_ne
     tally("other faults")
 
 
-def test_a_clock_that_is_set_back_changes_nothing(expected, tmp_path, tally):
-    """In the midst of a run, and between its parts: files from the future."""
+def test_a_clock_set_back_changes_nothing(expected, tmp_path, tally):
+    """During a run, and between its parts, when its files have times in the future."""
     ended = call(tmp_path, *RUN, **broken("clock", 9))
     assert ended.status == 0, ended.err
     assert outcome(tmp_path) == expected

@@ -1,4 +1,4 @@
-"""Imports run down the rooms and never in a circle, so that a reader can start at the bottom and stop anywhere."""
+"""Imports go down the layers and never in a circle, so that a reader can start at the bottom and stop anywhere."""
 
 from graphlib import TopologicalSorter
 
@@ -7,7 +7,7 @@ from support.command_line import ROOT
 from scripts.architecture import FLOOR, imports, markdown, room
 
 
-def test_imports_run_down():
+def test_rooms_import_only_from_rooms_below():
     pairs = [(module, other) for module, others in imports().items() for other in others]
     assert [f"{a} imports {b}" for a, b in pairs if room(a) != room(b) and FLOOR[room(a)] <= FLOOR[room(b)]] == []
 
@@ -16,15 +16,15 @@ def test_no_modules_import_each_other():
     TopologicalSorter(imports()).prepare()
 
 
-def test_every_room_stands_on_a_floor():
+def test_every_room_has_a_layer():
     rooms = {file.parent.name for file in ROOT.glob("*/*.py")} - {"tests"}
     assert rooms == set(FLOOR) - {"train"}
 
 
-def test_the_picture_of_the_house_is_that_of_the_code():
+def test_architecture_md_matches_the_code():
     """`python scripts/architecture.py` draws it again."""
     assert (ROOT / "docs/architecture.md").read_text(encoding="utf-8") == markdown()
 
 
-def test_train_py_stays_short_enough_to_read_at_once():
+def test_train_py_stays_short():
     assert len((ROOT / "train.py").read_text(encoding="utf-8").splitlines()) <= 165

@@ -1,4 +1,4 @@
-"""Sweeps through submitit: on this machine, and what it would ask of Slurm."""
+"""Sweeps through submitit: on this machine, and what Slurm is asked for."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def logs(output: Path) -> str:
     return "".join(path.read_text() for path in sorted(output.glob("default/.submitit/*/*_log.*")))
 
 
-def test_submitit_leaves_what_the_default_launcher_does_and_a_job_that_ends_badly_ends_alone(tmp_path):
+def test_submitit_gives_the_default_launchers_records_and_a_failed_job_fails_alone(tmp_path):
     words = ("trainer.learning_rate=-1,1e30,1e-3",)
     sweeps = [start(tmp_path / name, f"hydra/launcher={name}", *words) for name in ("processes", "local")]
     said = [process.communicate(timeout=300)[1] for process in sweeps]
@@ -32,8 +32,8 @@ def test_submitit_leaves_what_the_default_launcher_does_and_a_job_that_ends_badl
     assert records == science(tmp_path / "processes")
 
 
-def test_a_job_that_has_to_make_way_goes_on_from_its_checkpoint(tmp_path):
-    """As a Slurm job does before its time is up: the same signal, and submitit's answer to it."""
+def test_a_preempted_job_resumes_from_its_checkpoint(tmp_path):
+    """Slurm warns a job before its time limit: the same signal, and what submitit does on it."""
     process = start(tmp_path, "hydra/launcher=local", "data.train_size=400", "trainer.epochs=10")
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
@@ -48,7 +48,7 @@ def test_a_job_that_has_to_make_way_goes_on_from_its_checkpoint(tmp_path):
 
 
 def test_slurm_is_asked_for_one_gpu_a_job(tmp_path, monkeypatch):
-    """By a Slurm that keeps what it is asked, and refuses it."""
+    """A fake Slurm writes down each request and refuses it."""
     for name, script in (("srun", ""), ("sbatch", f"cp $1 {tmp_path}/asked; echo no such partition >&2; exit 1")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
@@ -73,7 +73,7 @@ def test_slurm_is_asked_for_one_gpu_a_job(tmp_path, monkeypatch):
     assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in asked
 
 
-def test_no_slurm_is_one_sentence(tmp_path):
+def test_missing_slurm_is_one_sentence(tmp_path):
     process = start(tmp_path, "hydra/launcher=slurm", "seed=0,1")
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 2

@@ -1,4 +1,4 @@
-"""Behaviours that every method has to have, each tested over every method."""
+"""Behaviour that every method must have, tested over every method; and each method's own equation."""
 
 import copy
 import dataclasses
@@ -50,7 +50,7 @@ def quantized_reference(model: torch.nn.Module, method: QLoRA) -> torch.nn.Modul
     return merge(reference)
 
 
-def test_every_method_of_the_package_is_tested_here():
+def test_every_registered_method_is_tested_here():
     assert set(REGISTERED) == {method.name for method in METHODS.values()}
 
 
@@ -61,7 +61,7 @@ def test_training_starts_at_the_pretrained_model(method, architecture):
     torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_training_changes_the_output_and_all_that_trains(method, architecture):
+def test_training_changes_the_output_and_every_trained_parameter(method, architecture):
     model = tiny_model(architecture)
     method.apply(model)
     before, start = logits(model), {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -83,7 +83,7 @@ def test_training_leaves_the_frozen_weights_bit_identical(method, architecture):
             assert torch.equal(tensor, frozen[name]), name
 
 
-def test_merged_equals_unmerged(method, architecture):
+def test_a_merged_model_equals_the_unmerged_one(method, architecture):
     model = tiny_model(architecture)
     method.apply(model)
     shake(model)
@@ -106,7 +106,7 @@ def test_a_saved_state_gives_the_same_model(method):
     assert torch.equal(logits(other), logits(model))
 
 
-def test_a_foreign_state_is_refused(method):
+def test_a_state_of_another_model_is_refused(method):
     model = tiny_model()
     method.apply(model)
     state = dict(trained_state(model))
@@ -125,7 +125,7 @@ def test_the_head_trains_whatever_the_method(method, architecture):
     assert all(p.requires_grad for p in head)
 
 
-def test_the_optimizer_gets_all_that_trains_once(method):
+def test_the_optimizer_gets_every_trained_parameter_once(method):
     from training.optimizers import build_optimizer
     from training.settings import TrainerConfig
 
@@ -196,7 +196,7 @@ def test_parameter_counts_have_their_closed_form(name):
         ("roberta-base", AdapterDrop(dropped_layers=8), 298_176),  # and 0.3M, if it was so many
     ],
 )
-def test_counts_at_the_papers_shapes(backbone, method, expected):
+def test_parameter_counts_match_the_numbers_in_the_papers(backbone, method, expected):
     assert count_at(backbone, method) == expected
 
 
@@ -219,7 +219,7 @@ def count_at(backbone: str, method: Method) -> int:
         ("lora_table2_large_adapter_h_small", 48, 0.8),
     ],
 )
-def test_loras_adapters_have_loras_counts(experiment, adapters, published):
+def test_bottleneck_adapter_counts_match_loras_table_2(experiment, adapters, published):
     """LoRA, section 5.1: |Θ| = L_adpt·(2·d·r + r + d). What table 2 prints is that in units of 2²⁰."""
     method = compose(f"experiment={experiment}").method
     count = count_at("roberta-large", method)
@@ -228,7 +228,7 @@ def test_loras_adapters_have_loras_counts(experiment, adapters, published):
 
 
 @pytest.mark.parametrize("name", LOW_RANK)
-def test_a_pattern_that_matches_nothing_lists_what_there_is(name):
+def test_a_pattern_that_matches_nothing_lists_the_layer_names(name):
     config = copy.copy(METHODS[name])
     config.target_modules = "qurey$"
     with pytest.raises(UserError, match=r"'qurey\$'; there are: attention.self.query, attention.self.key"):
@@ -285,7 +285,7 @@ def test_vera_draws_its_projections_from_its_seed_alone():
 
 
 @pytest.mark.parametrize("tokens", [1, 200])
-def test_vera_through_its_weight_is_vera_through_its_rank(tokens, monkeypatch):
+def test_veras_two_forward_paths_give_the_same_outputs_and_gradients(tokens, monkeypatch):
     """Outputs and gradients; few tokens take the path, many the weight."""
     model = tiny_model()
     VeRA(rank=48).apply(model)
@@ -303,7 +303,7 @@ def test_vera_through_its_weight_is_vera_through_its_rank(tokens, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
 
 
-def test_vera_keeps_to_its_rank_under_dropout_and_autocast():
+def test_vera_takes_the_low_rank_path_under_dropout_and_autocast():
     model, x = tiny_model(), torch.randn(50, 32)
     VeRA(rank=48, dropout=0.5).apply(model)
     layer = adapted_layers(model)[0]
@@ -336,7 +336,7 @@ def test_lora_fa_correction_is_the_least_squares_fit_to_the_full_gradient():
     assert not torch.allclose(plain.B.grad, layer.B.grad, rtol=0.1)
 
 
-def test_doras_norm_is_that_of_the_matrix_it_never_builds():
+def test_doras_norm_equals_that_of_the_full_matrix():
     model = tiny_model()
     DoRA(rank=4, alpha=16).apply(model)
     shake(model)
@@ -361,7 +361,7 @@ def test_doras_norm_is_exact_under_autocast():
         assert torch.equal(layer.norm(), expected)
 
 
-def test_under_autocast_every_method_answers_in_the_same_type(method):
+def test_adapted_layers_return_bfloat16_under_autocast(method):
     """A float32 factor would lift a layer's output, and all that follows, out of bfloat16: an unfair comparison."""
     model = tiny_model()
     method.apply(model)
@@ -389,7 +389,7 @@ def test_bitfit_trains_every_bias_and_nothing_else(architecture):
     assert f"{model.base_model_prefix}.embeddings.LayerNorm.bias" in trained_names(model)
 
 
-def test_top_layers_trains_the_last_ones_whole(architecture):
+def test_top_layers_trains_the_last_layers_and_nothing_below(architecture):
     model = tiny_model(architecture)
     TopLayers(layers=1).apply(model)
     names = {name for name, _ in model.named_parameters()}
@@ -398,7 +398,7 @@ def test_top_layers_trains_the_last_ones_whole(architecture):
 
 @pytest.mark.parametrize("activation", [None, "swish"])
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_an_adapters_place_is_the_papers(name, activation, architecture):
+def test_an_adapter_sits_where_the_paper_puts_it(name, activation, architecture):
     """The part of a layer that is adapted, by hand; without a setting, Houlsby's f is GELU and the others' ReLU."""
     model = tiny_model(architecture)
     dataclasses.replace(METHODS[name], activation=activation).apply(model)
@@ -429,7 +429,7 @@ def test_an_adapters_place_is_the_papers(name, activation, architecture):
         ("adapterdrop", {"1.output.LayerNorm"}),
     ],
 )
-def test_adapters_are_where_they_belong_and_nowhere_else(name, places, architecture):
+def test_adapters_are_only_at_their_places(name, places, architecture):
     model = tiny_model(architecture)
     METHODS[name].apply(model)
     found = {n for n, m in model.named_modules() if isinstance(m, Adapter)}
@@ -440,7 +440,7 @@ def test_adapters_are_where_they_belong_and_nowhere_else(name, places, architect
     assert len(own) == (4 if name == "lin" else 0)
 
 
-def test_nothing_below_the_lowest_adapter_is_held_for_the_backward_pass():
+def test_no_activation_below_the_lowest_adapter_is_kept_for_backward():
     held = {}
     for name in ("pfeiffer", "adapterdrop"):
         model = tiny_model().train()
@@ -449,8 +449,8 @@ def test_nothing_below_the_lowest_adapter_is_held_for_the_backward_pass():
     assert held["adapterdrop"] < 0.6 * held["pfeiffer"]
 
 
-def test_an_adapters_dropout_is_still_dropped():
-    """Houlsby's wraps the encoder's own."""
+def test_houlsbys_wrapped_dropout_still_drops():
+    """Houlsby's adapter wraps the encoder's own dropout."""
     model = tiny_model(dropout=0.5)
     METHODS["houlsby"].apply(model)
     part = encoder_layers(model)[0].output
@@ -468,7 +468,7 @@ def hidden_types(model: torch.nn.Module) -> list[torch.dtype]:
     return types
 
 
-def test_under_autocast_layers_answer_in_the_types_of_the_plain_model(method):
+def test_autocast_gives_the_hidden_states_the_types_of_the_plain_model(method):
     model = tiny_model()
     method.apply(model)
     assert hidden_types(model) == hidden_types(tiny_model())
@@ -486,7 +486,7 @@ DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_pos
 
 
 @pytest.mark.parametrize("name", ["bitfit", "top_layers", *ADAPTERS])
-def test_deberta_takes_them_too(name):
+def test_deberta_trains_with_adapters_top_layers_and_bitfit(name):
     model = small("deberta-v2", max_position_embeddings=64, type_vocab_size=0, **DEBERTA)
     expected, method = logits(model), METHODS[name]
     method.apply(model)
@@ -496,7 +496,7 @@ def test_deberta_takes_them_too(name):
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_adapters_name_the_layers_they_do_not_know(name):
+def test_adapters_refuse_an_unknown_kind_of_layer_by_name(name):
     with pytest.raises(UserError, match="not TransformerBlock: use another method"):
         METHODS[name].apply(small("distilbert", **DISTILBERT))
 
@@ -527,12 +527,12 @@ def test_an_encoder_without_a_list_of_layers_is_refused():
         (TopLayers, {"layers": 3}, "method.layers is 3; the encoder has 2: choose at most that"),
     ],
 )
-def test_impossible_places_and_sizes_are_refused(method_class, bad, message):
+def test_impossible_adapter_sizes_and_layer_counts_are_refused(method_class, bad, message):
     with pytest.raises(UserError, match=message):
         method_class(**bad).apply(tiny_model())
 
 
-def test_lora_with_the_layers_own_width_reaches_every_matrix():
+def test_lora_of_full_rank_can_reach_every_matrix():
     """With r = d, s·B·A can be any ΔW, as full fine-tuning can: the singular value decomposition gives B and A."""
     base = torch.nn.Linear(12, 8)
     layer = LoRALinear(base, LoRA(rank=8, alpha=16.0))

@@ -1,4 +1,4 @@
-"""Where weights come from: a folder, the hub's cache at its pinned revision, a Python package, or at random."""
+"""Where weights come from: a folder, the hub's cache at its pinned revision, a Python package, or random numbers."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_a_folder_gives_its_encoder_and_a_fresh_head(tmp_path, architecture):
     assert first.provenance["sha256"]
 
 
-def test_loading_draws_nothing_from_the_runs_own_generator(tmp_path):
+def test_loading_leaves_the_global_random_generator_unchanged(tmp_path):
     save_encoder(tmp_path)
     torch.manual_seed(0)
     expected = torch.rand(1)
@@ -71,14 +71,14 @@ def test_a_damaged_file_is_refused(tmp_path):
         load(tmp_path)
 
 
-def test_a_pickle_is_no_checkpoint(tmp_path):
+def test_a_pickled_checkpoint_is_refused(tmp_path):
     save_encoder(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"has no file like \*.safetensors"):
         load(tmp_path)
 
 
-def test_another_checksum_is_refused(tmp_path):
+def test_a_wrong_checksum_is_refused(tmp_path):
     save_encoder(tmp_path)
     config = compose("backbone=custom", f"backbone.source={tmp_path}", "backbone.sha256=abc").backbone
     with pytest.raises(UserError, match="not abc: it is damaged or another model"):
@@ -100,8 +100,8 @@ def cached(cache, kind: str, repository: str, revision: str):
 
 
 @pytest.mark.parametrize("name", ["roberta-base", "roberta-large"])
-def test_the_papers_run_works_from_the_cache_and_asks_nobody(name, cache, tmp_path, monkeypatch):
-    """`python train.py backbone=roberta-base` whole, but for the size of the weights that lie in the cache."""
+def test_a_run_from_the_hubs_cache_needs_no_network(name, cache, tmp_path, monkeypatch):
+    """All of `python train.py backbone=roberta-base`, except for the size of the cached weights."""
 
     config = compose(f"backbone={name}")
     model_folder = cached(cache, "model", config.backbone.source, config.backbone.revision)
@@ -115,14 +115,14 @@ def test_the_papers_run_works_from_the_cache_and_asks_nobody(name, cache, tmp_pa
     assert len(config.backbone.revision) == len(config.data.revision) == 40
 
 
-def test_a_cache_without_the_file_is_no_answer(cache, monkeypatch):
+def test_a_cache_without_the_files_is_refused_offline(cache, monkeypatch):
     cached(cache, "model", "some/model", "0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="not in the cache, and HF_HUB_OFFLINE forbids"):
         snapshot("some/model", "0" * 40, "model", ["*"], ["config.json"])
 
 
-def test_a_hub_out_of_reach_is_asked_once(cache, monkeypatch):
+def test_an_unreachable_hub_is_asked_once(cache, monkeypatch):
     import httpx2
 
     asked = []

@@ -1,4 +1,4 @@
-"""Batches: every example once an epoch, the same for the same seed, similar lengths together."""
+"""Batches: every example once per epoch, the same for the same seed, similar lengths together."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def padding(batches: list[list[int]]) -> float:
 
 
 @pytest.mark.parametrize("similar_length", [True, False])
-def test_an_epoch_holds_every_example_once_in_an_order_of_its_own(similar_length):
+def test_an_epoch_holds_every_example_once_in_its_own_order(similar_length):
     epochs = [epoch_batches(LENGTHS, 32, seed, epoch, similar_length) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     for batches in epochs:
         assert sorted(i for batch in batches for i in batch) == list(range(500))
@@ -36,7 +36,7 @@ def test_the_longest_batch_is_not_always_the_first():
     assert len(firsts) > 3
 
 
-def test_collate_pads_to_the_longest_of_the_batch_and_masks_the_rest():
+def test_collate_pads_to_the_longest_example_and_masks_the_padding():
     texts = [("the cat sat",), ("a",), ("the cat sat on the mat and slept",)]
     tokenizer = train_tokenizer(texts, vocabulary=300, pad_id=1)
     data = encode(Split("train", texts, [0, 1, 0], [0, 1, 2]), tokenizer, max_length=64)

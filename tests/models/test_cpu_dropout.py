@@ -1,4 +1,4 @@
-"""Dropout's own distribution, gradient and stream of random numbers."""
+"""The CPU dropout: its distribution, its gradient and its stream of random numbers."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from models.cpu_dropout import Dropout, dropout, replace_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_it_zeroes_as_often_and_scales_as_torch_does(p):
+def test_dropout_zeroes_and_scales_as_torch_does(p):
     torch.manual_seed(0)
     n = 400_000
     y = dropout(torch.ones(n), p)
@@ -17,14 +17,14 @@ def test_it_zeroes_as_often_and_scales_as_torch_does(p):
     assert (y == 0).double().mean().item() == pytest.approx(p, abs=4 * deviation)
 
 
-def test_draws_are_independent_from_element_to_element():
+def test_draws_are_independent_across_elements():
     torch.manual_seed(0)
     zero = (dropout(torch.ones(300_000), 0.3) == 0).double() - 0.3
     for lag in (1, 2, 16, 624):
         assert (zero[:-lag] * zero[lag:]).mean().abs() < 4 * 0.3 * 0.7 / 300_000**0.5
 
 
-def test_the_gradient_passes_where_the_element_did():
+def test_the_gradient_passes_where_the_element_passed():
     torch.manual_seed(0)
     x = torch.randn(50, 20, requires_grad=True)
     y = dropout(x, 0.4)
@@ -32,7 +32,7 @@ def test_the_gradient_passes_where_the_element_did():
     assert torch.equal(x.grad, torch.where(y == 0, 0.0, 3.0 / 0.6))
 
 
-def test_it_follows_torchs_seed_and_type():
+def test_dropout_follows_torchs_seed_and_the_inputs_type():
     x = torch.randn(1000, dtype=torch.bfloat16)
     torch.manual_seed(5)
     one, other = dropout(x, 0.1), dropout(x, 0.1)
@@ -42,7 +42,7 @@ def test_it_follows_torchs_seed_and_type():
     assert one.dtype == torch.bfloat16
 
 
-def test_every_dropout_of_a_model_is_exchanged_and_evaluation_draws_none():
+def test_every_dropout_is_replaced_and_evaluation_draws_nothing():
     model = nn.Sequential(nn.Dropout(0.2), nn.ModuleDict({"a": nn.Dropout(0.3)})).eval()
     replace_dropout(model)
     found = [module for module in model.modules() if isinstance(module, nn.Dropout)]

@@ -1,4 +1,4 @@
-"""The fast path against the plain one: the same logits, gradients and training, over every method."""
+"""The packed path against the plain one: the same logits, gradients and training for every method."""
 
 import math
 
@@ -35,7 +35,7 @@ def losses(path, data: Encoded, indices: list[int]) -> torch.Tensor:
     return F.cross_entropy(path(batch), batch.labels, reduction="none")
 
 
-def test_losses_and_gradients_are_those_of_the_plain_path(method, architecture):
+def test_losses_and_gradients_equal_those_of_the_plain_path(method, architecture):
     model = tiny_model(architecture)
     method.apply(model)
     shake(model)
@@ -55,14 +55,14 @@ def test_losses_and_gradients_are_those_of_the_plain_path(method, architecture):
 @pytest.mark.parametrize(
     "indices", [[5], [5, 6, 7], [4, 9], [0, 1, 2], [9, 4, 0, 7, 2]], ids=["one", "equal", "two", "three", "unsorted"]
 )
-def test_batches_of_any_make(indices, architecture):
+def test_packed_losses_equal_padded_ones_for_any_batch(indices, architecture):
     model, data = tiny_model(architecture), encoded(architecture)
     packed, padded = (losses(path, data, indices) for path in both(model))
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("cost", "grids"), [(0, 4), (29, 3), (50, 2), (math.inf, 1)])
-def test_any_number_of_grids_gives_the_same(cost, grids, architecture):
+def test_any_number_of_attention_grids_gives_the_same_losses(cost, grids, architecture):
     """Lengths 3 5 5 7 9 12 20 20 20 31: one grid has 310 places, two 200, three (of four examples) 170, four 142."""
     model, data = tiny_model(architecture), encoded(architecture)
     packed, padded = both(model)
@@ -80,7 +80,7 @@ def test_an_example_does_not_see_its_neighbours(architecture):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_is_drawn_in_training_alone(architecture):
+def test_dropout_is_drawn_only_in_training(architecture):
     model, data = tiny_model(architecture, dropout=0.3), encoded(architecture)
     packed, padded = both(model)
     one, other, reference = (losses(path, data, [0, 1, 2]) for path in (packed, packed, padded))
@@ -103,7 +103,7 @@ def test_attention_drops_as_the_plain_path_does(architecture):
     torch.testing.assert_close(spread[0], spread[1], rtol=0.25, atol=0)
 
 
-def test_the_last_layer_holds_the_first_tokens_alone():
+def test_the_last_layer_keeps_only_the_first_tokens():
     """Batches without padding: of what full fine-tuning keeps, the feed-forward part of all other tokens is spared."""
     model, data = tiny_model("bert").train(), encoded("bert")
     packed, padded = (
@@ -113,7 +113,7 @@ def test_the_last_layer_holds_the_first_tokens_alone():
     assert packed < padded - spared
 
 
-def test_padding_is_not_held(architecture):
+def test_the_packed_path_keeps_no_padding_for_backward(architecture):
     model, data = tiny_model(architecture).train(), encoded(architecture)
     METHODS["lora"].apply(model)
     packed, padded = (
@@ -122,7 +122,7 @@ def test_padding_is_not_held(architecture):
     assert packed < 0.45 * padded
 
 
-def test_autocast_computes_alike(method, architecture):
+def test_packed_and_padded_agree_under_autocast(method, architecture):
     model, data = tiny_model(architecture), encoded(architecture)
     method.apply(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -155,7 +155,7 @@ def test_a_model_that_a_method_rebuilt_takes_the_plain_path(change, place, archi
     assert isinstance(forward_path(model, "packed"), Padded)
 
 
-def test_so_do_wrapped_layers_other_dropouts_checkpointing_and_no_layers_at_all(architecture):
+def test_models_with_changed_layers_take_the_plain_path(architecture):
     changed = [tiny_model(architecture) for _ in range(4)]
     encoders = [model.base_model.encoder for model in changed]
     encoders[0].layer[0] = nn.Sequential(encoders[0].layer[0])
@@ -182,7 +182,7 @@ LOW_RANK = ["lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora"]
 
 
 @pytest.mark.parametrize("name", ["full", *LOW_RANK, "bitfit", "houlsby", "lin", "pfeiffer"])
-def test_training_curves_coincide(name, tmp_path, monkeypatch):
+def test_the_training_curves_of_both_paths_coincide(name, tmp_path, monkeypatch):
     """Through train.py: same seed, same batches, no dropout; 24 steps and four evaluations."""
     words = ["profile=offline", "backbone=tiny", "logger=none", "task=mrpc", f"method={name}", "trainer.epochs=2"]
     words += ["data.train_size=96", "data.eval_size=40", "trainer.batch_size=8", "trainer.micro_batch_size=4"]
@@ -244,6 +244,6 @@ def test_a_compiled_path_pads_to_few_lengths():
 
 
 @pytest.mark.parametrize(("words", "named"), [([], "for a GPU"), (["trainer.micro_batch_size=4"], "micro_batch_size")])
-def test_compiled_says_what_it_needs(words, named):
+def test_the_compiled_path_says_what_it_needs(words, named):
     with pytest.raises(UserError, match=named):
         make_accelerator(compose("task=cola", "backbone=tiny", "trainer.forward=compiled", *words).trainer, False)

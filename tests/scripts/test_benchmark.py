@@ -1,4 +1,4 @@
-"""The benchmark: both sides train the same examples, turns are counted exactly, ratios are what they say."""
+"""The benchmark: both sides train the same examples, turns are counted exactly, ratios are correct."""
 
 import json
 import os
@@ -27,7 +27,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 class Script:
-    """A pipe whose far end has said everything beforehand."""
+    """A pipe whose incoming messages are given beforehand."""
 
     def __init__(self, *messages):
         self.messages, self.answers = list(messages), []
@@ -66,7 +66,7 @@ def test_both_sides_train_the_same_batches(method):
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_all_sides_see_the_same_examples_in_the_end(side):
+def test_all_sides_train_on_the_same_examples(side):
     _, *turns, _ = answers(side, "method=lora", "method.rank=4")
     reference = answers(RANDOM, "method=lora", "method.rank=4")[1:3]
     for key in ("samples", "tokens"):
@@ -84,7 +84,7 @@ def test_sides_that_hold_other_models_are_not_compared():
         require_equal({OURS: 0.7, LONGEST: 0.8})
 
 
-def test_a_mistake_is_the_sides_answer():
+def test_a_mistake_is_sent_back_as_the_sides_answer():
     pipe = Script()
     serve(compose("experiment=benchmark", *TINY, "method=lora", "method.rank=4000"), OURS, pipe)
     [answer] = pipe.answers
@@ -96,7 +96,7 @@ def benchmark(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
-def test_the_command_writes_a_record_and_a_table_and_says_what_it_found(tmp_path):
+def test_the_command_writes_a_record_and_a_table_and_prints_the_result(tmp_path):
     done = benchmark(*TINY, "method=lora", "method.rank=4", "rounds=2", "steps=1", f"into={tmp_path}")
     assert done.returncode == 0, done.stderr
     [file] = (tmp_path / "records/benchmark").glob("*.json")
@@ -136,7 +136,7 @@ def made_up() -> dict:
     return record | {"settings": {"rank": 2}}
 
 
-def test_ratios_are_over_all_turns_and_turn_by_turn_over_the_same_batches(tmp_path):
+def test_ratios_are_over_all_turns_and_per_turn_over_the_same_batches(tmp_path):
     record = made_up()
     full = record | {"method": "full", "settings": {}, "sides": record["sides"] | {OURS: side([10, 10, 10], [4, 2, 2])}}
     other = full | {"config": record["config"] | {"task": {"max_length": 64}}, "method": "dora", "settings": {}}
@@ -154,7 +154,7 @@ def test_ratios_are_over_all_turns_and_turn_by_turn_over_the_same_batches(tmp_pa
     assert ours["of peak"] == "0.19, 0.05"
 
 
-def test_the_verdict_is_plain_where_we_are_behind():
+def test_the_verdict_says_where_we_are_slower():
     record = made_up()
     assert not any("NOT" in line for line in verdicts(record))
     record["sides"][OURS] = side([10, 10, 10], [9, 9, 9], held={"float32": 200}, peak_bytes=400)

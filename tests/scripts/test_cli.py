@@ -1,4 +1,4 @@
-"""What the scripts' command lines share: help, one sentence for a mistake, no secret, no traceback for a closed pipe."""
+"""What the scripts' command lines share: help, one sentence for a mistake, no secrets, no traceback for a closed pipe."""
 
 import subprocess
 import sys
@@ -54,7 +54,7 @@ def test_an_error_becomes_one_sentence_and_a_status(error, status, monkeypatch, 
     assert capsys.readouterr().err == "error: no such thing: take another\n"
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
     def main(words):
         raise ZeroDivisionError
 
@@ -62,7 +62,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
         status_of(monkeypatch, main)
 
 
-def test_options_are_key_value_and_a_slip_is_named():
+def test_options_are_key_value_and_a_misspelt_one_is_named():
     options = {"run": None, "file": None}
     assert parse(["run=a=b", "A sentence.", "+method.rank=3"], options) == (
         {"run": "a=b", "file": None},
@@ -74,17 +74,17 @@ def test_options_are_key_value_and_a_slip_is_named():
         parse([], options, required=("run",))
 
 
-def test_a_terminal_of_ascii_shows_what_it_lacks_as_a_code():
+def test_an_ascii_terminal_shows_other_characters_as_escapes():
     done = run('print("a †")', PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, "a \\u2020\n", "")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+def test_a_closed_pipe_is_no_error():
     done = run('[print("x" * 100) for _ in range(10_000)]', shell="head -1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 100 + "\n", "")
 
 
-def test_levels_are_told_and_secrets_are_not_even_in_a_traceback(monkeypatch, capsys):
+def test_log_levels_are_shown_and_secrets_are_hidden_even_in_tracebacks(monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_S3cr3t")
     log.info("a notice")
     log.warning("hf_S3cr3t is %s", "odd")
@@ -97,7 +97,7 @@ def test_levels_are_told_and_secrets_are_not_even_in_a_traceback(monkeypatch, ca
     assert rest[-1] == "ValueError: <HF_TOKEN>"
 
 
-def test_only_the_first_process_speaks(monkeypatch, capsys):
+def test_only_the_first_process_logs(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     log.error("said once")
     assert capsys.readouterr().err == ""

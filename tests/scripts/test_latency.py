@@ -1,4 +1,4 @@
-"""Latency: every variant is what it says, takes its turn, and is set against the plain model pass by pass."""
+"""Latency: every variant matches its name, takes its turn, and is compared with the plain model pass by pass."""
 
 import json
 
@@ -28,7 +28,7 @@ def kinds(model: nn.Module) -> list[type]:
     return [type(module) for module in model.modules()]
 
 
-def test_the_variants_are_what_they_are_called(built):
+def test_every_variant_matches_its_name(built):
     models, trained = built
     assert tuple(models) == (PLAIN, *VARIANTS)
     assert kinds(models[MERGED]) == kinds(models[PLAIN])
@@ -66,7 +66,7 @@ def test_every_variant_takes_one_pass_a_turn_in_changing_order(monkeypatch):
     assert all(len(times) == 5 and min(times) > 8 * WARM_UP for times in taken.values())  # warm-up is left out
 
 
-def test_a_pass_is_without_gradients_and_without_dropout(built):
+def test_a_pass_runs_without_gradients_and_without_dropout(built):
     seen = []
     model = nn.Module()
     model.forward = lambda input_ids: seen.append((torch.is_inference_mode_enabled(), input_ids.shape))
@@ -106,7 +106,7 @@ def test_ratios_are_pair_by_pair(tmp_path):
     assert ours[1]["DoRA"] == "2.00 (1.20-3.60)"
 
 
-def test_the_published_numbers_stand_beside(tmp_path):
+def test_the_published_numbers_are_shown_beside_ours(tmp_path):
     lines = table(tmp_path).cells.to_dict("records")
     assert [(line["backbone"], line["batch"], line["length"]) for line in lines] == [
         ("GPT-2 medium", "32", "512"),
@@ -119,7 +119,7 @@ def test_the_published_numbers_stand_beside(tmp_path):
     assert {line["Pfeiffer adapters"] for line in lines} == {""}
 
 
-def test_the_verdict_wants_slow_adapters_at_batch_1_and_a_merged_lora_that_is_not():
+def test_the_verdict_needs_slow_adapters_at_batch_1_and_a_fast_merged_lora():
     assert verdict(made_up(**SLOW))[0] is True
     assert verdict(made_up(**SLOW, **{MERGED: 1.1}))[0] is False
     assert verdict(made_up(**SLOW | {"lin": 0.99}))[0] is False
@@ -129,7 +129,7 @@ def test_the_verdict_wants_slow_adapters_at_batch_1_and_a_merged_lora_that_is_no
     assert verdict(at_32)[0] is True  # the paper claims nothing of large batches
 
 
-def test_an_interval_around_1_decides_nothing_and_two_turns_have_none():
+def test_an_interval_around_1_decides_nothing_and_two_turns_have_no_interval():
     noisy = made_up(**SLOW)
     noisy["cells"][0]["seconds"] = noisy["cells"][0]["seconds"] | {"lin": [0.9, 2.2, 4.4]}
     assert verdict(noisy)[0] is None

@@ -1,4 +1,4 @@
-"""The small scripts, as a user calls them."""
+"""The small scripts, run as a user runs them."""
 
 import json
 import subprocess
@@ -60,7 +60,7 @@ def test_results_are_medians_over_seeds_and_never_over_settings(tmp_path):
     assert sorted(rows[2:]) == ["| vera | 0.01 | 1,234 | 10.0 |  |", "| vera | 0.01 | 1,234 | 60.0 (3) |  |"]
 
 
-def test_no_results_is_one_sentence(tmp_path):
+def test_a_folder_without_results_is_one_sentence(tmp_path):
     status, _, err = call("results.py", str(tmp_path))
     assert (status, err.count("\n")) == (2, 1)
 
@@ -76,7 +76,7 @@ def test_no_results_is_one_sentence(tmp_path):
         (("--backbones", "roberta-base"), "'FacebookAI/roberta-base' is not in the cache"),
     ],
 )
-def test_download_says_what_it_cannot_get(words, message):
+def test_download_names_what_it_cannot_get(words, message):
     import re
 
     status, _, err = call("download.py", *words)

@@ -1,4 +1,4 @@
-"""`scripts/status.py`: the grid of a sweep, why runs failed, how long the rest takes."""
+"""`scripts/status.py`: the grid of a sweep, why runs failed, and how long the rest takes."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ def table(out: str) -> list[str]:
     return [" ".join(line.split()) for line in out.split("\n\n")[1].splitlines()]
 
 
-def test_every_state_of_a_run_is_counted_in_the_grid_and_explained(show, tmp_path):
+def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
     words = ("method=full,lora", "task=cola,rte", "seed=1,0")
     runs = places(tmp_path, *words)
     leave(runs["full", "cola", 0], "complete")
@@ -108,11 +108,11 @@ def test_every_state_of_a_run_is_counted_in_the_grid_and_explained(show, tmp_pat
         ),
     ],
 )
-def test_a_row_is_a_method_with_what_tells_its_runs_apart(words, rows, show):
+def test_a_row_is_a_method_with_the_settings_that_differ(words, rows, show):
     assert table(show(*words)[1]) == rows
 
 
-def test_the_time_left_is_that_of_runs_most_alike(show, tmp_path):
+def test_the_time_left_is_estimated_from_the_most_similar_runs(show, tmp_path):
     words = ("method=full,lora,vera", "task=cola,rte", "seed=0,1")
     runs = places(tmp_path, *words)
     leave(runs["full", "rte", 1], "interrupted", seconds=900)
@@ -145,7 +145,7 @@ def test_mistakes_are_one_sentence(word, message, show):
     assert message in err
 
 
-def test_the_words_of_train_py_do_from_any_folder_and_without_a_grid(tmp_path):
+def test_train_pys_overrides_work_from_any_folder_and_without_a_grid(tmp_path):
     words = ["-m", *TINY, "hydra/launcher=slurm", "method=vera"]
     command = [sys.executable, str(ROOT / "scripts/status.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Many adapters beside one backbone: each row is answered as its own adapter alone would, whatever else is in the batch."""
+"""Many adapters beside one backbone: each row gets the logits of its own adapter, whatever else is in the batch."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def alone(model: nn.Module, data, indices: list[int]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("forward", ["packed", "padded"])
-def test_each_row_is_answered_as_its_adapter_alone_would(architecture, forward):
+def test_each_row_gets_the_logits_of_its_own_adapter(architecture, forward):
     data, server = encoded(architecture), served(architecture, forward=forward)
     assert type(server.path) is {"packed": Packed, "padded": Padded}[forward]
     answers = server.logits(data, INDICES, NAMES)
@@ -85,25 +85,25 @@ def test_each_row_is_answered_as_its_adapter_alone_would(architecture, forward):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_batch_of_one_adapter_and_a_batch_of_one_request(name, architecture):
+def test_a_batch_may_hold_one_adapter_or_one_request(name, architecture):
     data, server, model = encoded(architecture), served(architecture), trained(architecture, name)
     for indices in ([3, 9, 0], [7]):
         answers = server.logits(data, indices, [name] * len(indices))
         torch.testing.assert_close(answers, alone(model, data, indices), rtol=1e-5, atol=1e-5)
 
 
-def test_one_batch_leaves_no_trace_in_the_next(architecture):
+def test_a_batch_does_not_affect_the_next(architecture):
     data, server = encoded(architecture), served(architecture)
     first = server.logits(data, INDICES, NAMES)
     server.logits(data, INDICES, NAMES[::-1])
     assert all(map(torch.equal, server.logits(data, INDICES, NAMES), first))
 
 
-def test_adapters_lie_together_and_short_ones_first():
+def test_rows_of_an_adapter_lie_together_and_short_ones_come_first():
     assert by_adapter(["a", "b", "c", "a", "d"], [5, 4, 3, 9, 9]) == [2, 1, 0, 3, 4]
 
 
-def test_as_many_tokens_as_examples():
+def test_requests_of_one_token_each_are_answered():
     """Requests of a token each: rows and tokens are the same slices."""
     data, server = encoded("bert", [1, 1, 1]), served("bert")
     answers = server.logits(data, [0, 1, 2], ["two", "one", "two"])
@@ -111,7 +111,7 @@ def test_as_many_tokens_as_examples():
     torch.testing.assert_close(answers, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_base_product_is_one_for_all_rows_and_the_base_stays():
+def test_the_base_product_runs_once_and_the_base_weights_stay():
     data, server = encoded("roberta"), served("roberta")
     layers = [module for module in server.path.modules() if isinstance(module, MixedLinear)]
     assert len(layers) == 2 * 6
@@ -124,7 +124,7 @@ def test_the_base_product_is_one_for_all_rows_and_the_base_stays():
     assert all(torch.equal(p, before[name]) for name, p in server.path.named_parameters())
 
 
-def test_half_precision_serves_the_model_in_its_own_type():
+def test_a_half_precision_model_is_served_in_its_own_type():
     data, model = encoded("bert"), tiny_model("bert").to(torch.bfloat16)
     server = Server(model, PLENTY)
     server.store.add("one", adapter("bert", "one"))
@@ -157,7 +157,7 @@ def equal_adapters(budget: int, count: int = 4) -> AdapterStore:
     return store
 
 
-def test_bytes_are_those_of_the_tensors():
+def test_counted_bytes_equal_those_of_the_tensors():
     one = adapter("bert", "one")
     numbers = [t.numel() for pair in one.layers.values() for t in pair] + [t.numel() for t in one.head.values()]
     assert equal_adapters(1, count=3).nbytes == 3 * 4 * sum(numbers)
@@ -169,7 +169,7 @@ def state_of(store: AdapterStore) -> tuple[list[str], int, int]:
     return list(store.resident), store.loads, store.evictions
 
 
-def test_the_least_recently_used_goes_out_first():
+def test_the_least_recently_used_adapter_is_evicted_first():
     store = equal_adapters(budget=2)
     assert state_of(store) == ([], 0, 0)
     for names, after in (
@@ -185,7 +185,7 @@ def test_the_least_recently_used_goes_out_first():
 
 
 @pytest.mark.parametrize(("spare", "after"), [(0, (["three", "two"], 3, 1)), (-1, (["two"], 3, 2))])
-def test_as_many_go_as_must_to_the_byte(spare, after):
+def test_no_more_adapters_are_evicted_than_needed(spare, after):
     store = served("roberta").store
     store.budget = store.host["two"].nbytes + store.host["three"].nbytes + spare
     for name in ("one", "three", "two"):
@@ -193,7 +193,7 @@ def test_as_many_go_as_must_to_the_byte(spare, after):
     assert state_of(store) == after
 
 
-def test_an_adapter_that_comes_back_answers_as_before(architecture):
+def test_an_evicted_adapter_gives_the_same_logits_when_loaded_again(architecture):
     data, roomy = encoded(architecture), served(architecture)
     largest = max(block.nbytes for block in roomy.store.host.values())
     tight = served(architecture, budget=largest)
@@ -205,7 +205,7 @@ def test_an_adapter_that_comes_back_answers_as_before(architecture):
     assert tight.store.evictions == tight.store.loads - len(tight.store.resident) > 8
 
 
-def test_a_batch_beyond_the_budget_changes_nothing():
+def test_a_batch_beyond_the_budget_is_refused_and_changes_nothing():
     store = equal_adapters(budget=2)
     store.fetch(["3"])
     with pytest.raises(UserError, match=r"batch's 3 adapters take [\d,]+ bytes, the budget is [\d,]+: give a smaller"):
@@ -213,7 +213,7 @@ def test_a_batch_beyond_the_budget_changes_nothing():
     assert state_of(store) == (["3"], 1, 0)
 
 
-def test_an_unknown_name_changes_nothing():
+def test_an_unknown_name_is_refused_and_changes_nothing():
     store = equal_adapters(budget=2)
     with pytest.raises(UserError, match="no adapter 'five' among the 4 in the store: add it first"):
         store.fetch(["0", "five"])
@@ -259,7 +259,7 @@ def test_an_adapter_of_another_backbone_is_refused(message):
     assert not store.host
 
 
-def test_a_name_is_given_once():
+def test_an_adapters_name_can_be_used_only_once():
     store = equal_adapters(budget=2)
     with pytest.raises(UserError, match="there is an adapter '3' already"):
         store.add("3", adapter("bert", "two"))
@@ -347,7 +347,7 @@ def test_the_figure_has_a_curve_for_each_way():
     assert all(list(curve.get_xdata()) == [1, 100] for curve in ax.lines)
 
 
-def test_the_table_says_what_was_measured(tmp_path):
+def test_the_table_shows_what_was_measured(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(made_up(step())))
     (tmp_path / "b.json").write_text(json.dumps({"schema": 2}))
     [line] = table(tmp_path).cells.to_dict("records")
@@ -358,7 +358,7 @@ def test_the_table_says_what_was_measured(tmp_path):
     assert (line["adapters a batch"], line["GB"], line["GB of models"], line["loads"]) == ("8", "1.20", "20.00", "3")
 
 
-def test_the_verdict_is_plain_where_we_are_behind():
+def test_the_verdict_says_where_we_are_slower():
     assert ratio(step(), SWITCHED) == 2
     assert verdict(step()).startswith("100 adapters: 2.00 times the requests/s of 'one at a time', 4.00 times")
     assert "NOT FASTER" not in verdict(step())
@@ -408,7 +408,7 @@ def test_other_kinds_of_adapters_are_not_served(tmp_path):
             from_folder(run.folder, provenance)
 
 
-def test_two_thousand_adapters_hold_where_the_whole_interval_keeps_half_of_the_speed(tmp_path):
+def test_the_claim_on_2000_adapters_needs_half_the_speed_of_the_model_alone(tmp_path):
     def answer(mixed: list[float], adapters: int = 2000) -> tuple[bool | None, str]:
         each = step(adapters=adapters, seconds=dict.fromkeys(WAYS, [1.0] * 3) | {MIXED: mixed})
         (tmp_path / "a.json").write_text(json.dumps(made_up(each)))

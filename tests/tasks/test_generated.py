@@ -1,4 +1,4 @@
-"""Generated data: GLUE's shape, a function of its arguments alone, and out of a bag of words' reach."""
+"""Generated data: GLUE's format, the same for the same arguments, and not solved by a bag of words."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def joined(task, table):
 
 
 @pytest.mark.parametrize(("task", "split"), EVERY_SPLIT)
-def test_columns_and_types(task, split):
+def test_generated_tables_have_glues_columns_and_types(task, split):
     table = generate(task, split, 50, seed=3)
     assert list(table) == [*COLUMNS[task], "label", "idx"]
     assert all(len(column) == 50 for column in table.values())
@@ -60,13 +60,13 @@ def test_columns_and_types(task, split):
 
 
 @pytest.mark.parametrize("task", CLASSIFICATION)
-def test_classes_are_balanced(task):
+def test_generated_classes_are_balanced(task):
     labels = np.bincount(generate(task, "train", 2000, seed=0)["label"]) / 2000
     expected = {"cola": [0.4, 0.6], "mnli": [1 / 3] * 3}.get(task, [0.5, 0.5])
     assert np.abs(labels - expected).max() < 0.05
 
 
-def test_scores_are_spread():
+def test_generated_scores_are_spread():
     scores = np.array(generate("stsb", "train", 2000, seed=0)["label"])
     shares = np.histogram(scores, bins=5, range=(0, 5))[0] / len(scores)
     assert shares.min() > 0.05
@@ -80,7 +80,7 @@ def test_a_larger_size_extends_a_smaller_one(task, split):
 
 
 @pytest.mark.parametrize("task", COLUMNS)
-def test_the_seed_matters(task):
+def test_another_seed_gives_other_examples(task):
     assert generate(task, "train", 20, seed=0) != generate(task, "train", 20, seed=1)
 
 
@@ -89,7 +89,7 @@ def digest() -> str:
     return hashlib.sha256(json.dumps(tables).encode()).hexdigest()
 
 
-def test_another_process_draws_the_same():
+def test_another_process_generates_the_same_examples():
     root = Path(__file__).parents[2]
     code = f"""
 import hashlib, json
@@ -119,7 +119,7 @@ def test_splits_are_disjoint_and_hold_no_duplicates(task):
 
 
 @pytest.mark.parametrize("task", COLUMNS)
-def test_a_large_train_split_is_reached(task):
+def test_a_large_train_split_can_be_generated(task):
     assert len(set(texts(task, generate(task, "train", 20_000, seed=0)))) == 20_000
 
 
@@ -145,7 +145,7 @@ def train_and_validation(task):
 
 
 @pytest.mark.parametrize("task", CLASSIFICATION)
-def test_a_bag_of_words_stays_low(task):
+def test_a_bag_of_words_scores_low(task):
     train, validation = train_and_validation(task)
     vectorizer = TfidfVectorizer(token_pattern=r"\w+").fit(joined(task, train))
     model = LogisticRegression(max_iter=300).fit(vectorizer.transform(joined(task, train)), train["label"])
@@ -154,7 +154,7 @@ def test_a_bag_of_words_stays_low(task):
     assert score <= near_chance.get(task, 0.70)
 
 
-def test_two_bags_of_words_do_not_tell_similarity():
+def test_two_bags_of_words_do_not_predict_similarity():
     train, validation = train_and_validation("stsb")
     vectorizers = {column: TfidfVectorizer().fit(train[column]) for column in COLUMNS["stsb"]}
 

@@ -25,7 +25,7 @@ def load(task: str, *more: str):
 
 
 @pytest.mark.parametrize("task", GLUE)
-def test_a_local_mirror_gives_what_the_generator_gave(task, tmp_path):
+def test_a_local_mirror_gives_the_generated_examples_back(task, tmp_path):
     mirror(tmp_path, task)
     local = load(task, "data=local", f"data.path={tmp_path}")
     generated = load(task, "data.train_size=30", "data.eval_size=30")
@@ -35,7 +35,7 @@ def test_a_local_mirror_gives_what_the_generator_gave(task, tmp_path):
         assert local[name].labels == pytest.approx(generated[name].labels)
 
 
-def test_sizes_are_drawn_with_the_datas_seed(tmp_path):
+def test_subsets_are_drawn_with_the_seed_of_the_data(tmp_path):
     mirror(tmp_path, "cola")
     draw = [
         load("cola", "data=local", f"data.path={tmp_path}", "data.train_size=10", f"data.seed={seed}")
@@ -79,7 +79,7 @@ def test_labels_in_another_order_are_refused(tmp_path):
         load("rte", "data=local", f"data.path={tmp_path}")
 
 
-def test_what_is_no_parquet_is_named(tmp_path):
+def test_a_file_that_is_no_parquet_is_named(tmp_path):
     mirror(tmp_path, "rte")
     (tmp_path / "rte/validation-00000-of-00001.parquet").write_text("no parquet")
     with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet cannot be read as parquet"):
@@ -100,7 +100,7 @@ def test_nan_scores_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("task", GLUE)
-def test_what_is_held_out_is_not_trained_on(task):
+def test_held_out_examples_are_not_trained_on(task):
     whole, held = load(task, "data.train_size=50"), load(task, "data.train_size=50", "data.holdout=0.2")
     assert [len(held[name]) for name in ("train", "held_out")] == [40, 10]
     assert sorted(held["train"].idx + held["held_out"].idx) == whole["train"].idx
@@ -110,7 +110,7 @@ def test_what_is_held_out_is_not_trained_on(task):
     assert load(task, "data.train_size=50", "data.holdout=0.2", "data.seed=1")["held_out"].idx != held["held_out"].idx
 
 
-def test_holding_all_out_is_refused():
+def test_holding_out_every_example_is_refused():
     with pytest.raises(UserError, match=r"data.holdout is 0.5; of 2 examples that leaves none"):
         load("cola", "data.train_size=2", "data.holdout=0.5")
 
@@ -120,7 +120,7 @@ def test_holding_all_out_is_refused():
     ("task", "train", "validation"),
     [("cola", 8551, 1043), ("mrpc", 3668, 408), ("rte", 2490, 277), ("stsb", 5749, 1500)],
 )
-def test_real_glue_loads_whole(task, train, validation):
+def test_real_glue_tables_load_completely(task, train, validation):
     splits = load(task, "data=local", f"data.path={SHARED}")
     assert [len(split) for split in splits.values()] == [train, validation]
 
@@ -148,7 +148,7 @@ def test_stsbs_correlations_have_their_closed_forms():
     assert scores["spearmanr"] == pytest.approx(np.corrcoef(*ranks)[0, 1])
 
 
-def test_mnli_is_scored_together_and_apart():
+def test_mnli_is_scored_on_each_split_and_on_both():
     matched, mismatched = (np.array([0, 1, 2, 0]), np.array([0, 1, 2, 1])), (np.array([0, 0]), np.array([0, 1]))
     scores = score(GLUE["mnli"], {"validation_matched": matched, "validation_mismatched": mismatched})
     assert scores == pytest.approx({"accuracy": 4 / 6, "accuracy_matched": 3 / 4, "accuracy_mismatched": 1 / 2})

@@ -1,4 +1,4 @@
-"""Memory by the bytes that the algebra predicts, and a clock that counts what it should."""
+"""Memory as the algebra predicts it, to the byte, and a speed meter that counts only training steps."""
 
 import pytest
 import torch
@@ -32,9 +32,9 @@ def held(method, architecture="roberta") -> int:
 
 
 @pytest.mark.parametrize("corrected", [LoRAFA, LoRAFACorrected])
-def test_lora_fa_spares_the_input_of_every_adapted_layer(corrected, architecture):
+def test_lora_fa_does_not_keep_the_input_of_adapted_layers(corrected, architecture):
     """LoRA keeps x (batch, seq, width) for the gradient of A: once a layer, as query and value read the same x.
-    LoRA-FA keeps A·x alone, which LoRA keeps too. In the first layer x is the embedding, in no one's way otherwise."""
+    LoRA-FA keeps A·x alone, which LoRA keeps too. In the first layer x is the embedding, which nothing else keeps."""
     saved = held(LoRA(rank=RANK), architecture) - held(corrected(rank=RANK), architecture)
     assert saved == LAYERS * BATCH * LENGTH * WIDTH * 4
 
@@ -45,7 +45,7 @@ def test_each_adapted_layer_of_lora_keeps_its_rank_sized_product():
     assert two - one == BATCH * LENGTH * RANK * 4
 
 
-def test_activations_of_a_linear_layer_are_its_input():
+def test_the_activations_of_a_linear_layer_are_its_input():
     layer = torch.nn.Linear(10, 3)
     x = torch.randn(7, 10)
     assert activation_bytes(layer, lambda: layer(x).sum()) == 7 * 10 * 4
@@ -78,7 +78,7 @@ def batch(examples: int, tokens: int, length: int) -> Batch:
     return Batch({"input_ids": torch.zeros(examples, length, dtype=torch.long)}, torch.zeros(examples), tokens)
 
 
-def test_the_clock_counts_steps_alone(monkeypatch):
+def test_the_speed_meter_counts_only_training_steps(monkeypatch):
     now = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
     meter = SpeedMeter(CPU)
@@ -104,7 +104,7 @@ def test_the_clock_counts_steps_alone(monkeypatch):
     }
 
 
-def test_a_clock_without_steps_has_nothing_to_say():
+def test_a_speed_meter_without_steps_reports_nothing():
     meter = SpeedMeter(CPU)
     meter.start()
     meter.stop()
@@ -117,7 +117,7 @@ def test_a_clock_without_steps_has_nothing_to_say():
     }
 
 
-def test_the_memory_peak_is_that_of_the_stretch():
+def test_the_memory_peak_covers_only_the_measured_stretch():
     meter = MemoryMeter(CPU)
     outside = torch.ones(64 * 2**20)  # 256 MiB, an evaluation's
     del outside

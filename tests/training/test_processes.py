@@ -8,7 +8,7 @@ from faults.harness import call, run_folder
 from experiments.record import read_record
 
 
-def test_two_processes_train_as_one_does(tmp_path):
+def test_two_processes_train_like_one(tmp_path):
     """Same batches, same sums: but for rounding, as dropout is off."""
     quiet = [f"+backbone.architecture.{name}_probs_dropout_prob=0" for name in ("attention",)]
     words = ["task=stsb", "+backbone.architecture.hidden_dropout_prob=0", *quiet, "data.train_size=97"]

@@ -1,4 +1,4 @@
-"""Which epoch counts: the best on the validation set, and the one that held-out data choose."""
+"""Which epoch counts: the best on the validation set, and the one chosen on held-out data."""
 
 import pytest
 
@@ -9,7 +9,7 @@ def entry(score: float, held_out: float | None = None) -> dict:
     return {"accuracy": score} | ({} if held_out is None else {"held_out": {"accuracy": held_out}})
 
 
-def test_the_first_of_equal_evaluations_counts():
+def test_the_first_of_equal_evaluations_is_the_best():
     history = [entry(0.5, 0.7), entry(0.9, 0.7), entry(0.9, 0.6)]
     assert best(history, "accuracy") is history[1]
     assert selected(history, "accuracy") is history[0]

@@ -67,7 +67,7 @@ def outcome(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name, tmp_path, monkeypatch):
     more = ["deterministic=true"]
     more += ["method.dropout=0.1"] if hasattr(compose(f"method={name}").method, "dropout") else []
     whole, _ = run(tmp_path / "whole", name, "cola", *more)
@@ -76,7 +76,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path
         with pytest.raises(Interrupted):
             run(tmp_path / "parts", name, "cola", *more)
         monkeypatch.undo()
-        torch.manual_seed(99)  # a new process knows nothing of where the generators were
+        torch.manual_seed(99)  # a new process has other generator states
         folder = next((tmp_path / "parts/default").iterdir())
         assert read_record(folder)["status"] == "interrupted"
         assert (folder / "checkpoint.safetensors").exists()
@@ -87,7 +87,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path
 
 
 @pytest.mark.parametrize("task", GLUE)
-def test_every_task_leaves_a_whole_record(task, tmp_path):
+def test_every_task_leaves_a_complete_record(task, tmp_path):
     folder, record = run(tmp_path, "dora", task, "task.max_length=32")
     assert set(record) == {
         *("schema", "status", "reason", "method", "task", "backbone", "data", "seed", "experiment", "config"),
@@ -129,7 +129,7 @@ def test_every_method_runs_on_every_task(name, task, tmp_path):
     assert set(GLUE[task].metrics) < set(record["best"])
 
 
-def test_the_same_command_twice_gives_the_same_bits_and_another_seed_others(tmp_path):
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
     first, again, other = (
         run(tmp_path / x, "dora", "mrpc", f"seed={seed}")[0] for x, seed in zip("abc", (1, 1, 2), strict=True)
     )
@@ -137,7 +137,7 @@ def test_the_same_command_twice_gives_the_same_bits_and_another_seed_others(tmp_
     assert outcome(first) != outcome(other)
 
 
-def test_methods_with_one_seed_see_the_same_batches_and_start_at_the_same_head(tmp_path, monkeypatch):
+def test_methods_with_one_seed_share_their_batches_and_initial_head(tmp_path, monkeypatch):
     seen, heads = {}, {}
     step = Trainer.train_step
 
@@ -166,7 +166,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
     assert forced["history"] == record["history"]
 
 
-def test_a_diverging_loss_fails_with_its_reason(tmp_path):
+def test_a_diverging_loss_fails_the_run_with_a_reason(tmp_path):
     arguments = (
         tmp_path,
         "full",
@@ -211,7 +211,7 @@ def test_an_unexpected_error_leaves_a_record_and_the_checkpoint(tmp_path, monkey
 
 
 @pytest.mark.parametrize("task", ["cola", "mnli"])
-def test_an_epoch_is_chosen_on_what_is_held_out_too(task, tmp_path):
+def test_an_epoch_is_also_chosen_on_the_held_out_split(task, tmp_path):
     _, record = run(tmp_path, "full", task, "data.holdout=0.3", "trainer.epochs=4", "trainer.learning_rate=3e-3")
     name = record["metric"]
     held_out = [entry["held_out"][name] for entry in record["history"]]
@@ -221,7 +221,7 @@ def test_an_epoch_is_chosen_on_what_is_held_out_too(task, tmp_path):
     assert run(tmp_path, "full", task)[1]["selected"] is None
 
 
-def test_micro_batches_change_nothing_but_rounding(tmp_path):
+def test_gradient_accumulation_changes_only_rounding(tmp_path):
     quiet = ("+backbone.architecture.hidden_dropout_prob=0", "+backbone.architecture.attention_probs_dropout_prob=0")
     _, whole = run(tmp_path, "lora", "stsb", *quiet)
     _, pieces = run(tmp_path, "lora", "stsb", "trainer.micro_batch_size=3", *quiet)
@@ -239,15 +239,15 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path):
         ("trainer.precision=bf16",),
     ],
 )
-def test_the_trainers_settings_run(more, tmp_path):
+def test_every_setting_of_the_trainer_runs(more, tmp_path):
     _, record = run(tmp_path, "lora", "cola", *more)
     assert record["status"] == "complete"
     if "trainer.max_steps=12" in more:
         assert [entry["step"] for entry in record["history"]] == [5, 10, 12]
 
 
-def test_a_signal_goes_on_to_who_handled_it_before_once_the_state_is_kept(tmp_path, monkeypatch):
-    """As submitit does, which queues a Slurm job again at its USR2."""
+def test_a_signal_is_passed_to_its_earlier_handler_after_the_checkpoint(tmp_path, monkeypatch):
+    """As with submitit, whose handler of SIGUSR2 puts a Slurm job back into the queue."""
     step, kept = Trainer.train_step, []
 
     def warned(trainer, indices):
@@ -270,7 +270,7 @@ def test_a_signal_goes_on_to_who_handled_it_before_once_the_state_is_kept(tmp_pa
     assert kept == [("interrupted", True)]
 
 
-def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, monkeypatch):
+def test_no_checkpoint_is_written_of_nonfinite_weights(tmp_path, monkeypatch):
     """The loss of the step is finite, and a signal comes before the next."""
     step = Trainer.train_step
 
@@ -286,7 +286,7 @@ def test_no_checkpoint_is_written_of_weights_that_are_not_finite(tmp_path, monke
     assert not list(tmp_path.rglob("checkpoint.safetensors"))
 
 
-def test_a_checkpoint_of_other_data_is_refused_and_the_interrupted_record_left_alone(tmp_path, monkeypatch):
+def test_a_checkpoint_of_other_data_is_refused_and_the_record_kept(tmp_path, monkeypatch):
     stop_at(monkeypatch, 13)
     with pytest.raises(Interrupted):
         run(tmp_path)
@@ -301,7 +301,7 @@ def test_a_checkpoint_of_other_data_is_refused_and_the_interrupted_record_left_a
 
 
 @pytest.mark.parametrize("status", ["complete", "interrupted"])
-def test_other_weights_are_another_run(status, tmp_path, monkeypatch):
+def test_a_started_run_refuses_other_backbone_weights(status, tmp_path, monkeypatch):
 
     words = (
         tmp_path / "runs",
@@ -324,7 +324,7 @@ def test_other_weights_are_another_run(status, tmp_path, monkeypatch):
         run(*words)
 
 
-def test_an_earlier_run_of_the_process_is_not_in_the_peak_of_the_next(tmp_path):
+def test_release_memory_frees_what_an_earlier_run_held(tmp_path):
     from training.meters import MemoryMeter, release_memory
 
     release_memory()
