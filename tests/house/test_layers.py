@@ -1,5 +1,6 @@
 """Imports go down the layers and never in a circle, so that a reader can start at the bottom and stop anywhere."""
 
+import re
 from graphlib import TopologicalSorter
 
 from support.command_line import ROOT
@@ -28,3 +29,8 @@ def test_architecture_md_matches_the_code():
 
 def test_train_py_stays_short():
     assert len((ROOT / "train.py").read_text(encoding="utf-8").splitlines()) <= 165
+
+
+def test_no_tests_name_is_longer_than_a_line_of_a_report():
+    names = [name for file in ROOT.glob("tests/**/*.py") for name in re.findall(r"def (test_\w+)", file.read_text())]
+    assert [name for name in names if len(name) >= 80] == []
