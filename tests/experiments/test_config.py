@@ -203,7 +203,7 @@ MISTAKES = {
     "output_dir=/dev/null": "is not a folder",
     "experiment=../up": "unknown experiment",
     "experiment=mnli_start": "this experiment has no settings for 'cola'; it has them for: mnli, mrpc",
-    "start=cola": "start is 'cola'; choose another task to start from: sst2",
+    "start=cola": "start is 'cola'; choose another task to start from: mnli, sst2",
     "method": "Error parsing override 'method'",
     "experiment=7": "the settings cannot be read: Config group override must be a string",
     "backbone.learning_rates=${seed}": "backbone.learning_rates is '0'; it must be a mapping",
