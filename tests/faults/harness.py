@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import psutil
 from support.command_line import ROOT
+from support.warm import WarmProcess
 
 from core.io import read_tensors
 from experiments.record import read_record
@@ -46,16 +47,25 @@ class Ended(NamedTuple):
 
 
 def start(
-    output: Path, *words: str, launch: tuple[str, ...] = (), environment: dict[str, str] | None = None, **options
-) -> subprocess.Popen:
+    output: Path,
+    *words: str,
+    launch: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
+    fresh: bool = False,
+    **options,
+) -> subprocess.Popen | WarmProcess:
     """`python train.py` on the smallest run, its folder below `output`, in a process group of its own.
 
     Args:
         words: overrides after those of TINY.
         launch: what stands before `train.py` in place of the interpreter, as in `accelerate launch`.
         environment: variables to add.
+        fresh: in a new interpreter, which takes seconds to import, rather than forked from a warm one. A run that one of the
+            other arguments changes is fresh, too.
     """
     output.mkdir(parents=True, exist_ok=True)
+    if not (launch or environment or fresh or options):
+        return WarmProcess([*TINY, f"output_dir={output}", *words], ENVIRONMENT, output)
     command = [*(launch or (sys.executable,)), str(ROOT / "train.py"), *TINY, f"output_dir={output}", *words]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
@@ -63,7 +73,7 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen, patience: float = PATIENCE) -> Ended:
+def finish(process: subprocess.Popen | WarmProcess, patience: float = PATIENCE) -> Ended:
     """Waits for the end; a process that does not end in time is killed, with all that it started."""
     try:
         out, err = process.communicate(timeout=patience)
@@ -76,7 +86,7 @@ def finish(process: subprocess.Popen, patience: float = PATIENCE) -> Ended:
     return Ended(process.returncode, out or "", err or "")
 
 
-def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+def descendants(process: subprocess.Popen | WarmProcess) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
 
 

@@ -12,7 +12,7 @@ from support.command_line import compose
 import train
 from analysis.records import collect, ended
 from core.errors import Damaged, Interrupted
-from experiments.record import NAME, read_record
+from experiments.record import RECORD, read_record
 from experiments.restore import restore
 from experiments.run_folder import BEST, CHECKPOINT
 from faults.harness import TINY, Lost, outcome
@@ -74,7 +74,7 @@ def damaged(source: Path, output: Path, name: str, damage: Callable, moments: ra
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(("state", "name"), [("part", CHECKPOINT), ("part", NAME), ("whole", NAME)])
+@pytest.mark.parametrize(("state", "name"), [("part", CHECKPOINT), ("part", RECORD), ("whole", RECORD)])
 def test_the_same_command_after_damage_ends_like_an_undisturbed_run(
     state, name, damage, is_long, house, tmp_path, tally, capsys
 ):
@@ -96,8 +96,8 @@ def test_a_damaged_record_is_named_and_left_out_of_tables(damage, is_long, house
     times = 200 if is_long else 10
     for seed in range(times):
         output = tmp_path / str(seed)
-        file = damaged(house / "whole", output, NAME, damage, random.Random(seed))
-        with pytest.raises(Damaged, match=NAME):
+        file = damaged(house / "whole", output, RECORD, damage, random.Random(seed))
+        with pytest.raises(Damaged, match=RECORD):
             read_record(file.parent)
         capsys.readouterr()
         assert collect(output, into=tmp_path / "records") == []
@@ -153,7 +153,7 @@ def other(house: Path, output: Path, state: str, name: str) -> Path:
     return run(output).folder / name
 
 
-@pytest.mark.parametrize(("state", "name"), [("part", BEST), ("whole", NAME), ("part", NAME)])
+@pytest.mark.parametrize(("state", "name"), [("part", BEST), ("whole", RECORD), ("part", RECORD)])
 def test_a_file_of_another_run_is_treated_as_damaged(state, name, house, tmp_path, tally, capsys):
     file = other(house, tmp_path / "runs", state, name)
     train.train(run(tmp_path / "runs"))
@@ -173,11 +173,11 @@ def test_a_copied_record_is_counted_once(house, tmp_path, capsys):
     shutil.copytree(house / "whole", tmp_path / "runs")
     folder = run(tmp_path / "runs").folder
     shutil.copytree(folder, folder.with_name("copy"))
-    assert len(list(ended(sorted(tmp_path.rglob(NAME))))) == 1
+    assert len(list(ended(sorted(tmp_path.rglob(RECORD))))) == 1
     assert "is of the same run as" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [NAME, CHECKPOINT, BEST])
+@pytest.mark.parametrize("name", [RECORD, CHECKPOINT, BEST])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
 def test_a_pipe_or_folder_in_place_of_a_file_is_quarantined(make, name, house, tmp_path, tally):
     shutil.copytree(house / "part", tmp_path / "runs")

@@ -127,7 +127,7 @@ def test_a_folder_that_turns_read_only_is_one_sentence_and_the_run_resumes(is_lo
 
 def test_a_closed_output_pipe_does_not_stop_a_run(expected, tmp_path, tally):
     """As `| head -1` does."""
-    process = start(tmp_path, *RUN)
+    process = start(tmp_path, *RUN, fresh=True)
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None

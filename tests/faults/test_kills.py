@@ -21,9 +21,10 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(seed, is_long, ex
         pytest.skip("five kills of one run; of ten runs by `make faults`")
     moments = random.Random(seed)
     for kill in range(5):
-        process = start(tmp_path, *RUN)
+        is_early = moments.random() < 0.25
+        process = start(tmp_path, *RUN, fresh=is_early)
         number = SIGNALS[kill % len(SIGNALS)] if kill < 4 else moments.choice(SIGNALS)
-        if moments.random() < 0.25:
+        if is_early:
             time.sleep(moments.uniform(0, STARTING))
         else:
             until_it_trains(process, tmp_path)

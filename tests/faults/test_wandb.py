@@ -66,7 +66,7 @@ def until_it_trains(process, output) -> None:
 
 
 def test_without_a_key_wandb_logs_offline_and_never_asks(require_whole, tmp_path):
-    ended = call(tmp_path, *LOGGED)
+    ended = call(tmp_path, *LOGGED, fresh=True)
     require_whole(ended, "W&B logs offline; to upload: wandb sync")
     assert list(run_folder(tmp_path).glob("wandb/offline-run-*/run-*.wandb"))
 
@@ -106,7 +106,7 @@ def test_a_run_survives_the_loss_of_the_wandb_server(status, only_long, require_
 def test_a_run_survives_a_killed_or_stopped_wandb_service(number, only_long, require_whole, tmp_path):
     if number == signal.SIGSTOP:
         only_long()
-    process = start(tmp_path, *LOGGED)
+    process = start(tmp_path, *LOGGED, fresh=True)
     until_it_trains(process, tmp_path)
     [service] = [child for child in descendants(process) if child.name() == "wandb-core"]
     service.send_signal(number)
@@ -119,7 +119,7 @@ def test_a_run_survives_a_file_in_place_of_the_wandb_folder(name, only_long, req
     only_long()
     (tmp_path / "default" / name).mkdir(parents=True)
     (tmp_path / "default" / name / "wandb").touch()
-    require_whole(call(tmp_path, *LOGGED), "W&B stopped ([Errno 20] Not a directory")
+    require_whole(call(tmp_path, *LOGGED, fresh=True), "W&B stopped ([Errno 20] Not a directory")
 
 
 def test_a_run_survives_a_full_wandb_folder(name, only_long, require_whole, tmp_path):
@@ -131,7 +131,7 @@ def test_a_run_survives_a_full_wandb_folder(name, only_long, require_whole, tmp_
     if mounted.returncode:
         pytest.skip("mounting a small disk is not permitted here")
     try:
-        process = start(tmp_path, *LOGGED)
+        process = start(tmp_path, *LOGGED, fresh=True)
         until_it_trains(process, tmp_path)
         with suppress(OSError), (folder / "junk").open("wb", buffering=0) as junk:
             while True:

@@ -1,5 +1,6 @@
 """What the scripts' command lines share: help, one sentence for a mistake, no secrets, no traceback for a closed pipe."""
 
+import importlib
 import subprocess
 import sys
 
@@ -37,12 +38,17 @@ def status_of(monkeypatch, main, *words: str) -> int:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_prints_its_docstring_for_help(script):
-    done = subprocess.run(
-        [sys.executable, ROOT / f"scripts/{script}.py", "--help"], capture_output=True, text=True, cwd=ROOT.parent
-    )
+def test_every_script_prints_its_docstring_for_help(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"scripts/{script}.py", "--help"])
+    assert not importlib.import_module(f"scripts.{script}").main()
+    assert f"scripts/{script}.py" in capsys.readouterr().out
+
+
+def test_a_script_runs_from_any_folder(tmp_path):
+    command = [sys.executable, ROOT / "scripts/results.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"scripts/{script}.py" in done.stdout
+    assert "scripts/results.py" in done.stdout
 
 
 @pytest.mark.parametrize(("error", "status"), [(UserError, 2), (OSError, 2), (Diverged, 1)])

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from support.warm import ROOT, WarmProcess
+
 TINY = [
     "profile=offline",
     "backbone=tiny",
@@ -19,10 +18,9 @@ TINY = [
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def start(output: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, f"output_dir={output}", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=ENVIRONMENT, cwd=output, **pipes)
+def start(output: Path, *words: str) -> WarmProcess:
+    """A sweep; its runs are processes of their own, as always."""
+    return WarmProcess(["-m", *TINY, f"output_dir={output}", *words], ENVIRONMENT, output)
 
 
 def call(output: Path, *words: str) -> tuple[int, str, str]:
@@ -44,7 +42,7 @@ def compose(*overrides: str):
     """The typed settings of a command line."""
     import hydra
 
-    from experiments.config import from_hydra
+    from experiments.sweep import run_config
 
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return from_hydra(hydra.compose("config", list(overrides)))
+        return run_config(hydra.compose("config", list(overrides), return_hydra_config=True))
