@@ -1,10 +1,10 @@
-"""The figures, from records alone: PNG and PDF, the same bytes for the same records.
+"""The figures, from records only: PNG and PDF, the same bytes for the same records.
 
-A method has one colour (Okabe and Ito's, then Tol's, told apart by the colour-blind), one marker and one dash everywhere,
-so that a figure survives a grey printer.
+A method has the same colour, marker and dash in every figure. The colours are Okabe and Ito's, then Tol's, which colour-blind
+readers can tell apart; markers and dashes survive a grey printer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import serving
 from analysis.published import suffix
-from analysis.records import BACKBONES, METHODS, METRICS, TASKS, at_chosen_setting, complete, in_order, main_metric
+from analysis.records import BACKBONES, METHODS, TASKS, at_chosen_setting, complete, in_order, main_metric
 from analysis.tables import pick_rate
+from tasks.glue import METRICS
 from training.selection import best
 
 STYLE: dict[Any, Any] = {
@@ -29,7 +30,7 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    "savefig.dpi": 150,
+    "savefig.dpi": 200,
     "svg.hashsalt": "0",
     "pdf.fonttype": 42,
 }
@@ -70,24 +71,24 @@ def bar_style(method: str) -> dict[str, Any]:
 
 
 def panels(count: int, width: float = 3.4, height: float = 2.8) -> tuple[Figure, list[Axes]]:
-    """A row of axes."""
+    """A figure with a row of axes."""
     figure = Figure(figsize=(max(width * count, 4.2), height), layout="constrained")
     return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
 def legend(figure: Figure, ax: Axes) -> None:
-    """One for all panels, to their right, each method once."""
+    """One legend for all panels, to their right, with each method once."""
     once = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     figure.legend(once.values(), once, loc="outside right upper", fontsize=7)
 
 
 def by_method(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """In the frame's order, which is that of the tables."""
+    """The methods of a frame, in the order of the tables."""
     return runs.groupby("method", sort=False)
 
 
 def where(runs: pd.DataFrame) -> str:
-    """The title of a panel: the backbone, and how many seeds."""
+    """A panel's title: the backbone and the number of seeds."""
     name, seeds = runs["backbone"].iloc[0], runs["seed"].nunique()
     return f"{BACKBONES.get(name, name)}, {seeds} seed{'s' * (seeds > 1)}"
 
@@ -179,12 +180,12 @@ def cost_bars(runs: pd.DataFrame, column: str, label: str) -> Figure | None:
 
 
 def ratio(runs: pd.DataFrame, method: str, column: str) -> float:
-    """Of medians over seeds; not a number where the method has no run."""
+    """Medians over seeds; NaN for a method without runs."""
     return runs.loc[runs["method"] == method, column].median() / runs.loc[runs["method"] == "full", column].median()
 
 
 def memory_parts(runs: pd.DataFrame) -> Figure | None:
-    """What the memory of training is made of, and on a GPU how busy it was."""
+    """Training memory by part, and on a GPU its utilization."""
     runs = complete(runs, experiment="training_cost", task="mrpc")
     groups = [part for _, part in runs.groupby(["backbone", "hardware", "precision"])]
     if not groups:
@@ -220,7 +221,7 @@ def memory_parts(runs: pd.DataFrame) -> Figure | None:
 
 
 def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
-    """Quality against trained parameters, the head not counted. LoRA's figure 2 in idea."""
+    """Quality against trained parameters without the head, after LoRA's figure 2."""
     runs = complete(runs, experiment=TABLE1[1:])
     tasks = list(in_order(runs["task"]))
     if not tasks:
@@ -245,7 +246,7 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
 
 
 def learning_rates(runs: pd.DataFrame) -> Figure | None:
-    """Each method's best evaluation on CoLA by learning rate; a star where held-out data would choose."""
+    """Each method's best evaluation on CoLA by learning rate; a star marks the rate that held-out data choose."""
     runs = complete(runs, experiment=["learning_rates", "learning_rates_minilm"], task="cola")
     groups = [part for _, part in runs.groupby(["experiment", "backbone"])]
     if not groups:
@@ -276,7 +277,7 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
 
 
 def rank_alpha(runs: pd.DataFrame) -> Figure | None:
-    """Heat map of quality by rank and alpha; a box where alpha = 2 r."""
+    """Heat map of quality by rank and alpha; a box marks alpha = 2 r."""
     runs = complete(runs, experiment="rank_alpha")
     groups = [part for _, part in runs.groupby("backbone")]
     if not groups:
@@ -342,7 +343,9 @@ def subspace(pairs: list[dict[str, Any]]) -> Figure | None:
     figure = Figure(figsize=(3.1 * len(pairs) / 2, 5.4), layout="constrained")
     axes = figure.subplots(2, (len(pairs) + 1) // 2, squeeze=False)
     for ax, pair in zip(axes.T.flat, pairs, strict=False):
-        image = ax.imshow(np.array(pair["phi"]), vmin=0, vmax=1, cmap="cividis", origin="lower", aspect="auto")
+        phi = np.array(pair["phi"])
+        ends = (0.5, phi.shape[1] + 0.5, 0.5, phi.shape[0] + 0.5)  # i and j begin at 1
+        image = ax.imshow(phi, vmin=0, vmax=1, cmap="cividis", origin="lower", aspect="auto", extent=ends)
         one, other = (f"r = {run['rank']}, seed {run['seed']}" for run in pair["runs"])
         ax.set_title(f"{pair['matrix']}\n{one}\nand {other}", fontsize=7)
         ax.set(xlabel="j", ylabel="i")
@@ -352,7 +355,7 @@ def subspace(pairs: list[dict[str, Any]]) -> Figure | None:
 
 
 def throughput(records: list[dict[str, Any]]) -> Figure | None:
-    """Requests a second by the number of adapters beside one backbone. S-LoRA, table 3 in idea."""
+    """Requests a second by the number of adapters on one backbone, after S-LoRA's table 3."""
     if not records:
         return None
     figure, axes = panels(len(records), width=4.2)
@@ -371,7 +374,7 @@ def throughput(records: list[dict[str, Any]]) -> Figure | None:
 
 
 def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[str, Figure]:
-    """By name; those without records are left out."""
+    """Every figure that has records, by name."""
     figures = {
         "parikh_wu_figure1_cola": over_training(runs, "cola", "matthews_correlation"),
         "parikh_wu_figure2_mrpc": over_training(runs, "mrpc", "f1"),
@@ -389,12 +392,12 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def write_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """`folder/NAME.png` and `.pdf`, without the dates that would make equal figures unequal files."""
+def write_figures(figures: Callable[[], dict[str, Figure]], folder: Path) -> list[Path]:
+    """Draws figures in our style as `folder/NAME.png` and `.pdf`, without dates: equal figures are equal files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with mpl.rc_context(STYLE):
-        for name, figure in all_figures(runs, similarity).items():
+        for name, figure in figures().items():
             for ending, metadata in (
                 ("png", {"Software": None}),
                 ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),

@@ -1,7 +1,8 @@
-"""Records as one data frame, a row a run; and how they come into `paper_tables/records/`."""
+"""Records as one data frame with a row for each run, and how they come into `paper_tables/records/`."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from core.console import log
 from core.errors import Damaged, UserError
 from core.io import with_checksum, write_json
 from experiments.config import file_name, identity
-from experiments.record import parse
+from experiments.naming import PER_SEED, differing, flat, short, show
+from experiments.record import RECORD, parse
 from methods.base import REGISTERED
 from tasks.glue import GLUE
 from tasks.loading import HELD_OUT
@@ -19,8 +21,8 @@ from training.selection import best, selected
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
-MEASURED = ("benchmark", "latency", "serving")  # folders of what scripts measured, in forms of their own
-ORDER = (  # of methods in tables; those not named here come last
+MEASURED = ("benchmark", "latency", "serving")  # folders of the scripts' measurements, which have other forms
+ORDER = (  # of methods in tables; others come last
     *("head", "full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora", "bitfit", "top_layers"),
     *("houlsby", "lin", "pfeiffer", "adapterdrop"),
 )
@@ -31,13 +33,6 @@ BACKBONES = {
     "roberta-large": "RoBERTa-large",
     "deberta-v2-xxlarge": "DeBERTa XXL",
     "minilm": "MiniLM",
-}
-METRICS = {
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "matthews_correlation": "Matthews",
-    "pearson": "Pearson",
-    "spearmanr": "Spearman",
 }
 SETTINGS = {
     "learning_rate": "trainer",
@@ -61,9 +56,9 @@ SETTINGS = {
 
 
 def ended(files: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Those of the files that are records of runs that ended, well or not.
+    """The records among the files, of complete and of failed runs.
 
-    A damaged one is named and left out, and so is a run's second, which a copied file or folder is.
+    Damaged records, and further copies of a run's record, are named in a warning and left out.
     """
     seen: dict[tuple[str, str], Path] = {}
     for file in files:
@@ -81,38 +76,80 @@ def ended(files: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield file, record
 
 
-def collect(folder: Path, into: Path = RECORDS) -> list[Path]:
-    """Takes over the ended runs below `folder`, each to `into/EXPERIMENT/RUN.json`; returns what was written.
+def collect(folder: Path, into: Path = RECORDS, check: Callable[[pd.DataFrame], Any] | None = None) -> list[Path]:
+    """Copies the records of ended runs below `folder` to `into/EXPERIMENT/RUN.json`: all of them or, after an error, none.
 
-    Machine paths are blanked. Runs on generated data, and those of no experiment, are left where they are.
+    Machine paths are blanked. Runs on generated data and runs without an experiment are not copied; a warning counts them.
+
+    Args:
+        check: takes the frame that `into` would then hold, and raises a UserError if tables cannot be made of it.
+
+    Returns:
+        The files written.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or `check` raised it.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give a folder of runs, as in runs/parikh_wu_table1")
-    written = []
-    for file, record in ended(sorted(folder.rglob("result.json"))):
+    files = sorted(folder.rglob(RECORD))
+    new: dict[Path, dict[str, Any]] = {}
+    left_out: Counter[str] = Counter()
+    for file, record in ended(files):
         if file_name(record["experiment"]) != record["experiment"]:
             log.warning(f"{file}: experiment '{record['experiment']}' cannot name a folder: left out")
-        elif record["data"] != "generated" and record["experiment"] != "default":
+        elif record["data"] == "generated":
+            left_out["on generated data"] += 1
+        elif record["experiment"] == "default":
+            left_out["of no experiment (conf/experiment/NAME.yaml)"] += 1
+        else:
             record["config"]["data"]["path"] = None
             record["config"]["output_dir"] = "runs"
             if begun := record["config"].get("init_from"):
                 record["config"]["init_from"] = Path(begun).name
-            written.append(into / record["experiment"] / f"{file.parent.name}.json")
-            write_json(written[-1], with_checksum(record))
-    return written
+            new[into / record["experiment"] / f"{file.parent.name}.json"] = record
+    for reason, count in left_out.items():
+        log.warning(f"{folder}: {count} run{'s' * (count > 1)} {reason}: left out")
+    if not files:
+        log.warning(f"{folder} holds no run")
+    if check:
+        check(frame([*(record for file, record in read_all(into) if file not in new), *new.values()]))
+    for file, record in new.items():
+        write_json(file, with_checksum(record))
+    return list(new)
+
+
+def read_all(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The records of ended runs below a folder of records, sorted by name."""
+    return ended(file for file in sorted(folder.rglob("*.json")) if file.parent.name not in MEASURED)
 
 
 def load(folder: Path = RECORDS) -> pd.DataFrame:
-    """Every record below `folder`, in the order of their names; an empty frame has the columns all the same."""
-    files = [file for file in sorted(folder.rglob("*.json")) if file.parent.name not in MEASURED]
-    return frame(record for _, record in ended(files))
+    """Every record below a folder of records; an empty frame has the same columns."""
+    return frame(record for _, record in read_all(folder))
+
+
+def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
+    """The complete runs below folders of runs or of records, each once, with a column `path`: its folder or record.
+
+    Raises:
+        UserError: a path does not exist, or there is no complete run.
+    """
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"there is no {path}; give folders of runs, as in runs/default")
+        runs = [path] if path.is_file() else sorted(path.rglob(RECORD))
+        found |= {record["config_hash"]: (file, record) for file, record in (ended(runs) if runs else read_all(path))}
+    complete_runs = complete(frame(record for _, record in found.values()))
+    if complete_runs.empty:
+        raise UserError("no complete run there; give folders of runs, as in runs/default")
+    places = {key: file.parent if file.name == RECORD else file for key, (file, _) in found.items()}
+    return complete_runs.assign(path=[str(places[key]) for key in complete_runs["hash"]])
 
 
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """A row a run; `history` and `use` stay lists."""
+    """A frame with a row for each run; `history` and `use` are lists in it."""
     rows = pd.DataFrame(list(map(row, records)), columns=list(COLUMNS))
     order = {name: place for place, name in enumerate(METHODS)}
     rows["order"] = rows["method"].map(lambda name: order.get(name, len(order)))
@@ -138,16 +175,14 @@ COLUMNS = {
     "hardware": lambda r, _: describe_hardware(r["provenance"]["hardware"]),
     "precision": lambda r, _: r["provenance"]["hardware"].get("precision"),
     "hash": lambda r, _: r["config_hash"],
-    "variant": lambda r, _: variant(r["config"]),
+    "settings": lambda r, _: settings(r["config"]),
+    "variant": lambda r, _: json.dumps(settings(r["config"]), sort_keys=True),
 }
 
 
-def variant(config: dict[str, Any]) -> str:
-    """The settings that runs to be averaged share: all that shape the result but the seed."""
-    config = identity(config)
-    config.pop("seed", None)
-    config["method"].pop("projection_seed", None)
-    return json.dumps(config, sort_keys=True)
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """All settings that shape the result, flat, except those that differ between the seeds of one setting."""
+    return {key: value for key, value in flat(identity(config)).items() if key not in PER_SEED}
 
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +197,18 @@ def describe_hardware(hardware: dict[str, Any]) -> str:
     return f"{hardware['cpu']}, {hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
 
 
+def machine(record: dict[str, Any]) -> str:
+    """`NVIDIA H200, bf16`."""
+    hardware = record["provenance"]["hardware"]
+    return f"{describe_hardware(hardware)}, {hardware['precision']}"
+
+
+def measurements(folder: Path, kind: str, key: Callable[[dict[str, Any]], tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """The records of a script in `folder`, sorted by `key`; each has the word `kind` as a key."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    return sorted((record for record in records if kind in record), key=key)
+
+
 def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     """The complete runs whose columns have these values; a list stands for any of its members."""
     rows = frame[frame["status"] == "complete"]
@@ -171,7 +218,7 @@ def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
 
 
 def chosen_scores(runs: pd.DataFrame, task: str) -> dict[int, float]:
-    """By seed, times 100: at the epoch that held-out data choose, or at the best where nothing was held out."""
+    """Scores by seed, times 100: at the epoch that held-out data choose, or at the best epoch if nothing was held out."""
     metric = main_metric(task)
     return {run.seed: 100 * chosen_score(run.history, metric) for run in runs.itertuples()}
 
@@ -181,10 +228,10 @@ def chosen_score(history: list[dict[str, Any]], metric: str) -> float:
 
 
 def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Of one method's runs on one task those of one setting: the only one, or the best median on held-out data.
+    """The runs of one setting, out of one method's runs on one task: the only setting, or the best on held-out data.
 
-    Settings are compared on the seeds that all of them have: more seeds for one of them neither help nor harm it. Where they
-    share none, only those with the most seeds are compared. Empty where several settings held nothing out.
+    Settings are compared by their median over the seeds that all of them have, so that extra seeds neither help nor harm. If
+    they share no seed, only the settings with the most seeds are compared. Empty if several settings held nothing out.
     """
     parts = [part for _, part in runs.groupby("variant", sort=False)]
     if len(parts) < 2:
@@ -203,27 +250,24 @@ def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with a column `label`: the method, and those settings in which the runs of an experiment differ."""
+    """The frame with a column `label`: the method, and the settings in which the runs of an experiment differ on a task.
+
+    Complete runs of one experiment, backbone, task and label differ in nothing but the seed.
+    """
     frame = frame.assign(label=[METHODS.get(name, name) for name in frame["method"]])
     for _, group in frame.groupby(["experiment", "backbone", "method"]):
-        for name in (*SETTINGS, "start"):
-            if any(part[name].nunique(dropna=False) > 1 for _, part in group.groupby("task")):
-                words = [f", {name} {show(value)}" for value in group[name]]
-                frame.loc[group.index, "label"] += pd.Series(words, index=group.index)
+        keys = differing(list(group["settings"]), within=("task.name",))
+        words = ["".join(f", {short(key)} {show(values.get(key))}" for key in keys) for values in group["settings"]]
+        frame.loc[group.index, "label"] += pd.Series(words, index=group.index)
     return frame
 
 
-def show(value: Any) -> str:
-    """A setting in few characters."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def in_order(tasks: Iterable[str]) -> Iterator[str]:
-    """Tasks as the papers order their columns."""
+    """The tasks in the order of the papers' columns."""
     present = set(tasks)
     return (task for task in TASKS if task in present)
 
 
 def main_metric(task: str) -> str:
-    """What tables show."""
+    """The task's main metric."""
     return GLUE[task].metrics[0]

@@ -1,5 +1,6 @@
 """A table of strings as Markdown, CSV and LaTeX."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from core.io import write_text
 
 @dataclass
 class Table:
-    """What goes into a file.
+    """A table's content.
 
     Attributes:
         name: of the files, without their endings.
@@ -53,6 +54,11 @@ class Table:
         )
         notes = "".join(f"\\par\\footnotesize {latex_text(note)}\n" for note in self.notes)
         return table.replace("\\end{table}", f"{notes}\\end{{table}}")
+
+
+def write_tables(tables: Iterable[Table], folder: Path) -> list[Path]:
+    """Writes the tables below `folder`; returns the files."""
+    return [path for table in tables for path in table.write(folder)]
 
 
 def latex_text(text: str) -> str:

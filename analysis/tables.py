@@ -1,6 +1,4 @@
-"""Every table: published ones beside ours, and what the papers leave out: statistics, learning rates, costs."""
-
-from pathlib import Path
+"""Every table: published numbers beside ours, statistics, learning rates, costs."""
 
 import pandas as pd
 
@@ -22,9 +20,9 @@ from training.selection import best, selected
 
 
 def statistics(frame: pd.DataFrame) -> list[Table]:
-    """One table an experiment that has runs: every setting on every task, against full fine-tuning and against LoRA.
+    """A table for each experiment with runs: every setting on every task, compared with full fine-tuning and with LoRA.
 
-    `training_cost` has none: its hundred steps say nothing of quality.
+    `training_cost` has none: its hundred steps say nothing about quality.
     """
     return [
         experiment_statistics(experiment, runs)
@@ -44,7 +42,7 @@ STATISTICS_NOTES = [
 
 
 def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
-    """A line for each setting on each task."""
+    """The lines of one experiment: one for each setting on each task."""
     rows, compared = [], []
     for (backbone, task), group in runs.groupby(["backbone", "task"], sort=False):
         settings = dict(list(group.groupby("label", sort=False)))
@@ -53,7 +51,7 @@ def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
         for label, part in settings.items():
             rows.append(score_cells(backbone, task, label, part, scores[label]))
             for reference in references.values():
-                is_twin = label == references["full FT"]  # its comparison with LoRA stands in LoRA's line
+                is_twin = label == references["full FT"]  # LoRA's own line has this comparison
                 other = {} if is_twin or reference == label else scores.get(reference, {})
                 compared.append(difference(scores[label], other))
     p_values = holm([None if d is None else d.p for d in compared])
@@ -73,7 +71,7 @@ def reference_label(group: pd.DataFrame, method: str, task: str) -> str | None:
 
 
 def score_cells(backbone: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:
-    """What a setting's line says before the comparisons."""
+    """A setting's cells before the comparisons."""
     done = complete(part)
     flat = sum(best(history, main_metric(task))["collapsed"] for history in done["history"])
     failed = int((part["status"] == "failed").sum())
@@ -186,8 +184,3 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
         serving.table(),
         *statistics(frame),
     ]
-
-
-def write_tables(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Writes every table below `folder`; returns the files."""
-    return [path for table in all_tables(frame) for path in table.write(folder)]

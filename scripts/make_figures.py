@@ -1,24 +1,41 @@
-"""Figures from records: `python scripts/make_figures.py [FOLDER]`, as in `scripts/make_figures.py runs/subspace`.
+"""Figures of your own runs, or of the repository's records: `python scripts/make_figures.py [runs/NAME ...] [into=DIR]`.
 
-Draws every figure that `paper_tables/records/` has runs for into `paper_tables/figures/`, as PNG and PDF. A folder with
-runs of `experiment=subspace` has its adapters compared first: a record holds no weights.
+With folders: curves, trade-offs and learning rates for each backbone and task, as PNG and PDF into `into` (by default
+`figures/` in the first folder). Without: all figures that `paper_tables/records/` has runs for, into `paper_tables/figures/`.
+
+`take_over=true` is for runs of `experiment=subspace`: it compares their adapters, which a record does not hold, and keeps the
+result among the records, for the figure `subspace`.
 """
 
 import sys
 from pathlib import Path
 
-from analysis.figures import write_figures
-from analysis.records import ROOT, load
+from analysis import own_study
+from analysis.figures import all_figures, write_figures
+from analysis.records import ROOT, load, read_runs
 from analysis.subspace import read_similarity, write_similarity
-from scripts.cli import command
+from core.checks import one_of
+from core.errors import UserError
+from scripts.cli import command, parse
 
 
 @command
-def main(folders: list[str]) -> None:
-    for folder in folders:
-        print(write_similarity(Path(folder)).relative_to(ROOT))
-    for path in write_figures(load(), read_similarity(), ROOT / "paper_tables" / "figures"):
-        print(path.relative_to(ROOT))
+def main(words: list[str]) -> None:
+    options, folders = parse(words, {"into": None, "take_over": "false"})
+    one_of("true", "false")("take_over", options["take_over"])
+    paths = [Path(folder) for folder in folders]
+    if options["take_over"] == "true":
+        if len(paths) != 1:
+            raise UserError("take_over=true takes one folder, that of experiment=subspace")
+        print(write_similarity(paths[0]).relative_to(ROOT))
+    elif paths:
+        runs = read_runs(paths)
+        for path in write_figures(lambda: own_study.figures(runs), Path(options["into"] or paths[0] / "figures")):
+            print(path)
+        return
+    records, into = load(), Path(options["into"] or ROOT / "paper_tables" / "figures")
+    for path in write_figures(lambda: all_figures(records, read_similarity()), into):
+        print(path)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,47 @@
-"""Tables from records: `python scripts/make_tables.py [FOLDER ...]`, as in `scripts/make_tables.py runs/parikh_wu_table1`.
+"""Tables of your own runs, or of the repository's records: `python scripts/make_tables.py [runs/NAME ...] [into=DIR]`.
 
-Takes the ended runs in the folders over into `paper_tables/records/`, then writes every table into `paper_tables/` as
-Markdown, CSV and LaTeX, from those records and the published numbers in `paper_tables/reported/` alone, and `claims.md`.
+With folders: statistics over seeds, speed and memory, as Markdown, CSV and LaTeX into `into` (by default `tables/` in the
+first folder). Without: every table and `claims.md` into `paper_tables/`, from `paper_tables/records/` and the published
+numbers in `paper_tables/reported/`.
+
+`take_over=true` first copies the folders' ended runs to `paper_tables/records/`: all of them or, if no tables can be made of
+the result, none.
 """
 
 import sys
 from pathlib import Path
 
-from analysis.claims import write_claims
-from analysis.records import ROOT, collect, load
-from analysis.tables import write_tables
-from scripts.cli import command
+import pandas as pd
+
+from analysis import own_study
+from analysis.claims import markdown, write_claims
+from analysis.records import ROOT, collect, load, read_runs
+from analysis.render import write_tables
+from analysis.tables import all_tables
+from core.checks import one_of
+from scripts.cli import command, parse
+
+
+def check(runs: pd.DataFrame) -> None:
+    """Raises a UserError if the repository's tables cannot be made of these runs."""
+    all_tables(runs)
+    markdown(runs)
 
 
 @command
-def main(folders: list[str]) -> None:
-    for folder in folders:
-        print(f"{len(collect(Path(folder)))} runs taken over from {folder}")
-    runs, tables = load(), ROOT / "paper_tables"
-    for path in [*write_tables(runs, tables), write_claims(runs, tables)]:
-        print(path.relative_to(ROOT))
+def main(words: list[str]) -> None:
+    options, folders = parse(words, {"into": None, "take_over": "false"})
+    one_of("true", "false")("take_over", options["take_over"])
+    paths = [Path(folder) for folder in folders]
+    if paths and options["take_over"] == "false":
+        for path in write_tables(own_study.tables(read_runs(paths)), Path(options["into"] or paths[0] / "tables")):
+            print(path)
+        return
+    for folder in paths:
+        print(f"{len(collect(folder, check=check))} runs taken over from {folder}")
+    runs, into = load(), Path(options["into"] or ROOT / "paper_tables")
+    for path in [*write_tables(all_tables(runs), into), write_claims(runs, into)]:
+        print(path)
 
 
 if __name__ == "__main__":

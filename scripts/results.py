@@ -1,82 +1,120 @@
-"""Prints Markdown tables of finished runs: `python scripts/results.py runs/default [more folders or result.json files]`.
+"""Prints tables of finished runs: `python scripts/results.py runs/default [more folders or record files] [format=md]`.
 
-A table a backbone and source of data, a row a method at its settings, a column a task. A cell is the best evaluation of
-the task's main metric, times 100, the median where there are several seeds (their number in brackets). A dagger marks runs
-whose best evaluation gave one answer to everything.
+There is a table for each backbone and source of data, a row for each method and setting, and a column for each task. Runs in
+a row differ in nothing but the seed. A cell is the task's main metric on the validation set, times 100: the mean over seeds,
+with its 95 % t interval and the number of seeds. The epoch is the one that is best on held-out data, or on the validation set
+itself if nothing was held out. †: in some run, every example got the same answer.
+
+format=md is the default. format=csv and format=json give all numbers: a line for each method, setting and task, with mean,
+interval, median, speed, peak memory and the runs' folders.
 """
 
 import json
-import statistics
 import sys
-from collections import defaultdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from analysis.records import METHODS, TASKS, ended
-from analysis.records import variant as shared_settings
-from core.errors import UserError
-from experiments.record import NAME
-from scripts.cli import command
+import pandas as pd
+
+from analysis.records import METHODS, TASKS, chosen_scores, in_order, main_metric, read_runs
+from analysis.statistics import summarize
+from core.checks import one_of
+from experiments.naming import differing, short, show
+from scripts.cli import command, parse
+from training.selection import best
+
+RATE = "trainer.learning_rate"
 
 
-def read(paths: list[Path]) -> list[dict[str, Any]]:
-    """The complete records below the paths."""
-    return [record for _, record in ended(chain.from_iterable(map(files, paths))) if record["status"] == "complete"]
+def settings_that_differ(runs: pd.DataFrame) -> list[str]:
+    """The learning rate, and every setting in which runs of one method differ on one task."""
+    parts = [differing(list(part["settings"]), within=("task.name",)) for _, part in runs.groupby("method")]
+    return list(dict.fromkeys([RATE, *chain.from_iterable(parts)]))
 
 
-def files(path: Path) -> list[Path]:
-    """A record; the runs' below a folder; or those that `paper_tables/` keeps there."""
-    return [path] if path.is_file() else sorted(path.rglob(NAME)) or sorted(path.rglob("*.json"))
+def summaries(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row for each method, setting and task: the numbers of its runs over seeds."""
+    keys = settings_that_differ(runs)
+    rows = []
+    for _, own in runs.groupby(["order", "method"], sort=True):
+        own = own.assign(key=[json.dumps([values.get(key) for key in keys]) for values in own["settings"]])
+        parts = [summary(part, keys) for _, part in own.groupby(["key", "task"], sort=False)]
+        rows += sorted(parts, key=lambda row: [natural(row[short(key)]) for key in keys])
+    return rows
 
 
-def variant(record: dict[str, Any]) -> str:
-    """The settings that runs of one row share: all but task, seed, and where things lie."""
-    config = json.loads(shared_settings(record["config"]))
-    del config["task"]
-    return json.dumps(config, sort_keys=True)
+def summary(runs: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
+    """The numbers of one method, setting and task over its seeds."""
+    first = runs.iloc[0]
+    task, metric = first["task"], main_metric(first["task"])
+    s = summarize(list(chosen_scores(runs, task).values()))
+    return {
+        "method": first["method"],
+        **{short(key): first["settings"].get(key) for key in keys},
+        "trained": int(first["parameters"]),
+        **{
+            "task": task,
+            "metric": metric,
+            "seeds": s.n,
+            "mean": s.mean,
+            "low": s.low,
+            "high": s.high,
+            "median": s.median,
+        },
+        "collapsed": sum(best(history, metric)["collapsed"] for history in runs["history"]),
+        "samples_per_second": runs["samples_per_second"].median(),
+        "peak_bytes": runs["peak_bytes"].median(),
+        "runs": list(runs["path"]),
+    }
 
 
-def cell(records: list[dict[str, Any]]) -> str:
-    """One number of the table; nothing where there is no run."""
-    if not records:
-        return ""
-    score = statistics.median(100 * record["best"][record["metric"]] for record in records)
-    mark = "†" * any(record["best"]["collapsed"] for record in records)
-    seeds = len({record["seed"] for record in records})
-    return f"{score:.1f}{mark}" + (f" ({seeds})" if seeds > 1 else "")
+def natural(value: Any) -> tuple[bool, Any]:
+    """Sorts numbers before words, and numbers by size."""
+    return (False, value) if isinstance(value, int | float) else (True, str(value))
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Markdown, for records of one backbone and source of data."""
-    rows = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        rows[record["method"], variant(record)][record["task"]].append(record)
-    tasks = [task for task in TASKS if any(task in row for row in rows.values())]
-    metric = {record["task"]: record["metric"] for record in records}
-    lines = ["| method | learning rate | trained | " + " | ".join(f"{task} ({metric[task]})" for task in tasks) + " |"]
-    lines.append("|---|" + "---:|" * (len(tasks) + 2))
-    for (method, _), row in sorted(rows.items(), key=lambda item: (rank(item[0][0]), item[0])):
-        first = next(iter(row.values()))[0]
-        rate, trained = first["config"]["trainer"]["learning_rate"], first["parameters"]["trained_without_head"]
-        cells = " | ".join(cell(row.get(task, [])) for task in tasks)
-        lines.append(f"| {method} | {rate:g} | {trained:,} | {cells} |")
-    return "\n".join(lines)
+def cell(row: dict[str, Any]) -> str:
+    """`26.0 (21.6 to 30.5, n = 4)`."""
+    spread = f" ({row['low']:.1f} to {row['high']:.1f}, n = {row['seeds']})" if row["low"] is not None else ""
+    if not spread and row["seeds"] > 1:
+        spread = f" (n = {row['seeds']})"
+    return f"{row['mean']:.1f}" + "†" * (row["collapsed"] > 0) + spread
 
 
-def rank(method: str) -> int:
-    """Where a method's rows stand; those of one's own come last."""
-    return [*METHODS, method].index(method)
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table with a column for each task."""
+    columns = list(rows[0])[: list(rows[0]).index("task")]
+    tasks = list(in_order(row["task"] for row in rows))
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        line = lines.setdefault(json.dumps([row[name] for name in columns]), {})
+        line[row["task"]] = cell(row)
+        line |= {name: show(row[name]) for name in columns}
+        line |= {"method": METHODS.get(row["method"], row["method"]), "trained": f"{row['trained']:,}"}
+    heads = [*columns, *(f"{TASKS[task]} ({next(r['metric'] for r in rows if r['task'] == task)})" for task in tasks)]
+    table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    table += [[line.get(name, "") for name in (*columns, *tasks)] for line in lines.values()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in table)
 
 
 @command
-def main(folders: list[str]) -> None:
-    records = read([Path(folder) for folder in folders or ["runs"]])
-    if not records:
-        raise UserError("no complete run there; give folders of runs, as in scripts/results.py runs/default")
-    for backbone, data in sorted({(record["backbone"], record["data"]) for record in records}):
-        print(f"\n{backbone}, data={data}\n")
-        print(table([record for record in records if (record["backbone"], record["data"]) == (backbone, data)]))
+def main(words: list[str]) -> None:
+    options, folders = parse(words, {"format": "md"})
+    one_of("md", "csv", "json")("format", options["format"])
+    runs = read_runs([Path(folder) for folder in folders or ["runs"]])
+    groups = {key: summaries(part) for key, part in runs.groupby(["backbone", "data"])}
+    if options["format"] == "md":
+        for (backbone, data), rows in groups.items():
+            print(f"\n{backbone}, data={data}\n\n{markdown(rows)}")
+        print("\nMean over seeds, 95 % t interval, number of seeds; †: some run gave every example the same answer.")
+        return
+    flat = [{"backbone": backbone, "data": data, **row} for (backbone, data), rows in groups.items() for row in rows]
+    if options["format"] == "json":
+        print(json.dumps(flat, indent=1))
+    else:
+        table = pd.DataFrame(flat)
+        print(table.assign(runs=table["runs"].map(" ".join)).to_csv(index=False), end="")
 
 
 if __name__ == "__main__":

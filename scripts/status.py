@@ -1,7 +1,7 @@
-"""How far a sweep is: `python scripts/status.py experiment=NAME [more overrides, as given to train.py -m]`.
+"""The state of a sweep: `python scripts/status.py experiment=NAME [more overrides, as given to train.py -m]`.
 
-Prints how many of its runs are complete, running, interrupted, failed and missing; a grid of them, a row a method at the
-settings that the sweep varies, a column a task, a letter a seed; why runs failed or stopped; and how long the rest may take.
+Prints how many of its runs are complete, running, interrupted, failed and missing; then a grid with a row for each method
+and setting, a column for each task and a letter for each seed; then why runs failed, and the time that the rest may take.
 """
 
 import math
@@ -12,71 +12,46 @@ from typing import Any, NamedTuple
 
 from core.errors import UserError
 from experiments.config import RunConfig, to_dict
+from experiments.naming import differing, flat, short, show
 from experiments.run_folder import RunFolder
 from experiments.sweep import cells
 from scripts.cli import command
 
 LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
-PLACE = ("method.name", "task.name", "seed")  # where in the grid a run stands, whatever else varies
 
 
 class Cell(NamedTuple):
-    """A run, its `state` in a word, its record if it has one, and the label of its row."""
+    """A run, its state in a word, its record if it has one, and the label of its row."""
 
     run: RunConfig
-    word: str
+    state: str
     record: dict[str, Any] | None
     row: str
 
 
 def read(overrides: list[str]) -> list[Cell]:
-    """Every run of the grid, in its order."""
+    """The cells of the grid, in the sweep's order."""
     runs = cells(overrides)
     if not runs:
         raise UserError("these overrides stand for no run at all")
     settings = [flat(to_dict(run)) for run in runs]
-    keys = varied(settings)
+    keys = differing(settings, within=("method.name", "task.name"))
     return [
         Cell(run, *RunFolder.of(run).status(), label(values, keys)) for run, values in zip(runs, settings, strict=True)
     ]
 
 
-def flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """`{"method.rank": 8, ...}`: settings under the names that overrides call them by."""
-    values = {}
-    for key, value in config.items():
-        values |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
-    return values
-
-
-def varied(settings: list[dict[str, Any]]) -> list[str]:
-    """The settings that tell runs of one method, task and seed apart, without those that only follow from others."""
-
-    def kinds(keys: list[str]) -> int:
-        return len({tuple(str(values.get(key)) for key in (*PLACE, *keys)) for values in settings})
-
-    kept = []
-    for key in dict.fromkeys(key for values in settings for key in values):
-        if kinds([*kept, key]) > kinds(kept):
-            kept.append(key)
-    return kept
-
-
-def label(values: dict[str, Any], keys: list[str]) -> str:
-    """`lora rank=8 start=mnli`: the method and those settings of it."""
-    words = [values["method.name"]]
-    for key in keys:
-        if key in values:
-            value = "null" if values[key] is None else values[key]
-            text = f"{value:g}" if isinstance(value, float) else value
-            words.append(f"{key.removesuffix('.name').rpartition('.')[2]}={text}")
-    return " ".join(words)
+def label(settings: dict[str, Any], keys: list[str]) -> str:
+    """`lora rank=8 start=mnli`: the method and the settings that differ."""
+    return " ".join(
+        [settings["method.name"], *(f"{short(key)}={show(settings[key])}" for key in keys if key in settings)]
+    )
 
 
 def grid(found: list[Cell]) -> list[str]:
-    """Lines: the tasks, then a row for each label, method by method in the order of the sweep."""
+    """The grid's lines: the tasks, then a row for each label, in the sweep's order of methods."""
     methods = list(dict.fromkeys(cell.run.method.name for cell in found))
-    letters = {(cell.row, cell.run.task.name, cell.run.seed): LETTERS[cell.word] for cell in found}
+    letters = {(cell.row, cell.run.task.name, cell.run.seed): LETTERS[cell.state] for cell in found}
     rows, tasks, seeds = (list(dict.fromkeys(part)) for part in zip(*letters, strict=True))
     rows.sort(key=lambda row: methods.index(row.split()[0]))
     seeds.sort()
@@ -90,30 +65,30 @@ def grid(found: list[Cell]) -> list[str]:
 
 
 def complaint(cell: Cell) -> str:
-    """One line: which run failed or was interrupted, why, and what trains it."""
-    unknown = "its record is not as it was written" if cell.word == "damaged" else "killed; its checkpoint stands"
+    """One line: which run failed or was interrupted, why, and how to train it."""
+    unknown = "its record is not as it was written" if cell.state == "damaged" else "killed; its checkpoint stands"
     reason = " ".join(str((cell.record or {}).get("reason") or unknown).split())
     hints = {"failed": "retry=true trains it again", "damaged": "the same command trains it again"}
-    hint = hints.get(cell.word, "the same command resumes it")
-    return f"{cell.word}: {cell.row} on {cell.run.task.name}, seed {cell.run.seed}: {reason} ({hint})"
+    hint = hints.get(cell.state, "the same command resumes it")
+    return f"{cell.state}: {cell.row} on {cell.run.task.name}, seed {cell.run.seed}: {reason} ({hint})"
 
 
 def seconds_left(found: list[Cell]) -> float | None:
-    """For what is neither complete nor failed, one run after the other, as long as runs took that are most like each.
+    """Expected time of the runs that are neither complete nor failed, one after the other.
 
-    None before any run is complete.
+    A run is expected to take as long as the complete runs of its method and task did; without one, those of its method;
+    without one, all. None before any run is complete.
     """
-    done = [cell for cell in found if cell.word == "complete"]
-    if not done:
-        return None
-    left = 0.0
-    for cell in found:
-        if cell.word not in ("complete", "failed"):
-            kin = [other for other in done if other.run.method.name == cell.run.method.name]
-            twins = [other for other in kin if other.run.task.name == cell.run.task.name]
-            whole = statistics.mean(other.record["seconds"] for other in twins or kin or done)
-            left += max(0.0, whole - (cell.record or {}).get("seconds", 0.0))
-    return left
+    done = [cell for cell in found if cell.state == "complete"]
+
+    def expected(run: RunConfig) -> float:
+        same_method = [cell for cell in done if cell.run.method.name == run.method.name]
+        same_task = [cell for cell in same_method if cell.run.task.name == run.task.name]
+        return statistics.mean(cell.record["seconds"] for cell in same_task or same_method or done)
+
+    open_cells = [cell for cell in found if cell.state not in ("complete", "failed")]
+    spent = [(cell.record or {}).get("seconds", 0.0) for cell in open_cells]
+    return sum(max(0.0, expected(cell.run) - s) for cell, s in zip(open_cells, spent, strict=True)) if done else None
 
 
 def duration(seconds: float) -> str:
@@ -125,9 +100,9 @@ def duration(seconds: float) -> str:
 @command
 def main(words: list[str]) -> None:
     found = read([word for word in words if word not in ("-m", "--multirun")])
-    counts = Counter(cell.word for cell in found)
+    counts = Counter(cell.state for cell in found)
     lines = [", ".join(f"{counts[word]} {word}" for word in LETTERS) + f", of {len(found)}", "", *grid(found)]
-    lines += [complaint(cell) for cell in found if cell.word in ("failed", "interrupted", "damaged")]
+    lines += [complaint(cell) for cell in found if cell.state in ("failed", "interrupted", "damaged")]
     if left := seconds_left(found):
         lines.append(f"about {duration(left)} left, one process at a time")
     print("\n".join(lines))

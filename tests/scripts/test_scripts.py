@@ -1,12 +1,16 @@
 """The small scripts, run as a user runs them."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 from support.command_line import ROOT, compose
 
+import scripts.results
 from experiments.config import to_dict
 from experiments.record import SCHEMA, write_record
 
@@ -32,14 +36,19 @@ def leave(folder, method: str, task: str, seed: int, score: float, *more: str, c
         "data": "generated",
         "seed": seed,
         "metric": metric,
+        "reason": None,
         "best": {metric: score, "collapsed": collapsed},
-        "parameters": {"trained_without_head": 1234},
+        "history": [{metric: score, "collapsed": collapsed}],
+        "parameters": {"trained_without_head": 1234, "total": 4321},
+        "speed": dict.fromkeys(("samples_per_second", "tokens_per_second", "step_ms_median"), 10.0),
+        "memory": dict.fromkeys(("peak_bytes", "peak_kind", "weights", "gradients", "optimizer", "activations"), 1000),
+        "provenance": {"hardware": {"cpu": "a", "threads": 1, "precision": "fp32"}},
         "config": to_dict(config),
     }
     write_record(folder / config.folder.name, record)
 
 
-def test_results_are_medians_over_seeds_and_never_over_settings(tmp_path):
+def test_results_are_means_over_seeds_and_never_over_settings(tmp_path):
     for seed, score in ((0, 0.5), (1, 0.7), (2, 0.6)):
         leave(tmp_path, "vera", "cola", seed, score)
     leave(tmp_path, "vera", "cola", 0, 0.1, "method.rank=2")
@@ -55,9 +64,45 @@ def test_results_are_medians_over_seeds_and_never_over_settings(tmp_path):
     assert err.count("\n") == 1
     assert "minilm, data=generated" in out
     rows = [line for line in out.splitlines() if line.startswith("| ")]
-    assert rows[0] == "| method | learning rate | trained | cola (matthews_correlation) | rte (accuracy) |"
-    assert rows[1] == "| full | 0.0001 | 1,234 | 0.0† | 90.0 |"
-    assert sorted(rows[2:]) == ["| vera | 0.01 | 1,234 | 10.0 |  |", "| vera | 0.01 | 1,234 | 60.0 (3) |  |"]
+    assert rows[0] == "| method | learning_rate | rank | trained | CoLA (matthews_correlation) | RTE (accuracy) |"
+    assert rows[2:] == [
+        "| Full FT | 0.0001 | null | 1,234 | 0.0† | 90.0 |",
+        "| VeRA | 0.01 | 2 | 1,234 | 10.0 |  |",
+        "| VeRA | 0.01 | 1024 | 1,234 | 60.0 (35.2 to 84.8, n = 3) |  |",
+    ]
+    [line] = [line for line in json.loads(call("results.py", str(tmp_path), "format=json")[1]) if line["seeds"] == 3]
+    assert (line["method"], line["rank"], line["median"], len(line["runs"])) == ("vera", 1024, 60.0, 3)
+
+
+def test_a_sweep_over_any_two_settings_is_a_row_for_each_of_their_pairs(tmp_path):
+    """Settings that no table names: what differs labels the row, and only seeds are averaged."""
+    for seed in (0, 1):
+        for decay in ("0.0", "0.1"):
+            for dropout in ("0.0", "0.5"):
+                words = (f"trainer.weight_decay={decay}", f"method.dropout={dropout}")
+                leave(tmp_path, "lora", "cola", seed, float(decay) + float(dropout), *words)
+    _, out, _ = call("results.py", str(tmp_path), "format=csv")
+    lines = list(csv.DictReader(io.StringIO(out)))
+    assert [(line["dropout"], line["weight_decay"]) for line in lines] == list(product(("0.0", "0.5"), ("0.0", "0.1")))
+    assert [line["seeds"] for line in lines] == ["2"] * 4
+    assert [float(line["mean"]) for line in lines] == pytest.approx([0, 10, 50, 60])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere",), "there is no nowhere; give folders of runs"),
+        (("format=xml",), "format is 'xml'; choose one of: md, csv, json"),
+        (("fromat=csv",), "unknown option 'fromat'"),
+    ],
+)
+def test_results_refuses_what_it_does_not_know(words, message, tmp_path, monkeypatch, capsys):
+    leave(tmp_path, "lora", "cola", 0, 0.5)
+    monkeypatch.setattr(sys, "argv", ["results.py", str(tmp_path), *words])
+    assert scripts.results.main() == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
 
 
 def test_a_folder_without_results_is_one_sentence(tmp_path):

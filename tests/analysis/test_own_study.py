@@ -1,0 +1,96 @@
+"""Tables and figures of any folder of runs: one line a setting, and nothing reaches the repository's tables unasked."""
+
+import json
+import sys
+from itertools import product
+
+import pytest
+from support.records import record
+
+import scripts.make_figures
+import scripts.make_tables
+from analysis import own_study
+from analysis.figures import write_figures
+from analysis.records import RECORDS, collect, frame, read_runs
+from core.errors import UserError
+
+
+def leave(folder, *overrides: str, **more) -> None:
+    """A run's folder with its record."""
+    run = record(*overrides, **more)
+    place = folder / f"{run['experiment']}/{run['config_hash']}"
+    place.mkdir(parents=True)
+    (place / "result.json").write_text(json.dumps(run))
+
+
+def sweep(folder) -> None:
+    """Two seeds of each pair of two settings that no table names."""
+    for seed, decay, dropout in product((0, 1), ("0.0", "0.1"), ("0.0", "0.5")):
+        words = (f"seed={seed}", f"trainer.weight_decay={decay}", f"method.dropout={dropout}")
+        leave(folder, *words, scores=(0.1, float(decay) + float(dropout)), experiment="mine")
+
+
+def test_a_sweep_over_two_settings_is_a_line_for_each_of_their_pairs(tmp_path):
+    sweep(tmp_path)
+    statistics, costs = own_study.tables(read_runs([tmp_path]))
+    pairs = [f"LoRA, dropout {d}, weight_decay {w}" for d, w in product(("0", "0.5"), ("0", "0.1"))]
+    assert sorted(statistics.cells["runs"]) == sorted(costs.cells["runs"]) == pairs
+    assert set(statistics.cells["seeds"]) == {"2"}
+    medians = dict(zip(statistics.cells["runs"], statistics.cells["median"], strict=True))
+    assert medians[pairs[0]] == "10.0"  # the best of 0.1 and 0
+    assert medians[pairs[3]] == "60.0"
+
+
+def test_one_setting_without_a_common_seed_is_one_line_and_two_are_two():
+    same = frame([record("seed=0"), record("seed=1")])
+    apart = frame([record("seed=0"), record("seed=1", "trainer.weight_decay=0.3")])
+    assert len(own_study.costs(same).cells) == 1
+    assert len(own_study.costs(apart).cells) == 2
+
+
+def test_every_grid_has_figures_and_rates_have_theirs(tmp_path):
+    sweep(tmp_path)
+    names = set(own_study.figures(read_runs([tmp_path])))
+    assert names == {"curves_roberta-base_cola", "trade_offs_roberta-base_cola"}
+    for rate in ("1e-4", "1e-3"):
+        leave(tmp_path, "method=head", f"trainer.learning_rate={rate}", "task=mrpc", scores=(0.1, 0.2))
+    runs = read_runs([tmp_path])
+    files = {path.stem for path in write_figures(lambda: own_study.figures(runs), tmp_path / "figures")}
+    assert files == names | {f"{kind}_roberta-base_mrpc" for kind in ("curves", "trade_offs", "learning_rates")}
+
+
+def run_script(script, monkeypatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["script.py", *words])
+    return script.main()
+
+
+def test_the_scripts_write_beside_the_runs_or_into_a_folder_and_nowhere_else(tmp_path, monkeypatch):
+    sweep(tmp_path / "runs")
+    before = {path: path.stat().st_mtime_ns for path in RECORDS.parent.rglob("*")}
+    assert run_script(scripts.make_tables, monkeypatch, str(tmp_path / "runs")) == 0
+    assert run_script(scripts.make_figures, monkeypatch, str(tmp_path / "runs"), f"into={tmp_path / 'drawn'}") == 0
+    assert (tmp_path / "runs/tables/mine_statistics.md").exists()
+    assert (tmp_path / "drawn/curves_roberta-base_cola.png").exists()
+    assert {path: path.stat().st_mtime_ns for path in RECORDS.parent.rglob("*")} == before
+    assert run_script(scripts.make_tables, monkeypatch, str(tmp_path / "runs"), "itno=x") == 2
+
+
+def test_records_are_taken_over_all_or_none(tmp_path):
+    """Tries with other settings would break a published table, whose cell holds one setting."""
+    for seed, words in ((0, ()), (1, ("trainer.max_steps=4",))):
+        leave(tmp_path / "runs", f"seed={seed}", *words, experiment="parikh_wu_table1")
+    with pytest.raises(UserError, match="records of several settings, which no cell can hold"):
+        collect(tmp_path / "runs", tmp_path / "records", check=scripts.make_tables.check)
+    assert not (tmp_path / "records").exists()
+
+
+def test_what_is_not_taken_over_is_counted_with_the_reason(tmp_path, capsys):
+    for seed in (0, 1):
+        leave(tmp_path / "runs", f"seed={seed}", data="generated")
+    leave(tmp_path / "runs", experiment="default")
+    (tmp_path / "none").mkdir()
+    assert collect(tmp_path / "runs", tmp_path / "records") == collect(tmp_path / "none", tmp_path / "records") == []
+    said = capsys.readouterr().err
+    assert "2 runs on generated data: left out" in said
+    assert "1 run of no experiment (conf/experiment/NAME.yaml): left out" in said
+    assert "holds no run" in said
