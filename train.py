@@ -18,13 +18,13 @@ from omegaconf import DictConfig
 
 from adapters.peft_format import write_adapter
 from core.console import composing, log, require_flags, sentence
-from core.errors import USER_ERRORS, Diverged, Interrupted, is_out_of_memory
+from core.errors import USER_ERRORS, Diverged, Interrupted, UserError, is_out_of_memory
 from core.io import require_writable
 from core.redact import redacted
 from experiments.config import RunConfig, from_hydra
 from experiments.record import describe
-from experiments.run_folder import ADAPTER, RECORD, RunFolder
-from experiments.sweep import exit_statuses, start_config
+from experiments.run_folder import ADAPTER, RunFolder
+from experiments.sweep import exit_statuses, require_launcher, start_config
 from experiments.warm_start import describe_start, load_initial_state
 from methods.base import parameter_counts
 from training.tracking import Tracker, make_tracker
@@ -41,8 +41,8 @@ NO_MEMORY = (
 def train(run: RunConfig, start: RunConfig | None = None) -> None:
     """One run, from its settings to its record; `start`: the finished run that `run.start` names."""
     folder = RunFolder.of(run)
-    if committed := folder.committed_record():
-        folder.show_finished(committed, folder.committed)
+    if folder.committed_record():
+        folder.show_finished()
         return
     require_writable(folder.path)
     # seconds to import: a mistake in the settings, a finished run and a sweep's own process do not wait for them
@@ -62,7 +62,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     with folder.locked(accelerator):
         if folder.is_settled(record, run.force, run.retry):
             if accelerator.is_main_process:
-                folder.show_finished(folder.record(), folder.path / RECORD)
+                folder.show_finished()
             return
         if accelerator.is_main_process:
             folder.prepare(run.force)
@@ -88,7 +88,8 @@ def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str,
     is_main, tracker = trainer.accelerator.is_main_process, Tracker()
     if is_main:
         tracker = make_tracker(run.logger, folder.path, run.experiment, record["config"], run.hash)
-    error, status, reason = None, "complete", None
+    error: Exception | KeyboardInterrupt | None = None
+    status, reason = "complete", None
     try:
         trainer.fit(tracker, folder.save)
     except Diverged as diverged:
@@ -101,7 +102,10 @@ def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str,
             if status != "interrupted":
                 folder.unpack(is_complete=status == "complete")
             if status == "complete" and run.method.peft_names:
-                write_adapter(folder.path / ADAPTER, trainer.model, run.method, folder.best(), record)
+                try:
+                    write_adapter(folder.path / ADAPTER, trainer.model, run.method, folder.best(), record)
+                except UserError as refusal:  # a method of the user's own, which PEFT would not compute alike
+                    log.warning(f"no {ADAPTER}/ for PEFT: {refusal}")
             path = folder.finish(record)
         finally:
             tracker.finish(record)
@@ -115,7 +119,7 @@ def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str,
 def main(cfg: DictConfig) -> None:
     """A job of Hydra's. Its error is printed and noted, so that the other jobs of a sweep continue."""
     try:
-        run = from_hydra(cfg)
+        run = from_hydra(cfg, HydraConfig.get().runtime.choices["experiment"])
         start = start_config(run, HydraConfig.get().overrides.task)
         if start and (run.force or RunFolder.of(run).status()[0] != "complete"):
             there = RunFolder.of(start)
@@ -136,6 +140,7 @@ def cli() -> int:
     exit_statuses.clear()
     try:
         require_flags()
+        require_launcher(sys.argv[1:])
         with composing():
             main()
     except (OSError, *USER_ERRORS) as error:

@@ -1,1 +1,1 @@
-"""The format in which others exchange adapters: PEFT's."""
+"""PEFT's adapter format, in which adapters are exchanged."""

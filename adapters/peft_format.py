@@ -1,7 +1,7 @@
 """PEFT's adapter folder, written and read: `adapter_config.json` beside `adapter_model.safetensors`.
 
-How PEFT calls a method's settings and tensors the method says itself (`Method.peft_config`, `Method.peft_names`). Nothing
-here imports peft, and nothing is ever unpickled.
+Each method names its settings and tensors in PEFT's words itself (`Method.peft_config`, `Method.peft_names`). This module
+never imports peft and never unpickles.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adapters import peft_check
 from core.errors import UserError
 from core.io import read_foreign_header, read_foreign_tensors, write_json, write_tensors
 from methods.base import AdaptedLinear, Method, head_modules, trained_state
@@ -49,8 +50,13 @@ def write_adapter(
     Args:
         model: after `method.apply`.
         state: its trained state, the best one, say.
-        record: the run's, of which the tensors' header keeps what the adapter is of.
+        record: the run's; the header of the tensors' file keeps where they come from.
+
+    Raises:
+        UserError: PEFT would compute something else from it.
     """
+    if why := peft_check.difference(model, method):
+        raise UserError(why)
     backbone = record["provenance"]["backbone"]
     kept = {"backbone": backbone, "method": record["config"]["method"]}
     kept |= {key: record[key] for key in ("task", "seed", "config_hash", "metric", "best")}
@@ -69,7 +75,7 @@ def write_adapter(
 
 
 def read_adapter(folder: Path, model: nn.Module, method: Method, backbone: dict[str, Any]) -> dict[str, Tensor]:
-    """The trained state, in our names, of an adapter that `write_adapter` or PEFT wrote; shapes are the caller's to check.
+    """The trained state, in our names, of an adapter that `write_adapter` or PEFT wrote; shapes are not checked here.
 
     Args:
         model: after `method.apply`.
@@ -132,7 +138,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_settings(folder: Path, config: dict[str, Any], method: Method) -> None:
-    """Raises a UserError unless all that would change the result in silence agrees with the method's settings."""
+    """Raises a UserError unless every setting that changes what the adapter computes agrees with the method's."""
     if not method.peft_names:
         raise UserError(
             f"{folder} holds an adapter, and method={method.name} has none that PEFT knows: use another method"
@@ -163,7 +169,7 @@ def header(folder: Path) -> dict[str, Any] | None:
 
 
 def check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:
-    """Raises a UserError if the adapter is another backbone's: by checksum where we wrote it, by name where PEFT did."""
+    """Raises a UserError if the adapter is another backbone's: by checksum if we wrote it, by name if PEFT did."""
     ours = header(folder)
     there = ours["backbone"] if ours else {"source": config.get("base_model_name_or_path")}
     if not ours and config.get("revision") and backbone["revision"]:

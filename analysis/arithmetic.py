@@ -1,9 +1,9 @@
-"""What arithmetic answers without a run: sizes that papers print, and how much a validation set's size alone leaves open."""
+"""Claims that arithmetic decides without a run, and the sampling error of the validation sets."""
 
 import math
 
-Measured = list[tuple[str, bool | None, str]]  # backbone, whether the claim holds, and the figures
-DEV_SETS = {  # examples, and a typical score by the metric that tables show
+Measured = list[tuple[str, bool | None, str]]  # backbone, whether the claim holds, and the numbers
+DEV_SETS = {  # examples, and a typical score by the task's main metric
     "rte": (277, 0.6),
     "mrpc": (408, 0.85),
     "cola": (1043, 0.3),
@@ -13,7 +13,7 @@ ACCEPTABLE = 721 / 1043  # of CoLA's validation sentences
 
 
 def lora_parameters(layers: int, matrices: int, width: int, rank: int) -> int:
-    """A (r, d) and B (d, r) beside each of the square matrices (Hu et al. 2021, section 4.2)."""
+    """Numbers in A (r, d) and B (d, r) for each of the square matrices (Hu et al. 2021, section 4.2)."""
     return layers * matrices * 2 * width * rank
 
 
@@ -44,7 +44,7 @@ def dev_set_error(task: str) -> float:
 
 
 def accuracy_error(share: float, examples: int) -> float:
-    """Binomial."""
+    """Standard error of a share of n examples (binomial)."""
     return math.sqrt(share * (1 - share) / examples)
 
 
@@ -54,7 +54,7 @@ def pearson_error(r: float, examples: int) -> float:
 
 
 def matthews_error(r: float, share: float, examples: int) -> float:
-    """By the delta method: a multinomial table of labels and predictions, `share` of both of the first class.
+    """Standard error of a Matthews correlation, by the delta method on the multinomial table of labels and predictions.
 
     With φ(p) the Matthews correlation of the cell shares p, n·var = Σ p·g² - (Σ p·g)² where g = ∂φ/∂p.
     """
@@ -69,5 +69,5 @@ def matthews_error(r: float, share: float, examples: int) -> float:
 
 
 def matthews(a: float, b: float, c: float, d: float) -> float:
-    """Of a table of two labels (rows a, b and c, d) by two predictions."""
+    """Matthews correlation of a table of two labels (rows a, b and c, d) by two predictions."""
     return (a * d - b * c) / math.sqrt((a + b) * (c + d) * (a + c) * (b + d))

@@ -1,6 +1,6 @@
-"""What the papers and posts claim, the experiment that tests each claim, and what our records say of it.
+"""The papers' and posts' claims, the experiment that tests each, and the verdict of our records.
 
-A claim is tested in one experiment on one backbone at a time, and its verdict follows from a rule, which the page prints.
+A claim is tested in one experiment on one backbone at a time. Its verdict follows from a rule, which the page prints.
 """
 
 from collections.abc import Callable
@@ -45,12 +45,12 @@ class Claim:
     """One row of `claims.md`.
 
     Attributes:
-        text: as the source has it, in short.
-        source: where it is claimed.
-        experiments: names in `conf/experiment/`, each judged by itself; or, without a test, what would be one.
-        rule: what has to be so for it to hold.
-        test: None where this project does not test it, or by no runs.
-        measured: backbone, whether it holds, and the figures, of what the script named in `experiments` measured.
+        text: the claim, in short.
+        source: where it is made.
+        experiments: names in `conf/experiment/`, each judged by itself; without a test, what could test it.
+        rule: the condition under which it holds.
+        test: the rule as a function; None if no training runs test the claim.
+        measured: backbone, whether it holds, and the numbers, as measured by the script that `experiments` names.
     """
 
     text: str

@@ -1,6 +1,5 @@
-"""What `scripts/latency.py` measured, as a table beside LoRA's table 1, and whether adapters add latency by it."""
+"""The measurements of `scripts/latency.py`: a table beside LoRA's table 1, and whether adapters add latency."""
 
-import json
 import re
 import statistics
 from pathlib import Path
@@ -8,18 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import BACKBONES, METHODS, RECORDS
+from analysis.records import BACKBONES, METHODS, RECORDS, machine, measurements
 from analysis.render import Table
 from analysis.reported import read_reported
-from analysis.speed import machine
 from analysis.statistics import LEAST, summarize
 
 FOLDER = RECORDS / "latency"
-PLAIN, MERGED = "full", "lora_folded"  # as records name them
+PLAIN, MERGED = "full", "lora_folded"  # by their names in records
 ADAPTERS = ("houlsby", "lin", "pfeiffer")
 VARIANTS = (MERGED, "lora", "dora", "vera", *ADAPTERS)
 LABELS = METHODS | {MERGED: "LoRA, merged"}
-LEVEL = 1.02  # times the plain model's pass, up to which a variant counts as no slower
+LEVEL = 1.02  # a variant up to so many times the plain model's time counts as no slower
 REPORTED = {PLAIN: "Fine-Tune/LoRA", MERGED: "Fine-Tune/LoRA", "lin": "Adapter-L", "houlsby": "Adapter-H"}
 NOTES = [
     "A forward pass without gradients, in evaluation mode, over inputs without padding: milliseconds of the plain model, "
@@ -31,9 +29,8 @@ NOTES = [
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The records, by backbone and machine."""
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
-    return sorted((record for record in records if "latency" in record), key=lambda r: (r["backbone"], machine(r)))
+    """The records, sorted by backbone and machine."""
+    return measurements(folder, "latency", lambda r: (r["backbone"], machine(r)))
 
 
 def ratios(cell: dict[str, Any], variant: str) -> pd.Series:
@@ -42,7 +39,7 @@ def ratios(cell: dict[str, Any], variant: str) -> pd.Series:
 
 
 def verdict(record: dict[str, Any]) -> tuple[bool | None, str]:
-    """Whether adapters are slower than the plain model one example at a time, and merged LoRA nowhere; and the figures.
+    """Whether adapters are slower than the plain model at batch 1 while merged LoRA is not anywhere; and the numbers.
 
     None: undecided, because an interval reaches both sides, or because there are too few turns for intervals.
     """
@@ -70,7 +67,7 @@ def verdict(record: dict[str, Any]) -> tuple[bool | None, str]:
 
 
 def verdicts(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
-    """Of each record: backbone, whether the claim holds, the figures."""
+    """For each record: backbone, whether the claim holds, the numbers."""
     lines = []
     for record in read(folder):
         holds, figures = verdict(record)
@@ -88,7 +85,7 @@ def line(record: dict[str, Any], cell: dict[str, Any]) -> list[str]:
 
 
 def published() -> tuple[list[list[str]], str]:
-    """LoRA's table 1 in our columns, and where it is from."""
+    """LoRA's table 1 in our columns, and its source."""
     reported = read_reported("lora_table1")
     lines = []
     for column, part in reported.groupby("column", sort=False):
@@ -102,7 +99,7 @@ def published() -> tuple[list[list[str]], str]:
 
 
 def table(folder: Path = FOLDER) -> Table:
-    """`latency`: a line for each batch size and length, the published ones first."""
+    """The table `latency`: a line for each batch size and length, published ones first."""
     lines, source = published()
     lines += [line(record, cell) for record in read(folder) for cell in record["cells"]]
     columns = ["backbone", "machine", "batch", "length", "ms", *(LABELS[variant] for variant in VARIANTS)]

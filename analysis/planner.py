@@ -1,7 +1,7 @@
-"""How many adapters fit beside one base model, counted on the architecture without its weights.
+"""How many adapters fit into memory beside one base model, counted on the architecture without its weights.
 
-The base is what all adapters share: the encoder (or decoder) below the head. The heads, activations and a decoder's KV cache
-are left out, so the number that fits is an upper bound. GB and MB are 10⁹ and 10⁶ bytes.
+The base is what all adapters share: the encoder (or decoder) below the head. Heads, activations and a decoder's KV cache are
+not counted, so the number is an upper bound. GB and MB are 10⁹ and 10⁶ bytes.
 """
 
 import math
@@ -35,18 +35,18 @@ from models.random_init import build
 from models.settings import BackboneConfig
 
 BASE_BITS = (4, 16, 32)
-OTHER_QUERY_AND_VALUE = {"llama": r"(q_proj|v_proj)$"}  # names that QUERY_AND_VALUE does not find
+OTHER_QUERY_AND_VALUE = {"llama": r"(q_proj|v_proj)$"}  # architectures with other names for query and value
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a base and its adapters take.
+    """The sizes of a base and its adapters.
 
     Attributes:
         base_parameters, base_bytes: of the base.
         trained: parameters that the method trains, without the head.
-        adapter_parameters, adapter_bytes: what a run saves of the adapter, LoRA-FA's frozen A included, without the head.
-        shared_bytes: of what every adapter reads and none saves: VeRA's A and B (of one seed), DoRA's ‖W‖².
+        adapter_parameters, adapter_bytes: the adapter as a run saves it, with LoRA-FA's frozen A, without the head.
+        shared_bytes: what all adapters read and none saves: VeRA's A and B (of one seed), DoRA's ‖W‖².
         adapters: how many fit beside the base.
     """
 
@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def share(self) -> float:
-        """Trained parameters over the base's."""
+        """Trained parameters divided by the base's."""
         return self.trained / self.base_parameters
 
 
@@ -73,20 +73,18 @@ def plan(
         base_bits: 32, 16, or 4: linear layers as QLoRA keeps them, the rest in 16.
 
     Raises:
-        UserError: the architecture is missing or builds nothing, the method does not fit it, or the memory does not hold it.
+        UserError: the architecture is missing or does not build, the method does not fit it, or memory is too small for it.
     """
-    model_type = backbone.architecture.get("model_type")
-    by_default = isinstance(method, LoRA | VeRA) and method.target_modules == QUERY_AND_VALUE
-    if by_default and model_type in OTHER_QUERY_AND_VALUE:
-        method = replace(method, **{"target_modules": OTHER_QUERY_AND_VALUE[model_type]})
-    # Shapes without values, as on the meta device; but these say `cpu`, and DoRA's norm asks for autocast, which has no meta.
+    method = for_architecture(method, backbone)
+    # Fake tensors have shapes without values, as on the meta device. But their device is `cpu`: DoRA's norm asks for
+    # autocast, which does not know the meta device.
     with FakeTensorMode():
         model = build(backbone, outputs=1)
         head = set(head_parameters(model))
         base_parameters = sum(p.numel() for p in model.parameters() if p not in head)
         base_bytes = weight_bytes(model, base_parameters, base_bits, getattr(method, "double_quant", True))
         own_buffers = dict(model.named_buffers()).keys()
-        if isinstance(method, QLoRA):  # its adapter is LoRA's; its quantization needs weights
+        if isinstance(method, QLoRA):  # its adapters are LoRA's, and quantizing would need weights
             LoRA.apply(method, model)
         else:
             method.apply(model)
@@ -110,8 +108,16 @@ def plan(
     )
 
 
+def for_architecture(method: Method, backbone: BackboneConfig) -> Method:
+    """The method with the architecture's own names for query and value, where it adapts these by default."""
+    names = OTHER_QUERY_AND_VALUE.get(backbone.architecture.get("model_type", ""))
+    if names and isinstance(method, LoRA | VeRA) and method.target_modules == QUERY_AND_VALUE:
+        return replace(method, target_modules=names)
+    return method
+
+
 def weight_bytes(model: nn.Module, parameters: int, bits: int, double_quant: bool) -> int:
-    """Bytes of the base's `parameters`; 4 bits are for the linear layers' weights, the rest is then in 16."""
+    """Bytes of the base's `parameters`. With 4 bits, only the linear layers' weights are in 4, the rest is in 16."""
     if bits > 4:
         return parameters * bits // 8
     weights = [layer.weight.numel() for _, layer in linear_layers(model)]
@@ -119,10 +125,10 @@ def weight_bytes(model: nn.Module, parameters: int, bits: int, double_quant: boo
 
 
 def quantized_bytes(weights: int, double_quant: bool) -> int:
-    """Bytes that `methods.qlora.Linear4bit` keeps for a layer of so many weights.
+    """Bytes that `methods.qlora.Linear4bit` keeps for a layer with `weights` weights.
 
-    Blocks of 64 weights have a scale each, in 32 bits. With double quantization it has 8, blocks of 256 scales have one of 32
-    themselves, and their mean is kept. Of the tables that decode them, 4 bits need 16 numbers, 8 bits 256.
+    Each block of 64 weights has a scale of 32 bits. With double quantization the scale has 8 bits, each block of 256 scales
+    has its own scale of 32 bits, and the scales' mean is stored. Decoding 4 bits takes a table of 16 numbers, 8 bits 256.
     """
     packed, scales = math.ceil(weights / 2), math.ceil(weights / 64)
     if not double_quant:
@@ -176,7 +182,7 @@ def table() -> Table:
 
 
 def explanations(llama: BackboneConfig, first: Plan) -> list[str]:
-    """What our columns count; `first` is the smallest adapter's plan."""
+    """Notes on our columns; `first` is the smallest adapter's plan."""
     lm_head = 2 * llama.architecture["vocab_size"] * llama.architecture["hidden_size"]
     quantized = plan(llama, LoRA(), MEMORY, 4, 2)
     return [
@@ -191,7 +197,7 @@ def explanations(llama: BackboneConfig, first: Plan) -> list[str]:
 
 
 def differences(published: dict[str, dict[str, str]], ours: dict[str, dict[str, float]]) -> list[str]:
-    """Where the published numbers are not the arithmetic's, a line a column; and what follows from them alone."""
+    """Notes on published numbers that differ from the arithmetic, a line for each column."""
     notes = []
     for name, show in SHOW.items():
         off = [
@@ -210,13 +216,13 @@ def differences(published: dict[str, dict[str, str]], ours: dict[str, dict[str, 
 
 
 def differs(text: str, number: float) -> bool:
-    """Whether a published number is further from `number` than a tenth of it and than half the last digit."""
+    """Whether a published number differs from `number` by more than a tenth of it and more than its own rounding."""
     value, half_digit = parse(text)
     return abs(value - number) > max(half_digit, 0.1 * number)
 
 
 def parse(text: str) -> tuple[float, float]:
-    """`~1.6GB`: its value, and the half of its last digit."""
+    """`~1.6GB`: its value and half of its last digit, in bytes."""
     if not (parts := re.fullmatch(r"~?([\d.]+)(\D*)", text)):
         raise ValueError(f"'{text}' is no number with a unit")
     number, unit = parts.groups()

@@ -1,4 +1,4 @@
-"""The published tables with what our runs say beside each row."""
+"""The published tables, with our runs beside each row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Pick = Callable[[History, str, str], dict[str, Any] | None]  # one of them, by t
 
 @dataclass(frozen=True)
 class Runs:
-    """Which of our runs stand beside a published row: the experiment, the method, and settings they must have."""
+    """Selects the runs to show beside a published row: by experiment, method and settings."""
 
     experiment: str
     method: str
@@ -38,7 +38,7 @@ BY_ROW = {"XXL": "deberta-v2-xxlarge", "large": "roberta-large", "": "roberta-ba
 
 @dataclass(frozen=True)
 class Published:
-    """A published table and what of ours belongs beside it.
+    """A published table, and which of our runs belong beside it.
 
     Attributes:
         name: of its CSV in `paper_tables/reported/`, and of ours.
@@ -63,7 +63,7 @@ class Published:
     columns: dict[str, str] = field(default_factory=dict)
 
     def table(self, frame: pd.DataFrame) -> Table:
-        """Published, ours and the difference, a line each."""
+        """The lines of a row: published, ours, and the difference."""
         reported = read_reported(self.name)
         published = list(dict.fromkeys(reported["column"]))
         columns = [*published, *(task for task, column in self.columns.items() if column not in published)]
@@ -90,7 +90,7 @@ class Published:
     def our_lines(
         self, name: str, runs: pd.DataFrame, columns: list[str], published: dict[str, str]
     ) -> list[list[str]]:
-        """Of one backbone: the scores, blank without runs; those at the held-out epochs; the difference from `published`."""
+        """The lines for one backbone: scores, scores at the held-out epochs, and the difference from `published`."""
         cells, held = self.cells(runs, columns, best_entry), self.cells(runs, columns, chosen_entry)
         differences = [
             self.difference(cell, published.get(column, "")) for cell, column in zip(cells, columns, strict=True)
@@ -105,7 +105,7 @@ class Published:
         return lines
 
     def cells(self, runs: pd.DataFrame, columns: list[str], pick: Pick) -> list[str]:
-        """A cell for each column, by the evaluation that `pick` takes from each run."""
+        """A cell for each column; `pick` chooses the evaluation of a run."""
         tasks = {column: task for task, column in self.columns.items()}
         cells = [self.cell(runs[runs["task"] == task], task, pick) for task in (tasks.get(c, c) for c in columns)]
         scores = [cell.split()[0] for cell, column in zip(cells, columns, strict=True) if column in TASKS and cell]
@@ -114,7 +114,7 @@ class Published:
         return cells
 
     def cell(self, runs: pd.DataFrame, task: str, pick: Pick) -> str:
-        """The median over one task's runs; blank without runs.
+        """The median over one task's runs; an empty string without runs.
 
         Raises:
             UserError: the runs differ in more than their seeds.
@@ -153,7 +153,7 @@ def chosen_entry(history: History, task: str, metric: str) -> dict[str, Any] | N
 
 
 def seeds(runs: pd.DataFrame) -> str:
-    """How many each task has: `3`, or `2-3`."""
+    """How many seeds the tasks have: `3`, or `2-3`."""
     counts = runs.groupby("task")["seed"].nunique()
     return "-".join(map(str, dict.fromkeys((counts.min(), counts.max())))) if len(counts) else ""
 
@@ -166,7 +166,7 @@ def published_notes(reported: pd.DataFrame) -> list[str]:
 
 
 def suffix(experiment: str) -> str:
-    """What an experiment does unlike the one that its table is named for."""
+    """Notes on how an experiment differs from the one that its table is named for."""
     if experiment.endswith("_scripts"):
         return ", as the authors' scripts"
     return {

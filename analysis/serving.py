@@ -1,20 +1,18 @@
-"""What `scripts/serve_bench.py` measured, as a table."""
+"""The measurements of `scripts/serve_bench.py`, as a table."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.records import BACKBONES, RECORDS, TASKS
+from analysis.records import BACKBONES, RECORDS, TASKS, machine, measurements
 from analysis.render import Table
-from analysis.speed import machine
 from analysis.statistics import summarize
 
 FOLDER = RECORDS / "serving"
 MIXED, SWITCHED, MERGED, BARE = "mixed batch", "one at a time", "folded, one at a time", "no adapters"
-WAYS = (MIXED, SWITCHED, MERGED, BARE)  # as records name them
+WAYS = (MIXED, SWITCHED, MERGED, BARE)  # by their names in records
 LABELS = {way: way.replace("folded", "merged") for way in WAYS}
 NOTES = [
     "A batch's requests are drawn at random over the adapters (LoRA of mixed rank, each with a head of its own), its texts "
@@ -29,17 +27,15 @@ NOTES = [
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The records, in the order of backbones, machines and tasks."""
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    """The records, sorted by backbone, machine, task and size of a batch."""
     place = {name: i for i, name in enumerate(TASKS)}
-    return sorted(
-        (record for record in records if "serving" in record),
-        key=lambda r: (r["backbone"], machine(r), place[r["task"]], r["settings"]["batch"]),
+    return measurements(
+        folder, "serving", lambda r: (r["backbone"], machine(r), place[r["task"]], r["settings"]["batch"])
     )
 
 
 def title(record: dict[str, Any]) -> list[str]:
-    """Backbone, machine, and what a batch is made of."""
+    """Backbone, machine, and the make-up of a batch."""
     backbone = BACKBONES.get(record["backbone"], record["backbone"])
     return [backbone, machine(record), f"{record['settings']['batch']} of {TASKS[record['task']]}"]
 
@@ -71,7 +67,7 @@ def line(record: dict[str, Any], step: dict[str, Any]) -> list[str]:
 
 
 def table(folder: Path = FOLDER) -> Table:
-    """`serving`: a line for each number of adapters."""
+    """The table `serving`: a line for each number of adapters."""
     lines = [line(record, step) for record in read(folder) for step in record["steps"]]
     columns = ["backbone", "machine", "batch", "adapters", "adapters a batch"]
     labels = list(LABELS.values())
@@ -82,7 +78,7 @@ def table(folder: Path = FOLDER) -> Table:
 
 
 def thousands(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
-    """Whether 2,000 adapters leave half of the requests/s, batch by batch of each record's largest number of adapters."""
+    """Whether requests/s stay above half of the model's own with each record's largest number of adapters."""
     lines = []
     for record in read(folder):
         step = max(record["steps"], key=lambda step: step["adapters"])
@@ -98,7 +94,7 @@ def thousands(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
 
 
 def mixing(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
-    """Whether no batch mixed adapters; the script checks that mixed logits equal those of one adapter at a time."""
+    """Mixed batches give right answers: the script checks their logits against one adapter at a time."""
     lines = []
     for record in read(folder):
         most = max(n for step in record["steps"] for n in step["adapters_a_batch"])

@@ -1,13 +1,12 @@
-"""What `scripts/benchmark.py` measured, as a table."""
+"""The measurements of `scripts/benchmark.py`, as a table."""
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.records import BACKBONES, METHODS, RECORDS, TASKS, describe_hardware, show
+from analysis.records import BACKBONES, METHODS, RECORDS, TASKS, machine, measurements, show
 from analysis.render import Table
 
 FOLDER = RECORDS / "benchmark"
@@ -34,22 +33,17 @@ NOTES = [
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The records, in the order of methods within tasks."""
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    """The records, sorted by backbone, machine, task and method."""
     place = {name: i for i, name in enumerate([*TASKS, *METHODS])}
-    return sorted(
-        (record for record in records if "benchmark" in record),
-        key=lambda r: (r["backbone"], machine(r), place[r["task"]], place.get(r["method"], len(place))),
+    return measurements(
+        folder,
+        "benchmark",
+        lambda r: (r["backbone"], machine(r), place[r["task"]], place.get(r["method"], len(place))),
     )
 
 
-def machine(record: dict[str, Any]) -> str:
-    hardware = record["provenance"]["hardware"]
-    return f"{describe_hardware(hardware)}, {hardware['precision']}"
-
-
 def ratios(record: dict[str, Any], one: str, other: str) -> list[float]:
-    """Samples/s of one side over another's, turn by turn."""
+    """The ratio of two sides' samples/s, for each turn."""
 
     def speeds(side: str) -> list[float]:
         return [turn["samples"] / sum(turn["seconds"]) for turn in record["sides"][side]["turns"]]
@@ -58,24 +52,24 @@ def ratios(record: dict[str, Any], one: str, other: str) -> list[float]:
 
 
 def ratio(record: dict[str, Any], one: str, other: str) -> float:
-    """Over all turns."""
+    """The ratio of two sides' samples/s over all turns."""
     return rate(record, one, "samples") / rate(record, other, "samples")
 
 
-def held(side: dict[str, Any]) -> int:
-    """Bytes, whatever the type."""
+def bytes_held(side: dict[str, Any]) -> int:
+    """Bytes held for the backward pass, of all types."""
     return sum(side["held"].values())
 
 
 def same_settings(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What a method's cell and full fine-tuning's must share to be compared."""
+    """The settings in which two cells must agree to be compared."""
     trainer = record["config"]["trainer"]
     sizes = trainer["batch_size"], trainer.get("forward"), record["config"]["task"]["max_length"]
     return record["backbone"], machine(record), record["task"], *sizes
 
 
 def steps(record: dict[str, Any], side: str) -> pd.Series:
-    """Milliseconds of every step."""
+    """Milliseconds of each step."""
     return pd.Series([1000 * s for turn in record["sides"][side]["turns"] for s in turn["seconds"]])
 
 
@@ -103,7 +97,7 @@ def line(record: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
     cells.append(f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})")
     cells.append("" if full is None else f"{rate(record, OURS, 'samples') / rate(full, OURS, 'samples'):.2f}")
     a, b = sides[OURS], sides[LONGEST]
-    cells.append(f"{held(a) / held(b):.2f}")
+    cells.append(f"{bytes_held(a) / bytes_held(b):.2f}")
     grown = (a["peak_bytes"] - a["before"]) / (b["peak_bytes"] - b["before"])
     cells.append(f"{a['peak_bytes'] / b['peak_bytes']:.2f} ({grown:.2f})")
     achieved = [rate(record, s, "padded_tokens") * sides[s]["flops_per_token"] for s in (OURS, LONGEST)]
@@ -111,7 +105,7 @@ def line(record: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
 
 
 def table(folder: Path = FOLDER) -> Table:
-    """`speed`: a line for each cell that was measured."""
+    """The table `speed`: a line for each measured cell."""
     records = read(folder)
     full = {same_settings(r): r for r in records if r["method"] == "full"}
     lines = [line(r, full.get(same_settings(r))) for r in records]

@@ -1,6 +1,7 @@
-"""What a few seeds say: centre, spread, t intervals, paired differences, and Holm's correction over all that is compared.
+"""Statistics over a few seeds: centre, spread, t intervals, paired differences, Holm's correction.
 
-A percentile bootstrap of so few values covers too little: 75 % for three seeds where it says 95. Two seeds say nothing.
+A percentile bootstrap of so few values covers too little: its 95 % interval covers 75 % for three seeds. Two seeds have no
+interval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,11 @@ LEAST = 3  # seeds; fewer have no interval and no test
 
 @dataclass(frozen=True)
 class Summary:
-    """Of values over seeds, or of their paired differences.
+    """Statistics of values over seeds, or of paired differences.
 
     Attributes:
         n: seeds.
-        median, mean: of all of them, collapsed runs included.
+        median, mean: of all seeds, collapsed runs included.
         std: sample standard deviation; None for one seed.
         low, high: 95 % t interval of the mean (Student 1908); None for fewer than three seeds.
         p: two-sided, that the mean is 0, by a t test; None for fewer than three seeds, or where nothing varies.
@@ -34,7 +35,7 @@ class Summary:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Of the interval.
+        """The interval, (low, high).
 
         Raises:
             ValueError: there is none.
@@ -61,13 +62,13 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summary | None:
-    """Ours less theirs, paired over the seeds that both have; None where they share none."""
+    """`ours` minus `theirs`, paired by seed; None if they share no seed."""
     seeds = sorted(ours.keys() & theirs.keys())
     return summarize([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's (1979) step-down correction; None stays None and counts as no comparison."""
+    """Holm's (1979) step-down correction; a None stays None and is not counted."""
     order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     running = 0.0

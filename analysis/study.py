@@ -1,4 +1,4 @@
-"""The MiniLM study's headline table: methods by tasks at one budget, each at the rate that held-out data choose."""
+"""The MiniLM study's headline table: methods by tasks, each at the rate that held-out data choose."""
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ NOTES = [
 
 
 def table(frame: pd.DataFrame) -> Table:
-    """A line a method, the floor first; blank where nothing has been run."""
+    """A line for each method, the head alone first; blank cells have no runs."""
     runs = complete(frame, experiment=EXPERIMENT)
     tasks = list(in_order(runs["task"]))
     lines = []
@@ -37,7 +37,7 @@ def table(frame: pd.DataFrame) -> Table:
 
 
 def chosen_rate(part: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """`0.001`, with a star where it is the lowest or the highest rate tried."""
+    """`0.001`, with a star if it is the lowest or the highest rate tried."""
     first = part.iloc[0]
     tried = complete(runs, method=first["method"], task=first["task"])["learning_rate"]
     return f"{first['learning_rate']:g}" + " *" * (first["learning_rate"] in (tried.min(), tried.max()))

@@ -1,7 +1,7 @@
-"""How much the subspaces of two adapters share (LoRA, section 7.2): from adapters of `experiment=subspace` to a small record.
+"""The overlap of two adapters' subspaces (LoRA, section 7.2): from runs of `experiment=subspace` to a small record.
 
-φ(A, A', i, j) = ‖U_iᵀ U'_j‖²_F / min(i, j), where U_i holds the top i right-singular vectors of A (rank, in): 1 where the
-smaller subspace lies within the other, about max(i, j) / in for random ones.
+φ(A, A', i, j) = ‖U_iᵀ U'_j‖²_F / min(i, j), where U_i holds the top i right-singular vectors of A (rank, in). It is 1 if the
+smaller subspace is within the other, and about max(i, j) / in for random ones.
 """
 
 import itertools

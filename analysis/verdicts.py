@@ -1,7 +1,7 @@
-"""What decides a claim: rules over an experiment's complete runs of one backbone, each a verdict and its figures.
+"""The rules that decide claims. Each takes an experiment's complete runs on one backbone, and gives a verdict with numbers.
 
-Differences are paired over seeds. A rule is met or missed where the whole 95 % interval lies on one side of its margin;
-else, and without an interval, it is undecided.
+Differences are paired by seed. A rule is met or missed if the whole 95 % interval lies on one side of its margin. Otherwise,
+and without an interval, it is undecided.
 """
 
 import math
@@ -15,26 +15,26 @@ from analysis.statistics import LEAST, Summary, difference, interval, summarize
 from analysis.tables import pick_rate
 from training.selection import best
 
-PAR = 1.0  # points of the main metric, times 100, that count as level
+PAR = 1.0  # points (main metric x 100) within which two methods count as level
 NF4 = {"method": "qlora", "quant_type": "nf4"}
 
-Verdict = tuple[bool | None, str]  # whether it holds (None: undecided), and the figures
+Verdict = tuple[bool | None, str]  # whether it holds (None: undecided), and the numbers
 Test = Callable[[pd.DataFrame], Verdict | None]  # None: runs are missing
 
 
 def scores(runs: pd.DataFrame, task: str, **where: Any) -> dict[int, float]:
-    """By seed, times 100, at the setting and the epoch that held-out data choose; empty without runs."""
+    """Scores by seed, times 100, at the setting and epoch that held-out data choose; empty without runs."""
     return chosen_scores(at_chosen_setting(complete(runs, task=task, **where), main_metric(task)), task)
 
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:
-    """Fails with one that fails, holds if all hold, else undecided."""
+    """Fails if one fails, holds if all hold, else undecided."""
     verdicts = list(verdicts)
     return False if False in verdicts else None if None in verdicts else True
 
 
 def within(d: Summary, low: float = -math.inf, high: float = math.inf) -> bool | None:
-    """Whether a mean lies between two margins, by its interval: undecided where that reaches both sides of one."""
+    """Whether a mean lies between two margins; undecided if its interval reaches both sides of one."""
     if d.low is None or d.high is None:
         return None
     if d.low >= low and d.high <= high:
@@ -62,7 +62,7 @@ def shown(d: Summary) -> str:
 def compare(
     one: dict[str, Any], other: dict[str, Any], names: tuple[str, str], rule: Callable[[Summary], bool | None]
 ) -> Test:
-    """Two selections of runs on every task that has both, paired over seeds; the rule has to hold on each task."""
+    """Compares two selections of runs, paired by seed; the rule has to hold on every task that has both."""
 
     def test(runs: pd.DataFrame) -> Verdict | None:
         pairs = {task: (scores(runs, task, **one), scores(runs, task, **other)) for task in in_order(runs["task"])}
@@ -76,7 +76,7 @@ def compare(
 
 
 def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
-    """A gap at 4e-5, and none at the rates that held-out data choose."""
+    """LoRA is behind at 4e-5, and is not at the rates that held-out data choose."""
     if any(runs[runs["method"] == name]["learning_rate"].nunique() < 3 for name in ("full", "lora")):
         return None
     at = runs[(runs["learning_rate"] - 4e-5).abs() < 1e-9]
@@ -94,7 +94,7 @@ def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
 
 
 def higher_rates(runs: pd.DataFrame) -> Verdict | None:
-    """Of every method but the head alone, at least ten times full fine-tuning's; needs three rates, and seeds at each."""
+    """Every adapter's best rate is at least ten times full fine-tuning's; needs three rates, with seeds at each."""
     parts = {name: part for name, part in runs.groupby("method", sort=False) if name != "head"}
     rates = {name: pick[0] for name, part in parts.items() if (pick := pick_rate(part))}
     if "full" not in rates or len(rates) < 2 or runs["learning_rate"].nunique() < 3:
@@ -168,7 +168,7 @@ def lower_training_loss(runs: pd.DataFrame) -> Verdict | None:
 
 
 def one_epoch_is_best(runs: pd.DataFrame) -> Verdict | None:
-    """In most runs of each seed. Runs of one seed share data order and head, so that seeds count and runs do not."""
+    """The first epoch is the best in most runs of each seed. Runs of one seed share data order and head: n counts seeds."""
     first: dict[int, list[bool]] = {}
     for seed, task, history in zip(runs["seed"], runs["task"], runs["history"], strict=True):
         top = best(history, main_metric(task))
@@ -227,7 +227,7 @@ def gpu_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def mnli_start_explains(runs: pd.DataFrame) -> Verdict | None:
-    """On RTE: full fine-tuning gains by the start, and with it is level with LoRA's."""
+    """On RTE, full fine-tuning gains from the MNLI start, and with it is level with LoRA."""
     started, fresh = runs[runs["start"] == "mnli"], runs[runs["start"].isna()]
     full, plain = (scores(part, "rte", method="full") for part in (started, fresh))
     gain, gap = difference(full, plain), difference(full, scores(started, "rte", method="lora"))

@@ -1,1 +1,1 @@
-"""What is measured by turns in one process or side by side: ours against peft, latency, serving."""
+"""Measurements in turns: our training step against peft's, latency, serving."""

@@ -1,4 +1,4 @@
-"""A forward pass under each method, all variants by turns in one process."""
+"""Time of a forward pass with each method; all variants in one process, in turns."""
 
 import copy
 import random
@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from analysis.latency import MERGED, PLAIN, VARIANTS
 from core.errors import UserError
@@ -30,10 +31,10 @@ FITTED = (LoRA(), LoRA(), DoRA(), VeRA(), Houlsby(), Lin(), Pfeiffer())
 METHODS = {PLAIN: Full(), **dict(zip(VARIANTS, FITTED, strict=True))}
 
 
-def build_all(run: RunConfig) -> tuple[dict[str, nn.Module], dict[str, int]]:
-    """A model for each variant, for inference; and how many parameters its method trains.
+def build_all(run: RunConfig) -> tuple[dict[str, PreTrainedModel], dict[str, int]]:
+    """A model for each variant, in evaluation mode, and how many parameters its method trains.
 
-    All share the encoder's tensors: copies of them, elsewhere in memory, are a few percent faster or slower on a CPU.
+    All share the encoder's tensors: copies elsewhere in memory would be a few percent faster or slower on a CPU.
     """
     with seeded(run.seed, "backbone"):
         plain = build(run.backbone, outputs=2).eval()
@@ -47,8 +48,8 @@ def build_all(run: RunConfig) -> tuple[dict[str, nn.Module], dict[str, int]]:
 
 
 @torch.inference_mode()
-def seconds(model: nn.Module, ids: Tensor, accelerator: Accelerator) -> float:
-    """Of one forward pass; the device is idle before and after."""
+def seconds(model: PreTrainedModel, ids: Tensor, accelerator: Accelerator) -> float:
+    """Seconds of one forward pass; the device is idle before and after."""
     wait = torch.cuda.synchronize if ids.is_cuda else lambda: None
     wait()
     begin = time.perf_counter()
@@ -59,9 +60,9 @@ def seconds(model: nn.Module, ids: Tensor, accelerator: Accelerator) -> float:
 
 
 def measure(
-    models: dict[str, nn.Module], ids: Tensor, repeats: int, accelerator: Accelerator
+    models: dict[str, PreTrainedModel], ids: Tensor, repeats: int, accelerator: Accelerator
 ) -> dict[str, list[float]]:
-    """Seconds of every turn, by variant, in a random order each turn."""
+    """Seconds of every turn, by variant; each turn has a random order."""
     taken: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(WARM_UP + repeats):
         for name in random.Random(turn).sample(list(models), len(models)):
@@ -70,7 +71,7 @@ def measure(
 
 
 def record(run: RunConfig, batches: list[int], lengths: list[int], repeats: int) -> dict[str, Any]:
-    """What is written down of one backbone.
+    """The record of one backbone.
 
     Raises:
         UserError: a length is above the backbone's.

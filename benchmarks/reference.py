@@ -1,4 +1,4 @@
-"""The outside check of our trainer: the same run by `transformers.Trainer`, its adapters from `peft`."""
+"""The outside check of our trainer: the same run with `transformers.Trainer` and `peft`."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from core.checks import one_of
 from core.errors import Diverged, UserError
@@ -17,21 +17,26 @@ from core.seeding import seeded
 from experiments.config import RunConfig, to_dict
 from experiments.inputs import load_inputs
 from experiments.record import versions
-from methods.base import Method, head_modules, linear_layers, matching_layers, replace
+from methods.base import head_modules, linear_layers, matching_layers, replace
 from tasks.glue import Task
 from tasks.loading import Split
 from tasks.metrics import score
 from training.accelerator import make_accelerator
 from training.optimizers import build_optimizer
+from training.selection import best
 
-try:
-    import peft
-except ImportError:
-    peft = None
-
-NAME = "reference.json"
+REFERENCE_RECORD = "reference.json"
 METHODS = ("full", "lora", "dora", "lora_fa", "vera", "qlora")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def load_peft():
+    """The library, or a sentence that says how to get it."""
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError("peft is missing: pip install -r requirements-dev.txt") from error
+    return peft
 
 
 def reference(run: RunConfig) -> None:
@@ -52,30 +57,29 @@ def reference(run: RunConfig) -> None:
         "backbone": run.backbone.name,
         "seed": run.seed,
         "metric": metric,
-        "best": max(history, key=lambda entry: entry[metric]),
+        "best": best(history, metric),
         "last": history[-1],
         "history": history,
         "samples_per_second": speed["train_samples_per_second"] / share,
         "config": to_dict(run),
-        "versions": versions() | {"peft": peft.__version__},
+        "versions": versions() | {"peft": load_peft().__version__},
     }
-    write_json(folder / NAME, record)
-    print(f"result: {folder / NAME}", flush=True)
+    write_json(folder / REFERENCE_RECORD, record)
+    print(f"result: {folder / REFERENCE_RECORD}", flush=True)
 
 
 def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
     """The Trainer of a run, with our data, tokenizer, weights and first values of the head."""
     task = run.task.row
-    if peft is None:
-        raise UserError("peft is missing: pip install -r requirements-dev.txt")
+    load_peft()  # before all that takes long
     bf16 = make_accelerator(run.trainer, run.deterministic).mixed_precision == "bf16"
     inputs = load_inputs(run)
     backbone = inputs.backbone
     with seeded(run.seed, "adapter"):
         model = adapt(backbone.model, run.method, torch.bfloat16 if bf16 else torch.float32)
-    optimizer = None  # the Trainer's own, which knows one rate only
+    optimizer = None  # the Trainer's own optimizer knows one rate only
     if run.trainer.head_learning_rate != run.trainer.learning_rate:
-        optimizer = build_optimizer(backbone.model, run.method, run.trainer)  # of the model that peft changed in place
+        optimizer = build_optimizer(backbone.model, run.method, run.trainer)  # peft changed the model in place
     data = {name: encode(split, backbone.tokenizer, run.task.max_length) for name, split in inputs.splits.items()}
     trainer = ReferenceTrainer(
         task,
@@ -90,10 +94,11 @@ def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
     return trainer
 
 
-def adapt(model: nn.Module, method: Method, dtype: torch.dtype) -> nn.Module:
-    """The model as it is for full fine-tuning, else in peft's wrapper; the head trains in either."""
+def adapt(model: Any, method: Any, dtype: torch.dtype) -> nn.Module:
+    """The model in peft's wrapper, or as it is for full fine-tuning; the head trains in both."""
     if method.name == "full":
         return model
+    peft = load_peft()
     layers = list(matching_layers(model, method.target_modules))
     common = {"r": method.rank, "target_modules": layers, "modules_to_save": head_modules(model)}
     if method.name == "vera":
@@ -111,8 +116,8 @@ def adapt(model: nn.Module, method: Method, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def quantize(model: nn.Module, method: Method, dtype: torch.dtype) -> None:
-    """Puts bitsandbytes' 4-bit layers, which compute in `dtype`, in the place of the encoder's linear ones."""
+def quantize(model: Any, method: Any, dtype: torch.dtype) -> None:
+    """Replaces the encoder's linear layers by bitsandbytes' 4-bit layers, which compute in `dtype`."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for name, base in list(linear_layers(model)):
@@ -128,15 +133,15 @@ def quantize(model: nn.Module, method: Method, dtype: torch.dtype) -> None:
     model.is_loaded_in_4bit = True
 
 
-def encode(split: Split, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[dict[str, Any]]:
-    """An example a dict."""
+def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, Any]]:
+    """A dict for each example."""
     columns = [list(column) for column in zip(*split.texts, strict=True)]
     inputs = dict(tokenizer(*columns, truncation=True, max_length=max_length)) | {"labels": split.labels}
     return [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
 
 
 def arguments(run: RunConfig, examples: int, folder: Path) -> TrainingArguments:
-    """Our settings in the Trainer's words."""
+    """Our settings as the Trainer's."""
     config, accelerator = run.trainer, make_accelerator(run.trainer, run.deterministic)
     total = config.total_steps(examples)
     args = TrainingArguments(
@@ -174,17 +179,24 @@ class ReferenceTrainer(Trainer):
 
     def __init__(self, task: Task, **settings: Any):
         super().__init__(**settings)
-        self.task, self.history, self.evaluation_seconds = task, [], 0.0
+        self.task, self.evaluation_seconds = task, 0.0
+        self.history: list[dict[str, Any]] = []
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices. The Trainer goes by names, and so would decay DoRA's m and VeRA's vectors as well."""
+        """The matrices. The Trainer's own choice, by name, would also decay DoRA's m and VeRA's vectors."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
+    def predictions(self, examples: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and references, both in the sampler's order, which need not be the split's."""
+        logits, references, _ = self.predict(examples)
+        return np.asarray(logits), np.asarray(references)
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Adds an entry to the history, and prints it."""
+        """Adds an evaluation to the history and prints it."""
         start, outputs = time.perf_counter(), {}
-        for name, examples in self.eval_dataset.items():
-            logits, references, _ = self.predict(examples)  # both in the sampler's order, which need not be the split's
+        eval_dataset: Any = self.eval_dataset
+        for name, examples in eval_dataset.items():
+            logits, references = self.predictions(examples)
             if not np.isfinite(logits).all():
                 raise Diverged("the logits are not finite: try a lower learning rate")
             outputs[name] = (logits[:, 0] if self.task.is_regression else logits.argmax(1), references)

@@ -1,4 +1,4 @@
-"""Requests to many LoRA adapters beside one backbone, served in four ways by turns."""
+"""Requests to many LoRA adapters beside one backbone, served in four ways, in turns."""
 
 import copy
 import random
@@ -24,7 +24,7 @@ from serving.mixed import Server
 from tasks.loading import fingerprint
 
 RANKS, OUTPUTS = (4, 8, 16), (1, 2, 3)
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of logits, between the ways
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # on logits, between the ways
 
 
 class Ways:
@@ -62,15 +62,15 @@ class Ways:
         head = {f"model.{key}": tensors[key] for key in self.store.head}
         logits = functional_call(self.path, head, (self.path.collate(self.data, indices).to(self.store.device),))
         for layer, W in self.adapted.items():
-            W.copy_(self.plain[layer])  # subtracting would leave rounding behind
+            W.copy_(self.plain[layer])  # subtracting the update would leave rounding errors
         return list(logits)
 
 
 def one_at_a_time(
     serve: Callable[[list[int], str], list[Tensor]], indices: list[int], names: list[str]
 ) -> list[Tensor]:
-    """Calls `serve` with the requests of each adapter; returns the logits in the order of all."""
-    answers = {}
+    """Calls `serve` with each adapter's requests; returns the logits in the order of the batch."""
+    answers: dict[int, Tensor] = {}
     for name in dict.fromkeys(names):
         places = [place for place, other in enumerate(names) if other == name]
         answers |= zip(places, serve([indices[place] for place in places], name), strict=True)
@@ -78,7 +78,7 @@ def one_at_a_time(
 
 
 def draw_adapter(store: AdapterStore, layers: list[str], number: int, seed: int) -> Adapter:
-    """As training would leave one: no B is zero. Ranks and outputs go round."""
+    """A random adapter whose B is not zero, as after training; ranks and outputs cycle."""
     rank, outputs = RANKS[number % len(RANKS)], OUTPUTS[number // len(RANKS) % len(OUTPUTS)]
     pairs = {}
     with seeded(seed, f"adapter/{number}"):
@@ -90,12 +90,12 @@ def draw_adapter(store: AdapterStore, layers: list[str], number: int, seed: int)
 
 
 def draw_requests(rng: random.Random, examples: int, adapters: int, batch: int) -> tuple[list[int], list[str]]:
-    """Examples, and the names of adapters that they are for."""
+    """Examples, and the names of the adapters that they are for."""
     return [rng.randrange(examples) for _ in range(batch)], [str(rng.randrange(adapters)) for _ in range(batch)]
 
 
 def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: int) -> dict[str, Any]:
-    """The record of all numbers of adapters.
+    """The record, for all numbers of adapters.
 
     Raises:
         UserError: the method is not LoRA, matches no layer, or a batch's adapters exceed the budget.
@@ -139,7 +139,7 @@ def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: 
 def take_turns(ways: Ways, requests: list[tuple[list[int], list[str]]], rng: random.Random) -> dict[str, Any]:
     """Each way's seconds for each batch, in a random order each time."""
     each = {MIXED: ways.mixed, SWITCHED: ways.switched, MERGED: ways.merged, BARE: ways.bare}
-    seconds = {way: [] for way in each}
+    seconds: dict[str, list[float]] = {way: [] for way in each}
     loads, evictions = ways.store.loads, ways.store.evictions
     for indices, names in requests:
         for way in rng.sample(list(each), len(each)):
@@ -158,7 +158,7 @@ def take_turns(ways: Ways, requests: list[tuple[list[int], list[str]]], rng: ran
 
 
 def require_equal(ways: Ways, indices: list[int], names: list[str]) -> None:
-    """Raises a UserError if the ways answer differently; a first pass for all of them, too, which is not measured."""
+    """Raises a UserError if the ways answer differently. It is also the first, unmeasured pass of all of them."""
     ways.bare(indices, names)
     answers = [torch.cat(way(indices, names)) for way in (ways.mixed, ways.switched, ways.merged)]
     apart = max((answers[0] - other).abs().max().item() for other in answers[1:])
@@ -169,7 +169,7 @@ def require_equal(ways: Ways, indices: list[int], names: list[str]) -> None:
 
 
 def verdict(step: dict[str, Any]) -> str:
-    """In words, what was measured; in capitals, where we are behind."""
+    """The result in words; in capitals where we are behind."""
     ratios = {way: ratio(step, way) for way in (SWITCHED, MERGED, BARE)}
     words = [f"{number:.2f} times the requests/s of '{LABELS[way]}'" for way, number in ratios.items()]
     behind = ", NOT FASTER" if step["adapters"] > 1 and min(ratios[SWITCHED], ratios[MERGED]) <= 1 else ""

@@ -1,7 +1,7 @@
-"""The sides that `speed.py` compares: how each is built, and how it trains when it is told to.
+"""The sides that `speed.py` compares: how each is built, and how it trains its turns.
 
-All sides see the same examples once, and warm up by forward and backward passes over the same batches. What the steps lack
-of a run is the same on both sides too: evaluations, checkpoints, log lines.
+All sides see the same examples once, and warm up with forward and backward passes over the same batches. None of them
+evaluates, writes checkpoints or logs.
 """
 
 import tempfile
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
-import tasks.metrics  # noqa: F401  (what the other side imports counts in this one's memory too)
+import tasks.metrics  # noqa: F401  (the other side's imports count in this one's memory too)
 from analysis.speed import GROUPED, LONGEST, MAXIMUM, OURS, RANDOM
-from benchmarks.reference import build_trainer
+from benchmarks.reference import build_trainer, load_peft
 from core.console import sentence
 from core.errors import USER_ERRORS, UserError
 from experiments.config import RunConfig
@@ -32,20 +32,20 @@ from training.accelerator import make_accelerator
 from training.meters import WARM_UP_STEPS, MemoryMeter, SpeedMeter, held_bytes
 from training.trainer import Trainer
 
-PROFILED = 4  # random batches, the same on all sides, whose bytes and products are counted
+PROFILED = 4  # random batches, the same on all sides, on which bytes and products are counted
 
 
 class Finished(Exception):
-    """The last turn is over."""
+    """Raised after the last turn."""
 
 
 class Turns:
-    """Stands in for a SpeedMeter: counts steps, and after so many reports and waits for its next turn."""
+    """Takes a SpeedMeter's place: counts steps, reports at the end of a turn, and waits for the next one."""
 
     def __init__(self, pipe: Connection, model: nn.Module, loss: Callable[[Any], Tensor], batches: list[Any]):
         """
         Args:
-            loss: the mean over a batch, as the side trains on it.
+            loss: the mean loss over a batch, as the side computes it.
             batches: to warm up on and to profile, each with its padded tokens.
         """
         self.pipe, self.model, self.loss, self.batches = pipe, model, loss, batches
@@ -66,13 +66,13 @@ class Turns:
 
     @torch.no_grad()
     def first_loss(self) -> float:
-        """Without dropout."""
-        for module in self.model.modules():  # bitsandbytes' would repack its weight for inference, and stay so
+        """The loss without dropout."""
+        for module in self.model.modules():  # eval() would make bitsandbytes repack its weights for good
             module.training = type(module).__name__ == "Linear4bit"
         return self.loss(self.batches[0][0]).item()
 
     def resume(self) -> None:
-        """A turn of `left` steps begins, or all is over."""
+        """Waits for the next turn of `left` steps; raises Finished after the last."""
         if self.left is None:
             self.memory.stop()
             peak = {"peak_bytes": self.memory.peak_bytes, "peak_kind": self.memory.peak_kind, "before": self.before}
@@ -99,7 +99,8 @@ class Turns:
 
     def profile(self) -> dict[str, Any]:
         """Bytes held for backward, by type of tensor, and multiplications and additions for a padded token."""
-        held, flops, tokens = Counter(), 0, 0
+        held: Counter[str] = Counter()
+        flops = tokens = 0
         for batch, padded in self.batches:
             held.update(held_bytes(self.model, partial(self.loss, batch)))
             with FlopCounterMode(display=False) as counter:
@@ -110,7 +111,7 @@ class Turns:
 
 
 def random_order(lengths: list[int], run: RunConfig) -> list[list[int]]:
-    """The batches of our first epoch, at random.
+    """The first epoch's random batches.
 
     Raises:
         UserError: there are fewer examples than the turns need.
@@ -121,7 +122,7 @@ def random_order(lengths: list[int], run: RunConfig) -> list[list[int]]:
 
 
 def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
-    """The steps of train.py."""
+    """Our side: the steps of train.py."""
     run = replace(run, trainer=replace(run.trainer, similar_length=similar_length))
     accelerator, inputs = make_accelerator(run.trainer, run.deterministic), load_inputs(run)
     model = inputs.backbone.model.to(accelerator.device)
@@ -136,7 +137,8 @@ def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
 
     if run.trainer.forward == "compiled":
         trainer.record_graphs()
-    trainer.speed = turns = Turns(pipe, model, loss, pairs)
+    turns: Any = Turns(pipe, model, loss, pairs)
+    trainer.speed = turns
     turns.begin({"backbone": inputs.backbone.provenance, "data_fingerprint": fingerprint(inputs.splits)})
     for indices in trainer.remaining_batches():
         trainer.train_step(indices)
@@ -144,7 +146,7 @@ def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a SpeedMeter asks of a batch."""
+    """The part of a batch that a SpeedMeter reads."""
 
     labels: Tensor
     tokens: int
@@ -152,17 +154,17 @@ class Sizes:
 
 
 def theirs(run: RunConfig, pipe: Connection, batching: str) -> None:
-    """`reference.py`'s Trainer."""
+    """The other side: the Trainer of `reference.py`."""
     run = replace(run, trainer=replace(run.trainer, similar_length=batching == "group_by_length"))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(run, Path(folder))
+        trainer: Any = build_trainer(run, Path(folder))
         trainer.args.eval_strategy = "no"
         if batching == "max_length":
             trainer.data_collator.padding, trainer.data_collator.max_length = "max_length", run.task.max_length
         order = random_order([len(example["input_ids"]) for example in trainer.train_dataset], run)
         if batching != "group_by_length":  # our random batches, so that turns are compared example by example
             trainer._get_train_sampler = lambda *_: [i for batch in order for i in batch]
-        pad, fetched = trainer.data_collator, deque()  # the Trainer fetches a batch ahead
+        pad, fetched = trainer.data_collator, deque[Sizes]()  # the Trainer fetches a batch ahead
 
         def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
             batch = pad(examples)
@@ -180,7 +182,7 @@ def theirs(run: RunConfig, pipe: Connection, batching: str) -> None:
 
 
 class Report(TrainerCallback):
-    """Tells the turns of the Trainer's steps."""
+    """Reports the Trainer's steps to the turns."""
 
     def __init__(self, trainer: Any, pipe: Connection, inputs: list[dict[str, Tensor]], fetched: deque[Sizes]):
         self.trainer, self.pipe, self.inputs, self.fetched = trainer, pipe, inputs, fetched
@@ -205,9 +207,10 @@ SIDES = {
 
 
 def serve(run: RunConfig, side: str, pipe: Connection) -> None:
-    """A process's whole life; a mistake of the user's is an answer too."""
+    """The main function of a side's process; a user's mistake is sent as its answer."""
     warnings.simplefilter("ignore", FutureWarning)  # the Trainer's, about transformers' own next version
     try:
+        load_peft()  # on every side: what the other side imports counts in this one's memory too
         SIDES[side](run, pipe)
     except Finished:
         pass

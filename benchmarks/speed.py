@@ -1,4 +1,4 @@
-"""Our training step against peft's under transformers.Trainer: the sides train by turns, each in its own process."""
+"""Our training step against peft's under transformers.Trainer; the sides train in turns, each in its own process."""
 
 import random
 import time
@@ -18,7 +18,7 @@ LOSS_TOLERANCE = 0.02  # bf16 rounds that far
 
 
 class Side:
-    """One side in its own process; it trains on request."""
+    """One side in its own process, which trains on request."""
 
     def __init__(self, run: RunConfig, name: str):
         from benchmarks.sides import serve  # seconds to import: a user's mistake should not wait for it
@@ -28,13 +28,14 @@ class Side:
         self.process = context.Process(target=serve, args=(run, name, theirs), daemon=True)
         self.process.start()
         theirs.close()
-        self.name, self.turns = name, []
+        self.name = name
+        self.turns: list[dict[str, Any]] = []
 
     def hear(self) -> dict[str, Any]:
-        """What the side says next.
+        """The side's next answer.
 
         Raises:
-            UserError: it met a mistake, or died.
+            UserError: it reports a user's mistake, or it died.
         """
         try:
             answer = self.pipe.recv()
@@ -45,7 +46,7 @@ class Side:
         return answer
 
     def ask(self, steps: int | None) -> dict[str, Any]:
-        """Sends a number of steps, or None for the end; returns what the side says to it."""
+        """Sends a number of steps, or None for the end; returns the side's answer."""
         self.pipe.send(steps)
         return self.hear()
 
@@ -85,13 +86,13 @@ def measure(run: RunConfig, rounds: int, steps: int) -> dict[str, Any]:
 
 
 def require_equal(losses: dict[str, float]) -> None:
-    """Raises a UserError if the untrained models' losses on the same batch, without dropout, tell of other models."""
+    """Raises a UserError unless all untrained models have the same loss on the same batch, without dropout."""
     if max(losses.values()) - min(losses.values()) > LOSS_TOLERANCE:
         raise UserError(f"the sides do not hold the same model, their first losses are {losses}: nothing was measured")
 
 
 def peak_flops(run: RunConfig) -> tuple[dict[str, Any], float]:
-    """The machine as runs record it, and the multiplications and additions a second of a product of 2048 x 2048 matrices."""
+    """The machine as in runs' records, and its operations a second in a product of 2048 x 2048 matrices."""
     from training.accelerator import describe_machine, make_accelerator
 
     accelerator, seconds = make_accelerator(run.trainer, run.deterministic), []
@@ -107,6 +108,6 @@ def peak_flops(run: RunConfig) -> tuple[dict[str, Any], float]:
 
 
 def settings(method: Method) -> dict[str, Any]:
-    """Those that are not the method's own defaults."""
-    own = asdict(type(method)())
+    """The settings that differ from the method's defaults."""
+    own = asdict(type(method)(name=method.name))
     return {key: value for key, value in asdict(method).items() if value != own[key] and key != "projection_seed"}

@@ -1,1 +1,1 @@
-"""What every room stands on, importing nothing of ours: errors, atomic files, checksums, the hub, seeds, redaction."""
+"""What all rooms use: errors, console, checks of settings, atomic files, the hub, seeds, signals, redaction."""

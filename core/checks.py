@@ -1,7 +1,7 @@
 """What a setting may be, declared on its field: `rank: Annotated[int, number(at_least=1)] = 8`.
 
-A check takes a key and a value, and raises a UserError that names both and the way out. pydantic would check types too,
-which OmegaConf does already, and say it in words of its own.
+A check takes a key and a value, and raises a UserError that names both and the way out. pydantic is not used: OmegaConf
+checks types already, and pydantic's messages are in its own words.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ Check = Callable[[str, Any], None]
 
 
 def check(settings: Any, path: str = "") -> None:
-    """Checks each field of a dataclass by its annotation; None, the absence of a value, passes.
+    """Checks each field of a dataclass by its annotation; None means that there is no value, and passes.
 
     Raises:
-        UserError: a check fails, or `${...}` put something else in the place of a mapping.
+        UserError: a check fails, or `${...}` replaced a mapping by something else.
     """
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value, kind = getattr(settings, name, None), get_origin(hint) or hint
@@ -31,7 +31,7 @@ def check(settings: Any, path: str = "") -> None:
 
 
 def one_of(*choices: str) -> Check:
-    """The choices, which the message lists."""
+    """A check that the value is one of the choices."""
 
     def refuse(key: str, value: str) -> None:
         if value not in choices:
@@ -43,7 +43,7 @@ def one_of(*choices: str) -> Check:
 def number(
     *, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf, at_most: float = math.inf
 ) -> Check:
-    """Within the bounds, and finite."""
+    """A check that the value is finite and within the bounds."""
     bounds = {"at least": at_least, "above": above, "below": below, "at most": at_most}
     parts = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
     if min(below, at_most) == math.inf:
@@ -57,7 +57,7 @@ def number(
 
 
 def generator_seed(key: str, value: int) -> None:
-    """What torch's generators take."""
+    """Raises a UserError for a seed that torch's generators do not take."""
     if not 0 <= value < 2**63:
         raise UserError(f"{key} is {value}; it must be at least 0 and below 2**63")
 

@@ -1,4 +1,4 @@
-"""What a command line says on its error stream, and how its errors become one sentence."""
+"""What a command prints on its error stream, and how an error becomes one sentence."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from core.redact import redacted
 
 
 class Console(logging.Handler):
-    """`error: ...` and `warning: ...` on the error stream, once; no secret passes, not even in a traceback."""
+    """Logs `error: ...` and `warning: ...` to the error stream, without secrets, even in a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return os.environ.get("RANK", "0") == "0"  # under `accelerate launch` all processes meet the same mistake
@@ -40,15 +40,15 @@ log.addHandler(Console())
 
 
 def say(text: str, bar: tqdm | None = None) -> None:
-    """A line on the output, above the progress bar."""
+    """Prints a line on the output stream, above the progress bar."""
     with suppress(OSError):  # the reader is gone, which is no reason to stop
         (bar or tqdm).write(text)
 
 
 def sentence(error: Exception) -> str:
-    """One line for an error of ours, of Hydra's or of OmegaConf's; the last two spread theirs over many."""
+    """One line for an error of ours, Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
-        kind, _, name = (error.missing_cfg_file or "").partition("/")
+        kind, _, name = (error.missing_cfg_file or "").rpartition("/")
         return unknown(kind, name, error.options or [])
     if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it
         return str(error.__cause__)
@@ -61,14 +61,14 @@ def sentence(error: Exception) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """Without the lines in which OmegaConf names its own types."""
+    """The message on one line, without the lines in which OmegaConf names its own types."""
     lines = [line.strip() for line in str(error).splitlines() if not re.match(r"\s*(full_key|\w+_type)\W", line)]
     return "; ".join(line for line in lines if line)
 
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Around what reads words and YAML: where Hydra has no error of its own, another library's leaves as a UserError."""
+    """Turns errors of other libraries, raised while Hydra reads overrides and YAML, into a UserError."""
     try:
         yield
     except RecursionError as error:
@@ -78,7 +78,7 @@ def composing() -> Iterator[None]:
 
 
 def require_flags() -> None:
-    """Raises a UserError for flags to which Hydra would print its whole usage."""
+    """Raises a UserError for flags at which Hydra would print its whole usage."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:

@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class Damaged(UserError):
-    """A file is not what was written: cut short, or changed."""
+    """A file is not what was written: it was cut short or changed."""
 
 
 class Diverged(Exception):
@@ -22,7 +22,7 @@ class Diverged(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked the run to stop; its checkpoint is written. It ends a whole sweep, as Ctrl-C does."""
+    """The run was asked to stop, and its checkpoint is written. Like Ctrl-C, it ends a whole sweep."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -36,7 +36,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def refused(what: str) -> Iterator[None]:
-    """Makes one sentence of the many errors that other libraries raise on a user's settings and files."""
+    """Turns the errors that other libraries raise on a user's settings and files into a UserError of one sentence."""
     try:
         yield
     except UserError:
@@ -47,7 +47,7 @@ def refused(what: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the machine or its GPU has no memory left; on a CPU torch has no class of its own for that."""
+    """Whether the machine or its GPU ran out of memory; on a CPU torch has no error class for that."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)) is not None
     )

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub at a pinned revision: from the cache where they are, from the network where not."""
+"""Files of the Hugging Face hub at a pinned revision: from the cache, or else from the network."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
     Args:
         kind: `model` or `dataset`.
         wanted: patterns of the files to have.
-        required: patterns of which each must be met; a cache that meets them is used without asking the hub.
+        required: patterns that must each match a file; if the cache has them all, the hub is not asked.
 
     Raises:
         UserError: the hub is out of reach, or has no such repository, revision or file.
@@ -29,7 +29,7 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # of its retries: what comes of them is one sentence of ours
+    logging.set_verbosity_error()  # of its retries; our sentence at the end is enough
 
     def fetch(local_files_only: bool) -> Path:
         return Path(
@@ -74,7 +74,7 @@ def checksum(file: Path) -> str:
     """sha256 of a file.
 
     Raises:
-        UserError: the file lies in the hub's cache under the checksum that the hub gave, and has another.
+        UserError: the file is in the hub's cache, which names it by its checksum, and its content has another.
     """
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -85,12 +85,12 @@ def checksum(file: Path) -> str:
 
 
 def missing(folder: Path, required: list[str]) -> list[str]:
-    """The patterns that no file of the folder meets."""
+    """The patterns that match no file of the folder."""
     return [pattern for pattern in required if not any(folder.glob(pattern))]
 
 
 def _assert_in_reach(repository: str) -> None:
-    """One short question, since the library itself asks six times over half a minute before it gives up."""
+    """Asks the hub once, with a short timeout: the library would ask six times in half a minute before it gives up."""
     import httpx2
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Writes that are whole or absent, and reads that notice a changed file."""
+"""Atomic writes, and reads that notice a changed file."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ CHECKSUM = "sha256"  # in records and in headers: of all the rest
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Has `write` fill a file beside `path`, flushes it to the disk, and renames it to `path`.
+    """Calls `write` on a temporary file beside `path`, flushes it to the disk, and renames it to `path`.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     except (OSError, SafetensorError) as error:
         _discard(unfinished)
         raise UserError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
-    except BaseException:  # Ctrl-C, too, leaves no rest behind
+    except BaseException:  # Ctrl-C, too, leaves no temporary file
         _discard(unfinished)
         raise
 
@@ -48,7 +48,7 @@ def _discard(file: Path) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """Writes a folder's names to the disk, so that a power failure does not undo the last change of them."""
+    """Flushes a folder's entries to the disk, so that a power failure does not undo a rename."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -61,20 +61,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented, and strict: a NaN is an error, not a word that other readers refuse."""
+    """Indented JSON. A NaN is an error: other readers would refuse it."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def with_checksum(value: dict[str, Any]) -> dict[str, Any]:
-    """`value`, which JSON can hold, with a checksum of itself."""
+    """`value`, which must be JSON, with a checksum of itself."""
     rest = json.loads(json.dumps({key: part for key, part in value.items() if key != CHECKSUM}))
     return value | {CHECKSUM: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """A safetensors file with `header`, and a checksum of all that is in it; nothing is ever pickled.
+    """Writes a safetensors file with `header` and a checksum of everything in it.
 
-    The header is JSON under one key, as the format keeps several in no order, and equal runs leave equal files.
+    The header is JSON under one key: safetensors does not keep the order of several, and equal runs leave equal files.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header | {CHECKSUM: tensor_digest(tensors, header)}, sort_keys=True)
@@ -82,7 +82,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the header of a file that `write_tensors` wrote, and nobody changed.
+    """The tensors and the header of a file that `write_tensors` wrote.
 
     Raises:
         Damaged: it is not as it was written.
@@ -94,7 +94,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_own_tensors(path: Path, config_hash: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `read_tensors` reads, of the run with these settings.
+    """What `read_tensors` reads, from a file of the run with these settings.
 
     Raises:
         Damaged: it is not as it was written, or another run's.
@@ -106,7 +106,7 @@ def read_own_tensors(path: Path, config_hash: str) -> tuple[dict[str, Tensor], d
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of a file that `write_tensors` wrote, without a look at the rest.
+    """The header of a file that `write_tensors` wrote; the rest is not read.
 
     Raises:
         Damaged: it cannot be read.
@@ -130,7 +130,7 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     """The tensors of a safetensors file that others may have written, and the header, empty if it is not ours.
 
     Raises:
-        Damaged: it cannot be read, or has our checksum, and that of another content.
+        Damaged: it cannot be read, or it has our checksum and does not match it.
     """
     header, tensors = read_foreign_header(path), read_group(path, "")
     if CHECKSUM in header and header[CHECKSUM] != tensor_digest(tensors, header):
@@ -139,7 +139,7 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def read_group(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without a look at the rest, or at the checksum.
+    """The tensors whose names begin with `prefix`; neither the rest nor the checksum is read.
 
     Raises:
         Damaged: they cannot be read.
@@ -150,7 +150,7 @@ def read_group(path: Path, prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[safe_open]:
-    """Raises Damaged where safetensors, or what is read from the file within, finds it so."""
+    """Opens a safetensors file, and raises Damaged for what safetensors cannot read."""
     require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -160,13 +160,13 @@ def _open(path: Path) -> Iterator[safe_open]:
 
 
 def require_file(path: Path) -> None:
-    """Raises Damaged for a folder, or for a pipe, which would block a reader."""
+    """Raises Damaged for a folder, and for a pipe, which would block a reader."""
     if not path.is_file():
         raise Damaged(f"{path} is damaged: it is no file")
 
 
 def tensor_digest(tensors: dict[str, Tensor], header: dict[str, Any] | None = None) -> str:
-    """sha256 of names, types, shapes and bytes, and of the rest of the header."""
+    """sha256 over names, types, shapes and bytes of the tensors, and over the rest of the header."""
     rest = {key: part for key, part in (header or {}).items() if key != CHECKSUM}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
@@ -176,7 +176,7 @@ def tensor_digest(tensors: dict[str, Tensor], header: dict[str, Any] | None = No
 
 
 def quarantine(path: Path, why: str) -> None:
-    """Renames a damaged file, so that nothing reads it again, and says so."""
+    """Renames a damaged file, so that nothing reads it again, and prints that it did."""
     try:
         os.replace(path, path.with_name(f"{path.name}.damaged"))
     except OSError as error:
@@ -185,7 +185,7 @@ def quarantine(path: Path, why: str) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raises a UserError, before any work, if nothing can be written where `folder` will be."""
+    """Raises a UserError, before any work, if `folder` cannot be made and written to."""
     nearest = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     if not nearest.is_dir():
         raise UserError(f"output_dir: {nearest} is not a folder")

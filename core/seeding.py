@@ -1,4 +1,4 @@
-"""One seed, many named streams: what one part draws never shifts what another sees."""
+"""One seed, many named streams: what one part draws does not change what another part draws."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def named_seed(seed: int, name: str) -> int:
 
 @contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
-    """Within, torch's generators run from the named seed; afterwards they are where they were."""
+    """Seeds torch's generators with the named seed inside the context, and restores their state after it."""
     with torch.random.fork_rng():
         torch.manual_seed(named_seed(seed, name))
         yield

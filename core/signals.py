@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: noted, acted on when its state is safe, then passed on."""
+"""Signals that ask a process to stop: noted when they come, obeyed at the next checkpoint, then passed on."""
 
 import signal
 from types import FrameType
@@ -7,7 +7,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SI
 
 
 class StopRequest:
-    """Within, Ctrl-C, a scheduler's warning or a closed terminal sets `signal`; a second Ctrl-C stops at once."""
+    """Inside the context Ctrl-C, a scheduler's warning or a closed terminal sets `signal`; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -29,7 +29,7 @@ class StopRequest:
             signal.signal(number, self.before[signal.SIGINT])
 
     def pass_on(self) -> None:
-        """Raises the signal again for the handler of before: submitit then queues the job once more."""
+        """Raises the signal again for the previous handler: submitit's then queues the job again."""
         if self.signal and signal.getsignal(self.signal) not in (
             signal.SIG_DFL,
             signal.SIG_IGN,

@@ -1,1 +1,1 @@
-"""A run from its settings to its folder: configuration, records, warm starts, restored models, sweeps."""
+"""Everything about a run and its folder: settings, record, warm start, restored model, sweep, export."""

@@ -1,6 +1,6 @@
-"""The settings of a run: its own, and those that tasks, models, methods and training declare beside what they set.
+"""The settings of a run: its own, and those that tasks, models, methods and training declare in their own rooms.
 
-`conf/` chooses among them; a key that no dataclass has is an error, in an override as in a YAML file.
+`conf/` chooses among them. A key that no dataclass has is an error, in an override and in a YAML file alike.
 """
 
 import copy
@@ -28,12 +28,12 @@ from training.settings import TrainerConfig
 from training.tracking import LoggerConfig
 
 NOT_IDENTITY = ("experiment", "output_dir", "force", "retry", "reuse_records", "logger")
-# of settings that are newer than some runs, whose hash they leave alone
+# settings newer than some records: at these values they are not in the hash
 HASH_NEUTRAL_DEFAULTS = {"init_from": None, "init_head": "fresh", "deterministic": False, "method.activation": None}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a run's settings, as `to_dict` or a record has them, that shapes its result."""
+    """The settings that shape a run's result, out of those that `to_dict` or a record has."""
     config = copy.deepcopy(config)
     for key in NOT_IDENTITY:
         config.pop(key, None)
@@ -51,12 +51,12 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def hash_of(config: dict[str, Any]) -> str:
-    """Of what shapes the result, 16 hexadecimal digits."""
+    """The first 16 hexadecimal digits of a sha256 of the settings that shape the result."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_name(text: str) -> str:
-    """`text` as a single part of a path."""
+    """`text` as the name of one folder."""
     return re.sub(r"[^A-Za-z0-9._-]|^\.+", "_", text) or "_"
 
 
@@ -90,17 +90,17 @@ class RunConfig:
     """One run.
 
     Attributes:
-        seed: of data order, head, adapter and dropout, each from a separate stream.
+        seed: it decides data order, head, adapter and dropout, each through a stream of its own.
         experiment: the folder under `output_dir` that the run belongs to, and its group in W&B; on the command line
             `experiment=NAME` chooses `conf/experiment/NAME.yaml`, which sets it.
         output_dir: where runs are kept.
-        start: a task; the run begins at what the same command trained on it (LoRA's MNLI start), with a fresh head, and
-            trains that first if it is missing. null: at the pretrained weights.
-        init_from: a folder; the run begins at the adapter that PEFT saved there, or at another run's best state.
-        init_head: of `init_from`: fresh, or kept, for the same task.
-        deterministic: only algorithms of torch's that give the same bits each time, on a GPU too, where they are slower.
-        force: train again what is finished.
-        retry: train again what failed.
+        start: a task; the run begins with what the same command trained on it (LoRA's MNLI start), and with a fresh head.
+            If that run is missing, it is trained first. null: the pretrained weights.
+        init_from: a folder; the run begins with the adapter that PEFT saved there, or with another run's best state.
+        init_head: fresh, or kept: the head of `init_from`, for the same task.
+        deterministic: use only torch algorithms that give the same bits each time; on a GPU they are slower.
+        force: train finished runs again.
+        retry: train failed runs again.
         reuse_records: a run whose record is committed under `paper_tables/records/` is finished, on every machine.
     """
 
@@ -128,7 +128,7 @@ class RunConfig:
         self._settle_rates()
 
     def _check_start(self) -> None:
-        """Raises a UserError where it is not clear what the run begins at."""
+        """Raises a UserError if the settings contradict each other on what the run begins with."""
         if self.start is not None and (self.start not in GLUE or self.start == self.task.name):
             others = [name for name in GLUE if name != self.task.name]
             raise UserError(f"start is '{self.start}'; choose another task to start from: {', '.join(others)}")
@@ -138,7 +138,7 @@ class RunConfig:
             raise UserError("init_head=kept needs init_from=FOLDER, whose head it is")
 
     def _settle_rates(self) -> None:
-        """A rate that is not given is the backbone's for the method, or else the method's own."""
+        """Fills in rates that are not given: the backbone's for the method, or else the method's own."""
         trainer, backbone, method = self.trainer, self.backbone, self.method
         if trainer.learning_rate is None:
             trainer.learning_rate = backbone.learning_rates.get(method.name, method.learning_rate)
@@ -149,12 +149,12 @@ class RunConfig:
 
     @property
     def hash(self) -> str:
-        """Of all that shapes the result: neither where it is written nor where the same data lie."""
+        """Hash of the settings that shape the result; where data and results are stored does not count."""
         return hash_of(to_dict(self))
 
     @property
     def folder(self) -> Path:
-        """Of this run: a function of its settings alone, so that the same command finds it again, on every rank."""
+        """The run's folder. It follows from the settings, so that the same command finds it again, on every rank."""
         parts = (
             self.method.name,
             self.task.name,
@@ -167,15 +167,15 @@ class RunConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain nested dicts of a dataclass."""
+    """A dataclass as plain nested dicts."""
     return dataclasses.asdict(config)
 
 
 def from_dict(config: dict[str, Any]) -> RunConfig:
-    """The settings that `to_dict` made a record of.
+    """The settings that a record holds, as `to_dict` wrote them.
 
     Raises:
-        UserError: they are not this version's.
+        UserError: another version of the code wrote them.
     """
     try:
         method = ConfigStore.instance().load(f"schema/method/{config['method']['name']}.yaml").node
@@ -186,8 +186,11 @@ def from_dict(config: dict[str, Any]) -> RunConfig:
         raise UserError(f"the run's settings are not this version's: {sentence(error)}") from error
 
 
-def from_hydra(cfg: DictConfig) -> RunConfig:
+def from_hydra(cfg: DictConfig, experiment: str | None = None) -> RunConfig:
     """The typed, checked settings.
+
+    Args:
+        experiment: the chosen `conf/experiment/NAME.yaml`, whose name is the run's experiment unless it sets another.
 
     Raises:
         UserError: a value is out of range, a required one missing, or one added that nothing reads.
@@ -195,13 +198,16 @@ def from_hydra(cfg: DictConfig) -> RunConfig:
     missing = OmegaConf.missing_keys(cfg)
     if missing:
         raise UserError(f"{', '.join(sorted(missing))} must be given")
+    if experiment and cfg.experiment == "default":
+        cfg = cfg.copy()
+        cfg.experiment = experiment
     run: Any = OmegaConf.to_object(cfg)  # RunConfig, by its schema
     _refuse_extras(run)
     return run
 
 
 def _refuse_extras(config: Any, path: str = "") -> None:
-    """`+key=value` adds what no schema knows; OmegaConf hands it on as an attribute."""
+    """The keys that `+key=value` added and no schema has; OmegaConf sets them as attributes."""
     names = [field.name for field in dataclasses.fields(config)]
     for name, value in vars(config).items():
         if name not in names:

@@ -1,4 +1,4 @@
-"""A run as others use it: merged into a plain transformers checkpoint, or as PEFT's adapter, each with a model card."""
+"""Exports a run: merged into a plain transformers checkpoint, or as PEFT's adapter; each with a model card."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -20,17 +20,17 @@ from models.batches import Encoded, encode
 from models.packed import forward_path
 from training.evaluation import judge, predict
 
-TOLERANCE = 1e-3  # of logits: sums of hundreds of float32 products, taken in another order
+TOLERANCE = 1e-3  # on logits: they sum hundreds of float32 products, in another order after merging
 
 
 def export_merged(restored: Restored, folder: Path, accelerator: Accelerator) -> dict[str, dict[str, float]]:
     """Writes config, weights, tokenizer and card; evaluates before, after, and after saving and loading again.
 
     Returns:
-        The metrics of the three, and their largest difference of a logit from the first.
+        The metrics of the three evaluations, and the largest difference of a logit from the first.
 
     Raises:
-        UserError: the method does not merge, or merging changed what the model says.
+        UserError: the method does not merge, or merging changed the logits.
     """
     run, model, task = restored.run, restored.model, restored.run.task.row
     merged: Any = merge(deepcopy(model))
@@ -57,21 +57,21 @@ def export_merged(restored: Restored, folder: Path, accelerator: Accelerator) ->
 
 
 def export_adapter(restored: Restored, folder: Path) -> None:
-    """Writes the adapter, and tokenizer and card beside it.
+    """Writes the adapter, the tokenizer and a card.
 
     Raises:
         UserError: PEFT does not know the method.
     """
     method, model = restored.run.method, restored.model
     if not method.peft_names:
-        raise UserError(f"form=adapter: PEFT knows no method like {method.name}")
+        raise UserError(f"form=adapter: PEFT has no format for method={method.name}; use form=merged")
     write_adapter(folder, model, method, trained_state(model), restored.record)
     restored.tokenizer.save_pretrained(folder)
     write_text(folder / "README.md", card(restored, "peft"))
 
 
 def require_plain(merged: nn.Module, method: str) -> None:
-    """Raises a UserError if a merged model has not the very weights of its architecture."""
+    """Raises a UserError unless the merged model has exactly the weights of its plain architecture."""
     with init_empty_weights():
         plain = AutoModelForSequenceClassification.from_config(merged.config)
     if merged.state_dict().keys() != plain.state_dict().keys():
@@ -92,7 +92,8 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
 def card(restored: Restored, library: str) -> str:
     """A model card with the record's numbers, in Markdown under the hub's YAML."""
     run, record = restored.run, restored.record
-    name, best, metrics = f"{run.backbone.name}-{run.task.name}-{run.method.name}", record["best"], run.task.row.metrics
+    name, best = f"{run.backbone.name}-{run.task.name}-{run.method.name}", record["best"]
+    metrics = [metric for metric in run.task.row.metrics if metric in best]  # a record may be older than a metric
     source = run.data.repository if run.data.name == "hub" else f"{run.data.name} data"
     results = [
         EvalResult(
@@ -146,7 +147,7 @@ def card(restored: Restored, library: str) -> str:
 
 
 def merging_table(numbers: dict[str, dict[str, float]]) -> str:
-    """In Markdown: what merging, and saving, changed."""
+    """A Markdown table of the metrics before merging, after it, and after saving."""
     names = list(next(iter(numbers.values())))
     rows = [
         f"| {what} | " + " | ".join(f"{entry[name]:.4g}" for name in names) + " |" for what, entry in numbers.items()

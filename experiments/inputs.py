@@ -1,4 +1,4 @@
-"""What a run begins with, loaded alike by train.py, the benchmarks and the outside check: splits, backbone, method."""
+"""What a run begins with: splits, backbone, method. train.py, benchmarks and the outside check all load it here."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from tasks.loading import Split, load_splits
 
 @dataclass(frozen=True)
 class Inputs:
-    """The settings' splits and the encoder with a fresh head, as yet without the method."""
+    """The splits, and the encoder with a fresh head, before the method is applied."""
 
     run: RunConfig
     splits: dict[str, Split]
@@ -26,7 +26,7 @@ class Inputs:
 
 
 def load_inputs(run: RunConfig) -> Inputs:
-    """Raises a UserError where data or backbone are not there, or not what the settings say."""
+    """Raises a UserError if data or backbone are missing, or are not what the settings say."""
     splits = load_splits(run.task.row, run.data)
     backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)
     backbone.require_length(run.task.max_length)
@@ -34,6 +34,6 @@ def load_inputs(run: RunConfig) -> Inputs:
 
 
 def apply_method(run: RunConfig, model: nn.Module) -> None:
-    """Adapts a model in place, from the seed's own stream for adapters."""
+    """Applies the method to a model in place; what it draws comes from the seed's stream for adapters."""
     with seeded(run.seed, "adapter"):
         run.method.apply(model)

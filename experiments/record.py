@@ -19,7 +19,7 @@ from experiments.config import RunConfig, to_dict
 COMMITTED = Path(__file__).parent.parent / "paper_tables" / "records"  # EXPERIMENT/RUN.json, what tables are made of
 SCHEMA = 3
 LAST_WITHOUT_CHECKSUM = 2  # records up to this schema have no checksum
-NAME = "result.json"
+RECORD = "result.json"
 PACKAGES = (
     "torch",
     "transformers",
@@ -46,7 +46,7 @@ def describe(
         backbone: where its weights come from.
         data_fingerprint: a hash of every text and label.
         machine: what the run trains on: device, precision, processes.
-        start: what it starts from, other than pretrained weights.
+        start: what the run starts from, if not from pretrained weights.
     """
     return {
         "schema": SCHEMA,
@@ -74,7 +74,7 @@ def describe(
 
 
 def origin(record: dict[str, Any]) -> dict[str, Any]:
-    """What has to be the same for an unfinished run to resume, or a finished one to stand."""
+    """What must not differ if an unfinished run is to resume, or a finished one to count."""
     provenance = record["provenance"]
     hardware = {key: provenance["hardware"][key] for key in ("device", "precision", "processes")}
     return {
@@ -91,7 +91,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     Raises:
         Damaged: it is not as it was written.
     """
-    file = folder / NAME
+    file = folder / RECORD
     return parse(file) if file.exists() else None
 
 
@@ -103,7 +103,7 @@ def read_own_record(folder: Path, config_hash: str) -> dict[str, Any] | None:
     """
     record = read_record(folder)
     if record and record["config_hash"] != config_hash:
-        raise Damaged(f"{folder / NAME} is damaged: it is another run's")
+        raise Damaged(f"{folder / RECORD} is damaged: it is another run's")
     return record
 
 
@@ -128,7 +128,7 @@ def parse(file: Path) -> dict[str, Any]:
 
 
 def read_finished(folder: Path) -> dict[str, Any] | None:
-    """The record of a run that ended well, if the folder holds a whole one."""
+    """The record of a complete run, if the folder holds an undamaged one."""
     record = read_record(folder)
     if record is None or not record.keys() >= {"task", "config", "provenance"}:
         return None
@@ -137,12 +137,12 @@ def read_finished(folder: Path) -> dict[str, Any] | None:
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:
     """Writes the record, last of all files; returns its path."""
-    write_json(folder / NAME, with_checksum(record))
-    return folder / NAME
+    write_json(folder / RECORD, with_checksum(record))
+    return folder / RECORD
 
 
 def git_state() -> dict[str, Any]:
-    """The commit of this code, and whether it was changed since; None outside a checkout."""
+    """The commit of this code, and whether files differ from it; None outside a checkout."""
 
     def git(*words: str) -> str:
         root = Path(__file__).parent.parent
@@ -157,7 +157,7 @@ def git_state() -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that shape a result."""
+    """Versions of Python and of the packages that shape a result."""
 
     def installed(package: str) -> str:
         try:
@@ -169,7 +169,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine, in the words of its own system."""
+    """The machine, as its system describes it."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": _cpu_model(),

@@ -1,4 +1,4 @@
-"""A finished run's model, as it was at its best."""
+"""A finished run's model at its best epoch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from core.errors import UserError
 from experiments.config import RunConfig, from_dict
@@ -22,7 +22,7 @@ def load_data(run: RunConfig, record: dict[str, Any]) -> dict[str, Split]:
     """The splits that the run was trained and evaluated on.
 
     Raises:
-        UserError: others are there now.
+        UserError: the data have changed since.
     """
     splits = load_splits(run.task.row, run.data)
     if fingerprint(splits) != record["provenance"]["data_fingerprint"]:
@@ -34,26 +34,26 @@ def load_data(run: RunConfig, record: dict[str, Any]) -> dict[str, Split]:
 
 @dataclass(frozen=True)
 class Restored:
-    """A model in evaluation mode, on the CPU, with what it was trained as.
+    """A model in evaluation mode, on the CPU, with the settings that trained it.
 
     Attributes:
-        run: the settings, but for precision and device: a prediction must not depend on the machine that trained the model.
+        run: the settings; precision and device are reset, so that predictions do not depend on the training machine.
     """
 
     run: RunConfig
     record: dict[str, Any]
     model: nn.Module
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
 
 
 def restore(folder: Path, data_path: str | None = None) -> Restored:
     """Builds the model of a finished run and loads its best state.
 
     Args:
-        data_path: where the data lie now; None: where they lay.
+        data_path: the folder with the data, if it has moved.
 
     Raises:
-        UserError: the folder holds no finished run, a damaged one, or its backbone's weights are not those it had.
+        UserError: the folder holds no finished run or a damaged one, or the backbone's weights have changed.
     """
     record = read_finished(folder)
     if record is None:

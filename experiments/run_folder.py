@@ -1,8 +1,8 @@
-"""A run's folder: its files, who holds it, whether the run in it is finished, damaged, or can be resumed.
+"""A run's folder: its files, its lock, and whether its run is finished, damaged, or can be resumed.
 
-While a run trains, one file holds all that it needs to resume: the checkpoint, the best state so far within it. At the end
-it is unpacked, and the record, written last, speaks for all the rest. So there is one rule: a valid checkpoint is resumed;
-a damaged file is quarantined, and without a checkpoint the run starts again.
+While a run trains, one file holds all that it needs to resume: the checkpoint, which contains the best state so far. At the
+end the checkpoint is unpacked, and the record is written last. So there is one rule: a valid checkpoint is resumed, a
+damaged file is quarantined, and without a checkpoint the run starts again.
 """
 
 import shutil
@@ -28,8 +28,7 @@ from core.io import (
     write_text,
 )
 from experiments.config import RunConfig
-from experiments.record import COMMITTED, origin, parse, read_own_record, write_record
-from experiments.record import NAME as RECORD
+from experiments.record import COMMITTED, RECORD, origin, parse, read_own_record, write_record
 from training.checkpoint import Checkpoint, group
 
 CHECKPOINT = "checkpoint.safetensors"  # while the run is unfinished
@@ -44,7 +43,7 @@ class RunFolder:
     """The folder of the run with these settings; it need not exist.
 
     Attributes:
-        committed: where `paper_tables/` keeps the run's record, if it is there; None: it does not count.
+        committed: the path of the run's record under `paper_tables/records/`; None: such a record does not count.
     """
 
     def __init__(self, path: Path, config_hash: str, committed: Path | None = None):
@@ -68,10 +67,10 @@ class RunFolder:
         return read_own_record(self.path, self.config_hash)
 
     def status(self) -> tuple[str, dict[str, Any] | None]:
-        """A word for how far the run is, and its record, if it has one that can be read.
+        """The run's state in a word, and its record, if it has one that can be read.
 
-        complete (here, or by a committed record), failed, running, interrupted (killed, too, with a checkpoint left),
-        damaged (its record) or missing.
+        complete (here, or by a committed record), failed, running, interrupted (also when killed, if it left a checkpoint),
+        damaged (the record) or missing.
         """
         word, record = self._status_here()
         if word != "complete" and (committed := self.committed_record()):
@@ -115,7 +114,7 @@ class RunFolder:
         return read_own_tensors(self.path / BEST, self.config_hash)[0]
 
     def has_best(self) -> bool:
-        """Whether `best()` would give it."""
+        """Whether `best()` would succeed."""
         try:
             self.best()
         except UserError:
@@ -123,18 +122,18 @@ class RunFolder:
         return True
 
     def start(self) -> dict[str, Any] | None:
-        """What the run in the folder, finished or not, started from; None without one."""
+        """What the folder's run, finished or not, started from; None for pretrained weights."""
         if self.checkpoint.exists():
             return read_header(self.checkpoint)["identity"]["start"]
         record = self.record()
         return record["provenance"].get("start") if record else None
 
     def is_settled(self, record: dict[str, Any], force: bool, retry: bool) -> bool:
-        """Whether the run that `record` describes is finished and stays as it is.
+        """Whether the run that `record` describes is finished, so that there is nothing to train.
 
         Raises:
             UserError: it was finished on other data, or from other weights.
-            Diverged: it failed before, and would again.
+            Diverged: it failed before and would fail again.
         """
         try:
             earlier = self.record()
@@ -153,13 +152,17 @@ class RunFolder:
             raise Diverged(f"{self.path} failed before: {earlier['reason']} (retry=true to train it again)")
         return True
 
-    def show_finished(self, record: dict[str, Any], file: Path) -> None:
-        """Prints the score of a finished run, and where its record is."""
+    def show_finished(self) -> None:
+        """Prints the score of the finished run, and where its record is."""
+        record, file = self.committed_record(), self.committed
+        if record is None or file is None:
+            record, file = self.record(), self.path / RECORD
+        assert record is not None
         score = record["best"][record["metric"]]
         print(f"finished before: {record['metric']} {score:.4f} (force=true to train it again)")
         print(f"result: {file}", flush=True)
 
-    # Holding
+    # Locking
 
     @contextmanager
     def locked(self, accelerator: Accelerator) -> Iterator[None]:
@@ -170,7 +173,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Within, the folder belongs to this process; another that wants it waits. A killed process releases it.
+        """Inside the context the folder belongs to this process; others wait. A killed process releases the lock.
 
         Raises:
             UserError: the folder cannot be made.
@@ -195,7 +198,7 @@ class RunFolder:
             lock.release()
 
     def _remove_if_unused(self, made: list[Path]) -> None:
-        """A mistake found before the run begins leaves nothing: neither its lock nor the folders that it made."""
+        """Removes the lock and the folders `made` if a mistake ended the run before it wrote anything."""
         if made and [path.name for path in self.path.iterdir()] == [LOCK]:
             (self.path / LOCK).unlink()
             for folder in made:
@@ -231,11 +234,11 @@ class RunFolder:
                 quarantine(self.path / name, str(error))
 
     def write_settings(self, config: dict[str, Any]) -> None:
-        """For readers; the record holds them too."""
+        """Writes the settings as YAML for human readers; the record holds them too."""
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
     def _empty(self) -> None:
-        """Removes all but the lock, the record first: it speaks for the others."""
+        """Removes all files but the lock. The record goes first: while it stands, the run counts as finished."""
         (self.path / RECORD).unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir():
@@ -244,7 +247,7 @@ class RunFolder:
                 path.unlink()
 
     def open_checkpoint(self, record: dict[str, Any]) -> Checkpoint | None:
-        """What the run that `record` describes resumes from; None: it starts.
+        """The checkpoint that the run described by `record` resumes from; None: there is none.
 
         Raises:
             UserError: the checkpoint was written on other data, from other weights, or on another kind of machine.
@@ -267,7 +270,7 @@ class RunFolder:
         return tensors, header
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replaces the checkpoint; one without a best evaluation keeps that of the one before."""
+        """Replaces the checkpoint. If the new one has no best evaluation, the old one's is kept."""
         about: dict[str, Any] | None
         if checkpoint.best:
             best = pack(checkpoint.best.state, checkpoint.best.predictions)
@@ -285,14 +288,14 @@ class RunFolder:
         write_tensors(self.checkpoint, checkpoint.tensors() | best, header)
 
     def _best_so_far(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-        """The best evaluation in the checkpoint: what the header says of it, and its tensors; nothing else is read."""
+        """The best evaluation in the checkpoint: its entry in the header, and its tensors. Nothing else is read."""
         about, tensors = read_header(self.checkpoint)["best"], read_group(self.checkpoint, "best/")
         if about and tensor_digest(tensors) != about["sha256"]:
             raise Damaged(f"{self.checkpoint} is damaged: its best state is not what was written")
         return about, tensors
 
     def unpack(self, is_complete: bool) -> None:
-        """Puts the checkpoint's parts where readers look for them; the checkpoint stays until the record stands.
+        """Writes the checkpoint's parts into the files of a finished run; the checkpoint stays until the record is written.
 
         Args:
             is_complete: the checkpoint is the run's last.
@@ -305,7 +308,7 @@ class RunFolder:
             write_tensors(self.path / LAST, group(read_group(self.checkpoint, "model/"), "model"), self.identity)
 
     def finish(self, record: dict[str, Any]) -> Path:
-        """Writes the record, last of all; unless the run can be resumed, its checkpoint goes. Returns the record's path."""
+        """Writes the record, the last file of a run, and removes the checkpoint unless the run can be resumed."""
         path = write_record(self.path, record)
         if record["status"] != "interrupted":
             self.checkpoint.unlink(missing_ok=True)
@@ -313,7 +316,7 @@ class RunFolder:
 
 
 def pack(state: dict[str, Tensor], predictions: str) -> dict[str, Tensor]:
-    """A best evaluation as a checkpoint's tensors; text as bytes, since a safetensors header is limited in size."""
+    """A best evaluation as tensors of a checkpoint. The text is stored as bytes: safetensors limits a header's size."""
     text = torch.frombuffer(bytearray(predictions.encode()), dtype=torch.uint8)
     copies = {f"best/state/{name}": tensor.detach().cpu().clone() for name, tensor in state.items()}
     return copies | {"best/predictions": text}

@@ -1,4 +1,4 @@
-"""The grid that a sweep's overrides stand for, how far each of its cells is, and what a run starts from."""
+"""The runs that a sweep's overrides expand to, which of them are pending, and what a run starts from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,30 +6,53 @@ from pathlib import Path
 import hydra
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from core.console import composing, log, sentence
-from core.errors import USER_ERRORS
+from core.errors import USER_ERRORS, UserError
 from experiments.config import RunConfig, from_hydra
 from experiments.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
-exit_statuses: list[int] = []  # of the command line's runs, those that failed
+exit_statuses: list[int] = []  # of this command's failed runs
 
 
 def run_config(cfg: DictConfig) -> RunConfig:
-    """The settings within a configuration that still has Hydra's own part."""
+    """The settings in a configuration that still contains Hydra's own part."""
     cfg = cfg.copy()
     with open_dict(cfg):
-        cfg.pop("hydra", None)
-    return from_hydra(cfg)
+        hydra_part = cfg.pop("hydra")
+    return from_hydra(cfg, hydra_part.runtime.choices.experiment)
+
+
+def require_launcher(words: Sequence[str]) -> None:
+    """Raises a UserError for a launcher of Hydra's or of another package: it would not give each run a folder of its own.
+
+    Args:
+        words: of the command line.
+    """
+    names = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
+    Plugins.instance()  # registers launchers
+    for name in names:
+        if (ROOT / "conf/hydra/launcher" / f"{name}.yaml").exists():
+            continue
+        if f"{name}.yaml" not in ConfigStore.instance().list("hydra/launcher"):
+            continue  # Hydra's own sentence lists those that there are
+        package = ConfigStore.instance().load(f"hydra/launcher/{name}.yaml").node._target_.split(".")[1]
+        if not (ROOT / "hydra_plugins" / f"{package}.py").exists():
+            raise UserError(
+                f"hydra/launcher={name} does not skip finished runs or name failed ones: "
+                "use processes, slurm or local, or add one to hydra_plugins/"
+            )
 
 
 def start_config(run: RunConfig, overrides: Sequence[str]) -> RunConfig | None:
-    """The run that `run.start` names: the same command line on that task, itself from the pretrained weights."""
+    """The run that `run.start` names: the same command on that task, from the pretrained weights."""
     if run.start is None:
         return None
     kept = [word for word in overrides if word.lstrip("+").partition("=")[0] not in ("task", "start")]
@@ -43,14 +66,14 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     """The run that `train.py` would train with these overrides.
 
     Raises:
-        UserError: they are no run's.
+        UserError: they do not make a run.
     """
     with composing(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return from_hydra(hydra.compose("config", list(overrides)))
+        return run_config(hydra.compose("config", list(overrides), return_hydra_config=True))
 
 
 def cells(overrides: Sequence[str]) -> list[RunConfig]:
-    """Every run that `train.py -m` would train with these overrides, those that others start from first."""
+    """Every run that `train.py -m` would train with these overrides; runs that others start from come first."""
     with composing(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
@@ -63,11 +86,11 @@ def cells(overrides: Sequence[str]) -> list[RunConfig]:
 
 
 def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
-    """Whether a job of a sweep has something to train; says what failed before, or cannot be.
+    """Whether a job of a sweep has something to train; logs why if it failed before or cannot run.
 
     Args:
         config: the sweep's, with Hydra's own part.
-        job: its overrides.
+        job: the job's overrides.
     """
     try:
         with composing():

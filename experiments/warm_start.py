@@ -9,17 +9,17 @@ from torch import nn
 from adapters import peft_format
 from core.errors import UserError
 from experiments.config import RunConfig, to_dict
-from experiments.record import NAME, read_finished
+from experiments.record import RECORD, read_finished
 from experiments.run_folder import BEST, RunFolder
 from methods.base import load_trained_state
 
-FREE = ("dropout",)  # of a method's settings: a finished state does not depend on it
+FREE = ("dropout",)  # a setting of methods that a finished state does not depend on
 
 
 def describe_start(run: RunConfig, start: RunConfig | None) -> dict[str, Any] | None:
-    """What the record keeps of what a run starts from: another run's hash, or a hash of the weights at `init_from`.
+    """What the record says of a run's start: the other run's hash, or a hash of the weights at `init_from`.
 
-    A run whose `init_from` is gone resumes without it: what it started from is in its own checkpoint.
+    A run resumes without its `init_from`: its own checkpoint says what it started from.
 
     Raises:
         UserError: there is neither a finished run nor an adapter.
@@ -36,7 +36,7 @@ def describe_start(run: RunConfig, start: RunConfig | None) -> dict[str, Any] | 
 
 
 def load_initial_state(run: RunConfig, start: RunConfig | None, model: nn.Module, backbone: dict[str, Any]) -> None:
-    """Copies what the run starts from into a model that the method was applied to; without a start, nothing.
+    """Copies what the run starts from into a model that the method was applied to; does nothing without a start.
 
     Args:
         start: the run that `run.start` names.
@@ -68,7 +68,7 @@ def _load(folder: Path, run: RunConfig, model: nn.Module, backbone: dict[str, An
 
 
 def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> None:
-    """Raises a UserError unless method, settings and backbone agree, and with a kept head the task."""
+    """Raises a UserError unless method, settings and backbone agree, and the task if the head is kept."""
     theirs, here = there["method"], to_dict(run.method)
     for key in ["name", *sorted((theirs.keys() | here.keys()) - {"name", *FREE})]:
         if theirs.get(key) != here.get(key):
@@ -84,7 +84,7 @@ def _weights(folder: Path) -> Path:
     """The file that the state is read from."""
     if not folder.is_dir():
         raise UserError(f"init_from: there is no folder {folder}")
-    if not (folder / NAME).exists():
+    if not (folder / RECORD).exists():
         peft_format.require_adapter(folder)
         return folder / peft_format.WEIGHTS
     if read_finished(folder) is None:

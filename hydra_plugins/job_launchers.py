@@ -1,6 +1,6 @@
-"""`hydra/launcher=slurm` and `local`: submitit's launchers, for the runs of a sweep that are not settled yet.
+"""`hydra/launcher=slurm` and `local`: submitit's launchers, for the pending runs of a sweep.
 
-Submitit hands a job over as a pickle, in `.submitit/` of the sweep's folder; what a run leaves is as everywhere.
+Submitit passes a job on as a pickle, in `.submitit/` of the sweep's folder; the runs' own folders are as always.
 """
 
 import os
@@ -15,8 +15,8 @@ from experiments.run_folder import RunFolder
 from experiments.sweep import ROOT, exit_statuses, is_pending, run_config
 
 
-class Jobs:
-    """What submitit's launchers lack: runs that need no job get none, and those that fail are named at the end."""
+class Jobs(submitit_launcher.BaseSubmititLauncher):
+    """Adds to submitit's launchers: finished runs get no job, and failed runs are named at the end."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [list(job) for job in job_overrides]
@@ -28,12 +28,12 @@ class Jobs:
         try:
             if pending:
                 super().launch(pending, initial_job_idx)
-        except RuntimeError as error:  # there is no Slurm, it refused, or a job was lost
+        except RuntimeError as error:  # no Slurm, a refusal of Slurm's, or a lost job
             lost = error
         for job in pending:
             run = run_config(self.hydra_context.config_loader.load_sweep_config(self.config, job))
             word, record = RunFolder.of(run).status()
-            if word != "complete" and (record or not lost):  # where jobs were lost, the error speaks for those
+            if word != "complete" and (record or not lost):  # the error itself names the lost jobs
                 log.error(f"{word}: {' '.join(job)}: {record['reason'] if record else 'it left no record'}")
                 exit_statuses.append(1)
         if lost:

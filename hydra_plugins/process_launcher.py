@@ -1,7 +1,7 @@
-"""`hydra/launcher=processes`, in force for every `-m`: each run of a sweep in its own process.
+"""`hydra/launcher=processes`, the default for `-m`: each run of a sweep in its own process.
 
-Hydra's own launcher trains one run after the other in one process, where a crash ends the sweep, and memory and caches of one
-run reach into the measurements of the next. Hydra finds this file by the name of its folder.
+Hydra's own launcher trains all runs in one process, where a crash ends the sweep, and memory and caches of one run disturb
+the measurements of the next. Hydra finds this file because its folder is called hydra_plugins.
 """
 
 import os
@@ -33,7 +33,7 @@ class ProcessLauncherConfig:
     """`hydra/launcher=processes`.
 
     Attributes:
-        parallel: runs at a time. More than one at a time disturb each other's speed. Several GPUs are dealt out, one a run.
+        parallel: runs at a time. Parallel runs disturb each other's speed. Of several GPUs, each run gets one.
     """
 
     _target_: str = "hydra_plugins.process_launcher.ProcessLauncher"
@@ -41,13 +41,13 @@ class ProcessLauncherConfig:
 
 
 class ProcessLauncher(Launcher):
-    """Trains each run of a sweep by `python train.py ...`; runs that are finished, or failed before, start none."""
+    """Trains each pending run of a sweep by `python train.py ...`."""
 
     def __init__(self, parallel: int = 1):
         if parallel < 1:
             raise UserError(f"hydra.launcher.parallel is {parallel}; it must be at least 1")
         self.parallel = parallel
-        self.running: dict[subprocess.Popen, int] = {}
+        self.running: dict[subprocess.Popen, tuple[int, list[str]]] = {}  # with their slots and overrides
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -71,7 +71,7 @@ class ProcessLauncher(Launcher):
         return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
 
     def train_all(self, pending: list[list[str]]) -> None:
-        """At most `parallel` at a time, in order."""
+        """Trains the runs in order, at most `parallel` at a time."""
         waiting = list(enumerate(pending, 1))
         while waiting or self.running:
             while waiting and len(self.running) < self.parallel:
@@ -80,28 +80,29 @@ class ProcessLauncher(Launcher):
                 self.start(job, number)
             time.sleep(0.1)
             for process in [process for process in self.running if process.poll() is not None]:
-                del self.running[process]
+                _, job = self.running.pop(process)
                 if process.returncode not in (0, 1, 2):
-                    log.error(f"ended with status {process.returncode}, killed perhaps: {' '.join(process.args[2:])}")
+                    log.error(f"ended with status {process.returncode}, killed perhaps: {' '.join(job)}")
                 if process.returncode:
                     exit_statuses.append(process.returncode if process.returncode in (1, 2) else 1)
 
     def start(self, job: list[str], number: int) -> None:
-        slot = min(set(range(self.parallel)) - set(self.running.values()))
+        slot = min(set(range(self.parallel)) - {slot for slot, _ in self.running.values()})
         hydra_overrides = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode")]
         # in a separate session a run receives Ctrl-C once, from here, and not from the terminal too
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *hydra_overrides, *job],
             env=os.environ | self.share(slot),
             start_new_session=True,
-            **({"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if self.parallel > 1 else {}),
+            stdout=subprocess.PIPE if self.parallel > 1 else None,
+            stderr=subprocess.STDOUT if self.parallel > 1 else None,
         )
-        self.running[process] = slot
+        self.running[process] = slot, job
         if process.stdout:
             threading.Thread(target=relay, args=(process.stdout, f"[{number}] "), daemon=True).start()
 
     def share(self, slot: int) -> dict[str, str]:
-        """Environment variables that give a run its part of the machine."""
+        """Environment variables that give a run its share of the machine."""
         if self.parallel == 1:
             return {}
         threads = str(max(1, (os.cpu_count() or 1) // self.parallel))

@@ -19,23 +19,23 @@ Three papers, three places, in the names of BERT's modules:
               x ─┬─ feed-forward ─ + ─ s ─┬──────────────────────── + ─ LayerNorm
                  └─────────────────┘      └ LayerNorm ─ U·f·D ─────┘
 
-f lies between D and U, so that no adapter can be merged into the weights beside it: each stays, and takes its time.
+f lies between D and U, so an adapter cannot be merged into the weights beside it and costs time at inference.
 
-Deviations: U starts at zero, so that training starts exactly at the pretrained model; the papers start near it, with small
-random numbers. D starts at a standard deviation of 0.02, as the encoders did, not at Houlsby's 0.01. Lin adapt GPT-2, whose
-layers begin with their LayerNorms; a layer of BERT ends with one, which the adapter follows.
+Deviations: U starts at zero, so that training starts exactly at the pretrained model; the papers start with small random
+numbers. D starts with a standard deviation of 0.02, as BERT's weights did, where Houlsby has 0.01. Lin et al. adapt GPT-2,
+whose layers begin with a LayerNorm; a layer of BERT ends with one, and the adapter follows it.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.checks import one_of
 from core.errors import UserError
-from methods.base import Method, Width, encoder_layers, freeze_encoder, register
+from methods.base import Method, Width, encoder, encoder_layers, freeze_encoder, register
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 
@@ -52,7 +52,7 @@ class Adapter(nn.Module):
     def __init__(self, base: nn.Module, dense: nn.Linear, config: "AdapterMethod"):
         """
         Args:
-            dense: the linear layer in front of `base`: d, and the device, are its.
+            dense: the linear layer in front of `base`; it gives d and the device.
         """
         super().__init__()
         width, device = dense.out_features, dense.weight.device
@@ -97,7 +97,7 @@ class PfeifferAdapter(Adapter):
         return self.base(s + self.bottleneck(self.base(s)))
 
 
-def sums(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+def sums(layer: nn.Module) -> tuple[Any, Any]:
     """The modules that end attention's part of a layer and the feed-forward's: LayerNorm(dropout(dense(·)) + x).
 
     Raises:
@@ -112,11 +112,11 @@ def sums(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 @dataclass
 class AdapterMethod(Method):
-    """What the three share. LoRA's authors ran adapters on RoBERTa-large at this rate on most tasks (table 9).
+    """Settings that the three papers share. LoRA's authors use this rate for adapters on most tasks (table 9).
 
     Attributes:
         bottleneck: r.
-        activation: relu, gelu or swish; null: that of the paper's or the authors' code.
+        activation: relu, gelu or swish; null: the paper's own.
     """
 
     layer: ClassVar[type[Adapter]]
@@ -129,8 +129,8 @@ class AdapterMethod(Method):
         """The encoder's layers that get adapters."""
         return encoder_layers(model)
 
-    def places(self, layer: nn.Module) -> list[tuple[nn.Module, str]]:
-        """What is wrapped, by parent and name."""
+    def places(self, layer: nn.Module) -> list[tuple[Any, str]]:
+        """The modules of a layer that adapters wrap, as (parent, attribute)."""
         _, output = sums(layer)
         return [(output, "LayerNorm")]
 
@@ -144,7 +144,7 @@ class AdapterMethod(Method):
 @register
 @dataclass
 class Houlsby(AdapterMethod):
-    """r = 64, the one size that the paper keeps for all of GLUE (section 3.2).
+    """r = 64, the size that the paper uses when one size serves all of GLUE (section 3.2).
 
     Attributes:
         layer_norms: train every LayerNorm of the encoder too, as the paper does. By its counts, 0.8M and 6.0M, LoRA's
@@ -157,12 +157,12 @@ class Houlsby(AdapterMethod):
     name: str = "houlsby"
     layer_norms: bool = True
 
-    def places(self, layer: nn.Module) -> list[tuple[nn.Module, str]]:
+    def places(self, layer: nn.Module) -> list[tuple[Any, str]]:
         return [(part, "dropout") for part in sums(layer)]
 
     def apply(self, model: nn.Module) -> None:
         super().apply(model)
-        for module in model.base_model.modules():
+        for module in encoder(model).modules():
             if self.layer_norms and isinstance(module, nn.LayerNorm):
                 module.requires_grad_(True)
 
@@ -170,7 +170,7 @@ class Houlsby(AdapterMethod):
 @register
 @dataclass
 class Lin(AdapterMethod):
-    """Its authors' sizes go with their tasks, from 10 to 300; r = 64 is ours."""
+    """The authors choose r by task, from 10 to 300; r = 64 is ours."""
 
     label: ClassVar[str] = "Lin adapters"
     layer: ClassVar[type[Adapter]] = LinAdapter
@@ -181,7 +181,7 @@ class Lin(AdapterMethod):
 @register
 @dataclass
 class Pfeiffer(AdapterMethod):
-    """r = 48, a sixteenth of RoBERTa-base's width, as AdapterHub has it."""
+    """r = 48, a sixteenth of RoBERTa-base's width: AdapterHub's default."""
 
     label: ClassVar[str] = "Pfeiffer adapters"
     layer: ClassVar[type[Adapter]] = PfeifferAdapter

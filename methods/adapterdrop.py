@@ -3,8 +3,8 @@
   layer ── layer ── layer + adapter ── ... ── layer + adapter
   dropped_layers without                      the backward pass ends at the lowest adapter
 
-The adapters are Pfeiffer's (methods/adapter.py). This is the paper's specialised variant: the same layers go without in
-training and inference. Its robust variant, which draws their number for each batch, is not here.
+The adapters are Pfeiffer's (methods/adapter.py). This is the paper's specialised variant: the same layers have no adapter in
+training and in inference. The robust variant, which draws their number for each batch, is not implemented.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from methods.base import encoder_layers, register
 @register
 @dataclass
 class AdapterDrop(Pfeiffer):
-    """The lowest five of RoBERTa-base's twelve layers go without, the paper's own example.
+    """No adapter in the lowest five of RoBERTa-base's twelve layers, the paper's own example.
 
     Attributes:
         dropped_layers: how many, counted from the bottom.

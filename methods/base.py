@@ -18,7 +18,7 @@ from core.errors import UserError
 
 QUERY_AND_VALUE = r"(query|value)(_proj)?$"
 ALL_LINEAR = r"."
-LARGEST = 1e18  # of a method's factors: its square is a number in float32
+LARGEST = 1e18  # a scale or a start value above it overflows float32 when it is squared
 
 
 def pattern(key: str, value: str) -> None:
@@ -31,7 +31,7 @@ def pattern(key: str, value: str) -> None:
         raise UserError(f"{key} is no regular expression: '{value}' ({error})") from error
 
 
-Width = Annotated[int, number(at_least=1, at_most=2**16)]  # of what a method adds to a layer
+Width = Annotated[int, number(at_least=1, at_most=2**16)]  # a rank or a bottleneck
 Dropout = Annotated[float, FRACTION]
 Pattern = Annotated[str, pattern]
 
@@ -41,11 +41,11 @@ class Method:
     """Base of every method.
 
     Attributes:
-        label: what tables and figures call it; a class that sets none goes by its name.
-        name: what records and the command line call it.
+        label: the method's name in tables and figures; `name` if a class sets none.
+        name: the method's name in records and on the command line.
         learning_rate: the rate that suits the method on RoBERTa-base, in force unless the backbone's YAML names a better
             one or `trainer.learning_rate` is given.
-        head_learning_rate: of the classification head; None: that of the method.
+        head_learning_rate: the classification head's rate; None: the method's.
         peft_names: what PEFT calls each tensor of an adapted layer; empty: PEFT does not know the method.
         peft_ignored_keys: keys of `peft_config` that a finished adapter does not depend on.
     """
@@ -66,7 +66,7 @@ class Method:
         raise NotImplementedError
 
     def param_groups(self, model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-        """Optimizer groups (`params`, `lr`) of what trains below the head; the trainer adds the head's own."""
+        """Optimizer groups (`params`, `lr`) of all trained parameters but the head's; the trainer adds those."""
         head = set(head_parameters(model))
         return [{"params": [p for p in model.parameters() if p.requires_grad and p not in head], "lr": learning_rate}]
 
@@ -86,31 +86,47 @@ REGISTERED: dict[str, type[Method]] = {}
 
 
 def register(method: type[Method]) -> type[Method]:
-    """Makes a method's dataclass the schema `/schema/method/NAME`, which `conf/method/*.yaml` build on."""
-    method.label = vars(method).get("label", method.name)  # not the label of the method that it derives from
-    REGISTERED[method.name] = method
-    ConfigStore.instance().store(group="schema/method", name=method.name, node=method, package="method")
+    """Makes a method's dataclass the schema `/schema/method/NAME` that `conf/method/NAME.yaml` fills."""
+    name = vars(method)["name"]  # the field's default
+    method.label = vars(method).get("label", name)  # not the label of the method that it derives from
+    REGISTERED[name] = method
+    ConfigStore.instance().store(group="schema/method", name=name, node=method, package="method")
     return method
 
 
 class AdaptedLinear(nn.Module):
-    """Wraps the linear layer that it adapts; what it computes is `x @ effective_weight().T + bias`.
+    """Wraps the linear layer that it adapts and computes `x @ effective_weight().T + bias`.
 
     Subclasses keep their own tensors as direct parameters (trained) or persistent buffers (frozen, saved with the run).
+
+    Attributes:
+        base: the frozen layer; for QLoRA a `Linear4bit`, which has the same attributes.
+        pretrained: checksum of the base's weight when it was wrapped.
     """
 
-    def __init__(self, base: nn.Module):
+    base: nn.Linear
+    in_features: int
+    out_features: int
+
+    def __init__(self, base: nn.Linear):
         super().__init__()
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features
+        self.pretrained = checksum(base.weight)
 
     def effective_weight(self) -> Tensor:
-        """The (out, in) matrix that the adapted layer amounts to in evaluation mode."""
+        """The weight (out, in) of the plain linear layer that computes the same in evaluation mode."""
         raise NotImplementedError
 
     def merged(self) -> nn.Linear:
         """A plain linear layer that computes the same."""
         return as_linear(self.effective_weight(), self.base.bias)
+
+
+def checksum(weight: Tensor) -> Tensor:
+    """Two sums that tell a changed weight, on the CPU."""
+    weight = weight.detach()
+    return torch.stack([weight.sum(dtype=torch.float64), weight.square().sum(dtype=torch.float64)]).cpu()
 
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -124,7 +140,7 @@ def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Names of what lies above the encoder. BERT's pooler counts as head: RoBERTa's head holds the same layer."""
+    """Prefixes of the names of the head's parameters. BERT's pooler counts as head: RoBERTa's head holds the same layer."""
     encoder = model.base_model_prefix
     above = [name for name, _ in model.named_children() if name != encoder]
     return tuple(f"{name}." for name in (*above, f"{encoder}.pooler"))
@@ -150,27 +166,32 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
+def encoder(model: nn.Module) -> Any:
+    """The model below its head, of one of transformers' classes."""
+    return model.base_model
+
+
 def encoder_layers(model: nn.Module) -> nn.ModuleList:
     """The encoder's layers, the lowest first.
 
     Raises:
         UserError: it keeps no list of as many modules as its configuration has layers.
     """
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+    for module in encoder(model).modules():
+        if isinstance(module, nn.ModuleList) and len(module) == encoder(model).config.num_hidden_layers:
             return module
-    raise UserError(f"{type(model.base_model).__name__} keeps no list of its layers: use another method")
+    raise UserError(f"{type(encoder(model)).__name__} keeps no list of its layers: use another method")
 
 
 def freeze_encoder(model: nn.Module) -> None:
-    """Leaves the head alone trainable."""
+    """Freezes everything but the head."""
     model.requires_grad_(False)
     for parameter in head_parameters(model):
         parameter.requires_grad_(True)
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts `module` where `name` points."""
+    """Replaces the submodule `name` of `model` by `module`."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
@@ -196,20 +217,20 @@ def adapt(model: nn.Module, pattern: str, wrap: Callable[[nn.Linear], nn.Module]
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Writes every adapted layer back as the plain linear layer that it amounts to, in place; for inference.
+    """Replaces every adapted layer, in place, by the plain linear layer that computes the same; for inference.
 
-    What amounts to none, a bottleneck adapter, stays as it is.
+    Bottleneck adapters cannot be merged and stay.
     """
     for name, child in model.named_children():
-        if hasattr(child, "merged"):
-            setattr(model, name, child.merged())
+        if callable(merged := getattr(child, "merged", None)):
+            setattr(model, name, merged())
         else:
             merge(child)
     return model
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a run has to keep: all that trains, and the frozen tensors that adapted layers made for themselves."""
+    """The tensors that a run saves: all that train, and the frozen ones that adapted layers made for themselves."""
     adapted = {name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
     state = model.state_dict(keep_vars=True)
     return {
@@ -220,7 +241,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_trained_state(model: nn.Module, state: dict[str, Tensor], head: bool = True) -> None:
-    """Copies a saved `trained_state` into a model that the same method was applied to; without the head if so told.
+    """Copies a saved `trained_state` into a model that the same method was applied to.
 
     Raises:
         UserError: names or shapes differ from the model's, or a number is not finite.
@@ -243,8 +264,8 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], head: bool = 
 def parameter_counts(model: nn.Module, backbone: dict[str, int]) -> dict[str, int]:
     """Parameters in total, trained, and trained without the head.
 
-    The total is what a checkpoint of the whole model would hold: LoRA-FA's frozen A is in it, VeRA's projections, which a
-    seed stands for, are not.
+    The total is what a checkpoint of the whole model would hold. It counts LoRA-FA's frozen A, but not VeRA's projections,
+    which are drawn from a seed.
 
     Args:
         model: after `apply`.

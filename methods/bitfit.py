@@ -12,13 +12,13 @@ from typing import ClassVar
 from torch import nn
 
 from core.errors import UserError
-from methods.base import Method, freeze_encoder, register
+from methods.base import Method, encoder, freeze_encoder, register
 
 
 @register
 @dataclass
 class BitFit(Method):
-    """The learning rate is that of the authors' code (benzakenelad/BitFit, run_glue.py)."""
+    """The learning rate comes from the authors' code (benzakenelad/BitFit, run_glue.py)."""
 
     label: ClassVar[str] = "BitFit"
     learning_rate: ClassVar[float] = 1e-3
@@ -27,8 +27,8 @@ class BitFit(Method):
 
     def apply(self, model: nn.Module) -> None:
         freeze_encoder(model)
-        biases = [p for name, p in model.base_model.named_parameters() if name.endswith(".bias")]
+        biases = [p for name, p in encoder(model).named_parameters() if name.endswith(".bias")]
         if not biases:
-            raise UserError(f"method=bitfit trains biases; {type(model.base_model).__name__} has none")
+            raise UserError(f"method=bitfit trains biases; {type(encoder(model)).__name__} has none")
         for bias in biases:
             bias.requires_grad_(True)

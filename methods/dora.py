@@ -8,8 +8,8 @@
 V is never built: row by row, with P = W·Aᵀ (out, r) and Q = A·Aᵀ (r, r),
   ‖V‖² = ‖W‖² + 2s·⟨B, P⟩ + s²·⟨B·Q, B⟩
 
-Deviations: with dropout, the authors' code and PEFT drop elements of x in front of (m/‖V‖ - 1)·W·x as well; here W·x always
-sees the whole x, which is one matrix product less. Without dropout the two are equal.
+Deviations: with dropout, the authors' code and PEFT also drop elements of x in the term (m/‖V‖ - 1)·W·x. Here W·x always
+takes the whole x, which saves one matrix product. Without dropout the two are equal.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,9 @@ from methods.lora import LoRA, LoRALinear
 class DoRALinear(LoRALinear):
     """h = (m / ‖V‖_c) · (W·x + s·B·A·drop(x)) + b."""
 
-    def __init__(self, base: nn.Module, config: "DoRA"):
+    W_squared: Tensor
+
+    def __init__(self, base: nn.Linear, config: "DoRA"):
         super().__init__(base, config)
         self.register_buffer("W_squared", base.weight.detach().float().square().sum(1), persistent=False)  # (out)
         self.m = nn.Parameter(self.norm())

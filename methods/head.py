@@ -15,7 +15,7 @@ from methods.base import Method, freeze_encoder, register
 @register
 @dataclass
 class Head(Method):
-    """Trains no weight of the encoder. Not a row of any paper's table: it shows how much the head alone explains."""
+    """Trains no weight of the encoder. No paper's table has this row: it shows how much the head alone explains."""
 
     label: ClassVar[str] = "Head alone"
     learning_rate: ClassVar[float] = 1e-3

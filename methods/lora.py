@@ -9,7 +9,7 @@
             h = W·x + s·B·A·x,  s = alpha / rank, or alpha / √rank (rank-stabilised, arXiv 2312.03732)
 
 Deviations: the paper draws A from a Gaussian; the authors' code and PEFT draw it Kaiming-uniform with a = √5, which is
-the default here (`init_A=gaussian`: standard deviation 1 / rank, as PEFT has it).
+the default here (`init_A=gaussian`: standard deviation 1 / rank, as in PEFT).
 """
 
 import math
@@ -46,15 +46,20 @@ def init_A(A: Tensor, init: str) -> Tensor:
 class LoRALinear(AdaptedLinear):
     """h = W·x + b + s·B·A·drop(x)."""
 
-    def __init__(self, base: nn.Module, config: "LoRA"):
+    A: Tensor
+    B: Tensor
+    scale: float
+
+    def __init__(self, base: nn.Linear, config: "LoRA"):
         super().__init__(base)
         if config.rank > (limit := min(base.in_features, base.out_features)):
             raise UserError(
                 f"method.rank is {config.rank}; an adapted layer has {limit} dimensions: choose at most that"
             )
-        like = {"device": base.weight.device, "dtype": torch.float32}
-        self.A = nn.Parameter(init_A(torch.empty(config.rank, base.in_features, **like), config.init_A))
-        self.B = nn.Parameter(torch.zeros(base.out_features, config.rank, **like))
+        device, dtype = base.weight.device, torch.float32
+        A = torch.empty(config.rank, base.in_features, device=device, dtype=dtype)
+        self.A = nn.Parameter(init_A(A, config.init_A))
+        self.B = nn.Parameter(torch.zeros(base.out_features, config.rank, device=device, dtype=dtype))
         self.dropout = nn.Dropout(config.dropout)
         self.scale = config.scale
 
@@ -84,7 +89,7 @@ class LoRA(Method):
     """
 
     label: ClassVar[str] = "LoRA"
-    layer: ClassVar[type[AdaptedLinear]] = LoRALinear
+    layer: ClassVar[type[LoRALinear]] = LoRALinear
     learning_rate: ClassVar[float] = 4e-4
     peft_names: ClassVar[dict[str, str]] = {"A": "lora_A.weight", "B": "lora_B.weight"}
     peft_ignored_keys: ClassVar[tuple[str, ...]] = ("lora_dropout",)
@@ -99,7 +104,7 @@ class LoRA(Method):
 
     @property
     def scale(self) -> float:
-        """s."""
+        """s, the factor of B·A·x."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
     def apply(self, model: nn.Module) -> None:

@@ -5,8 +5,8 @@ The gradient of B needs A·x alone, so the backward pass keeps (batch, seq, r) n
 Version 2 of the paper corrects the gradient so that the step s·g_B·A in W comes nearest, in Frobenius norm, to full
 fine-tuning's gradient g:  min_{g_B} ‖s·g_B·A - g‖²  is solved by  g_B = s⁻²·(∂L/∂B)·(A·Aᵀ)⁻¹.
 
-Deviations: the correction is a hook on the gradient and so precedes clipping and suits any optimizer; PEFT has it inside an
-AdamW of its own, after clipping, and rounds the product to bfloat16.
+Deviations: the correction is a hook on the gradient, so it comes before clipping and works with any optimizer. PEFT has it
+inside its own AdamW, after clipping, and rounds the product to bfloat16.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from methods.lora import LoRA, LoRALinear
 class LoRAFALinear(LoRALinear):
     """h = W·x + b + s·B·A·drop(x), A a buffer."""
 
-    def __init__(self, base: nn.Module, config: "LoRAFA"):
+    def __init__(self, base: nn.Linear, config: "LoRAFA"):
         super().__init__(base, config)
         A = self.A.detach()
         del self.A
@@ -32,7 +32,7 @@ class LoRAFALinear(LoRALinear):
 class CorrectedLoRAFALinear(LoRAFALinear):
     """LoRA-FA whose gradient of B is that of the best approximation to full fine-tuning's step."""
 
-    def __init__(self, base: nn.Module, config: "LoRAFA"):
+    def __init__(self, base: nn.Linear, config: "LoRAFA"):
         super().__init__(base, config)
         self.B.register_hook(self.correct)
 
@@ -45,7 +45,7 @@ class CorrectedLoRAFALinear(LoRAFALinear):
 @register
 @dataclass
 class LoRAFA(LoRA):
-    """Version 1. The paper's RoBERTa-base settings are not known to us: LoRA's, at twice its rate since half is frozen."""
+    """Version 1. We do not know the paper's RoBERTa-base settings; these are LoRA's, at twice its learning rate."""
 
     label: ClassVar[str] = "LoRA-FA"
     layer: ClassVar[type[LoRALinear]] = LoRAFALinear

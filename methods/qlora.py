@@ -4,8 +4,8 @@ W₄ holds 4 bits a weight in blocks of 64 with one scale each (NF4, or FP4), th
 (double quantization, section 3). Every linear layer of the encoder is quantized; the head stays in floating point. The
 quantization and the product with its backward pass are bitsandbytes' own; W is dequantized in each pass, never kept.
 
-Deviations: the paper trains with a paged AdamW; paging changes where the moments lie, not their values, and is left out.
-Adapted layers merge into the dequantized float weight, since rounding W₄ + s·B·A to 4 bits again would lose the update.
+Deviations: the paper's AdamW is paged; paging changes where the moments are stored, not their values, and is left out.
+Adapted layers merge into the dequantized float weight: rounding W₄ + s·B·A to 4 bits again would lose the update.
 """
 
 import logging
@@ -21,7 +21,7 @@ from methods.base import ALL_LINEAR, Pattern, as_linear, linear_layers, register
 from methods.lora import LoRA
 
 QUANT_TYPES = ("nf4", "fp4")
-# whoever imports it, it warns of kernels for inference that training never calls
+# it warns of missing inference kernels that training never calls
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
@@ -37,8 +37,8 @@ def _bitsandbytes():
 class Linear4bit(nn.Module):
     """A frozen linear layer whose weight is kept in 4 bits.
 
-    bitsandbytes' own layer repacks its weight on the first evaluation on some CPUs, after which training and a resumed
-    run would see another rounding; here the packed weight never changes.
+    bitsandbytes' own layer repacks its weight at the first evaluation on some CPUs, and training would go on with another
+    rounding than a resumed run. Here the packed weight never changes.
     """
 
     def __init__(self, base: nn.Linear, config: "QLoRA"):
@@ -72,11 +72,11 @@ class Linear4bit(nn.Module):
         return _bitsandbytes().matmul_4bit(x, self.packed, self.quant_state, bias=bias)
 
     def merged(self) -> nn.Linear:
-        """The float layer that it amounts to."""
+        """The same layer in float."""
         return as_linear(self.weight, self.bias)
 
     def _apply(self, fn, recurse=True):
-        """Moves the scales along; a change of floating-point type would break them and leaves them as they are."""
+        """Moves the scales with the layer, but never changes their type: in another type they would be wrong."""
         before = {name: getattr(self, name) for name in self._scales()}
         super()._apply(fn, recurse)
         for name, (owner, attribute) in self._scales().items():
@@ -104,6 +104,6 @@ class QLoRA(LoRA):
     double_quant: bool = True
 
     def apply(self, model: nn.Module) -> None:
-        super().apply(model)  # float layers first: what wraps them stays, what they are is replaced
+        super().apply(model)  # wraps the float layers, whose weights the next lines then quantize
         for name, layer in list(linear_layers(model)):
             replace(model, name, Linear4bit(layer, self))

@@ -3,7 +3,7 @@
   embeddings ── layer ── ... ── layer ── [layer ── layer ── head]
   frozen                        frozen    train, and the backward pass ends here
 
-Deviations: the paper has it on GPT-2 alone, quoted from Li and Liang 2021 (arXiv 2101.00190); here it is the encoder's.
+Deviations: the paper has it for GPT-2, quoted from Li and Liang 2021 (arXiv 2101.00190); here it adapts an encoder.
 """
 
 from dataclasses import dataclass

@@ -6,8 +6,8 @@
 
 A and B are drawn from `projection_seed` with a separate generator, on the CPU: a run need not save them.
 
-ΔW = Λ_b·B·Λ_d·A has no low rank where r exceeds half the layer's width, as it does in the paper. Then a long enough batch
-is cheaper through W + ΔW, built once a forward pass, than through r numbers a token; which it is to be, the shapes decide.
+In the paper r exceeds half the layer's width, so ΔW = Λ_b·B·Λ_d·A is not of low rank. For a long enough batch it is then
+cheaper to build W + ΔW once a forward pass than to compute r numbers a token; `builds_weight` decides by the shapes.
 
 Deviations: the paper draws a pair for each shape of layer; as in PEFT, one pair of the largest shape is cut to size.
 """
@@ -39,6 +39,9 @@ from methods.base import (
 class Projections(nn.Module):
     """The shared A and B, Kaiming-uniform; the same bits for the same seed."""
 
+    A: Tensor
+    B: Tensor
+
     def __init__(self, rank: int, in_features: int, out_features: int, seed: int):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -50,7 +53,9 @@ class Projections(nn.Module):
 class VeRALinear(AdaptedLinear):
     """h = W·x + bias + Λ_b·B·Λ_d·A·drop(x)."""
 
-    def __init__(self, base: nn.Module, config: "VeRA", shared: Projections):
+    shared: Projections
+
+    def __init__(self, base: nn.Linear, config: "VeRA", shared: Projections):
         super().__init__(base)
         self.shared = shared
         device = base.weight.device
@@ -77,9 +82,9 @@ class VeRALinear(AdaptedLinear):
     def builds_weight(self, x: Tensor) -> bool:
         """Whether W + ΔW takes fewer multiplications than the path through r, forward and backward.
 
-        Not under dropout, which is the path's own, nor under autocast, whose rounding would lose a small ΔW beside W.
+        Never under dropout, which acts on the path through r, nor under autocast, which would round a small ΔW away.
         """
-        if (self.training and self.dropout.p) or torch.is_autocast_enabled(x.device.type):
+        if (self.training and self.dropout.p > 0) or torch.is_autocast_enabled(x.device.type):
             return False
         n, r, tokens = self.in_features * self.out_features, len(self.d), x.numel() // self.in_features
         return n * (2 * r + tokens) < 2 * tokens * r * (self.in_features + self.out_features)
@@ -95,10 +100,10 @@ class VeRA(Method):
 
     Attributes:
         rank: r; it may exceed the layer's width.
-        d_initial: where d starts.
+        d_initial: the value at which d starts.
         dropout: probability for each element of the low-rank path's input.
         target_modules: pattern (`re.search`) over the names of the encoder's linear layers; `.` takes all of them.
-        projection_seed: the seed of A and B; `conf/method/vera.yaml` ties it to the run's.
+        projection_seed: the seed of A and B; `conf/method/vera.yaml` sets it to the run's seed.
     """
 
     label: ClassVar[str] = "VeRA"

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.errors import UserError, refused
 from core.hub import checksum, missing, snapshot
@@ -33,13 +32,13 @@ class Backbone:
     """A classifier on an encoder, its tokenizer, and where its weights come from; `name` as in the settings."""
 
     name: str
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerFast
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     provenance: Provenance
 
     @property
     def max_length(self) -> int:
-        """Of an input, in tokens."""
+        """The most tokens that an input may have."""
         return max_length(self.model)
 
     def require_length(self, tokens: int) -> None:
@@ -48,8 +47,8 @@ class Backbone:
             raise UserError(f"task.max_length is {tokens}; {self.name} takes at most {self.max_length}")
 
 
-def max_length(model: nn.Module) -> int:
-    """Of an input, in tokens. RoBERTa's positions start behind its padding id, so it has two fewer than rows."""
+def max_length(model: PreTrainedModel) -> int:
+    """The most tokens that an input may have. RoBERTa's positions start after its padding id: two fewer than rows."""
     positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     offset = 0 if positions is None or positions.padding_idx is None else positions.padding_idx + 1
     return model.config.max_position_embeddings - offset
@@ -59,15 +58,14 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     """The encoder with a fresh head, drawn from the seed's own stream.
 
     Args:
-        texts: the training set's; a backbone at random trains its tokenizer on them.
+        texts: the training set's; with `random_init` the tokenizer is trained on them.
 
     Raises:
-        UserError: the files are not there, not a classifier's encoder, or not those that the checksum names.
+        UserError: the files are missing, hold no encoder, or differ from the checksum in the settings.
     """
-    if config.random_init:
-        model, tokenizer, provenance = draw(config, task.outputs, seed, texts)
-    else:
-        model, tokenizer, provenance = _load(config, task, seed)
+    model, tokenizer, provenance = (
+        draw(config, task.outputs, seed, texts) if config.random_init else _load(config, task, seed)
+    )
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"backbone {config.name}: its tokenizer knows {len(tokenizer)} tokens, its embedding {model.config.vocab_size}"
@@ -80,7 +78,7 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
 
 @torch.no_grad()
 def try_out(backbone: Backbone, task: Task) -> None:
-    """Two examples through tokenizer and model.
+    """Runs two examples through tokenizer and model.
 
     Raises:
         UserError: the logits are not one row of finite numbers an example.
@@ -97,7 +95,7 @@ def try_out(backbone: Backbone, task: Task) -> None:
 
 
 def find(config: BackboneConfig) -> Path:
-    """The folder with the checkpoint, downloaded if need be."""
+    """The folder with the checkpoint, which is downloaded if it is not there."""
     source = config.source or ""
     if source.startswith("package:"):
         return _package_folder(source.removeprefix("package:"))
@@ -112,17 +110,17 @@ def find(config: BackboneConfig) -> Path:
 
 
 def _package_folder(package: str) -> Path:
-    """Where an installed package keeps its checkpoint, found without importing it."""
+    """The folder with an installed package's checkpoint, found without importing the package."""
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(f"the backbone needs the package {package}: pip install -r requirements-demo.txt") from error
     configs = [file for file in distribution.files or [] if file.match("model/config.json")]
-    return Path(distribution.locate_file(configs[0])).parent
+    return Path(str(distribution.locate_file(configs[0]))).parent
 
 
-def _load(config: BackboneConfig, task: Task, seed: int) -> tuple[nn.Module, PreTrainedTokenizerFast, Provenance]:
-    """What a checkpoint's folder holds, after its checksum was compared."""
+def _load(config: BackboneConfig, task: Task, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Provenance]:
+    """Model and tokenizer from a checkpoint's folder, once its checksum is right."""
     folder = find(config)
     sha256 = _checksum(folder)
     if config.sha256 and sha256 != config.sha256:
@@ -137,13 +135,13 @@ def _load(config: BackboneConfig, task: Task, seed: int) -> tuple[nn.Module, Pre
 
 
 def _checksum(folder: Path) -> str:
-    """sha256 of `model.safetensors`, or, where the weights lie in several files, of theirs."""
+    """sha256 of `model.safetensors`; of the files' digests where the weights are in several files."""
     digests = [checksum(file) for file in sorted(folder.glob("*.safetensors"))]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _pretrained(folder: Path, task: Task, seed: int) -> nn.Module:
-    """Loads the encoder, draws the head, and makes sure that nothing but the head was drawn."""
+def _pretrained(folder: Path, task: Task, seed: int) -> PreTrainedModel:
+    """Loads the encoder, draws the head, and checks that nothing else was drawn."""
     with refused(f"backbone.source: {folder} does not load"), seeded(seed, "head"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,

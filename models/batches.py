@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from core.seeding import named_seed
 from tasks.loading import Split
@@ -53,11 +53,11 @@ class Batch:
         return self.inputs["input_ids"].numel()
 
     def to(self, device: torch.device) -> "Batch":
-        move = {"device": device, "non_blocking": True}
-        return Batch({name: ids.to(**move) for name, ids in self.inputs.items()}, self.labels.to(**move), self.tokens)
+        inputs = {name: ids.to(device, non_blocking=True) for name, ids in self.inputs.items()}
+        return Batch(inputs, self.labels.to(device, non_blocking=True), self.tokens)
 
 
-def encode(split: Split, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encoded:
+def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Tokenizes a split once; longer examples are cut to `max_length`."""
     columns = [list(column) for column in zip(*split.texts, strict=True)]
     encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)

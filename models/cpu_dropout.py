@@ -1,7 +1,7 @@
-"""Dropout for the CPU, at a quarter of torch's price: there a third of a LoRA step goes into drawing its random numbers.
+"""Dropout for the CPU at a quarter of torch's cost, which is a third of a LoRA step.
 
-torch draws a 64-bit double an element; a 31-bit integer decides as well, and nothing else is different: an element is 0
-with probability p, to 2⁻³¹, and divided by 1 - p otherwise. A GPU's own dropout is as cheap, and is left alone.
+torch draws a 64-bit double for each element; a 31-bit integer is enough. The result is the same: an element becomes 0 with
+probability p (to 2⁻³¹) and is divided by 1 - p otherwise. A GPU's own dropout is cheap and stays.
 """
 
 from typing import Any
@@ -34,14 +34,14 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, drawn as above."""
+    """`nn.Dropout` with the function above."""
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.p) if self.training else x
 
 
 def replace_dropout(model: nn.Module) -> None:
-    """Exchanges every `nn.Dropout` of a model on the CPU."""
+    """Replaces every `nn.Dropout` of a model on the CPU by the class above."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:

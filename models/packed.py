@@ -1,19 +1,19 @@
 """The fast path: a forward pass without padding, with the same mathematics as `model(**padded).logits`.
 
-A batch's examples lie end to end, (tokens, width), in every layer that looks at one token at a time: embeddings, linear
-layers, norms, dropout. Attention alone needs the examples apart; it takes neighbours of similar length together, in a grid
-(examples, longest) whose places without a token are masked. The last layer is computed for each example's first token
-alone, keys and values apart: the classifier reads no other.
+Layers that look at one token at a time (embeddings, linear layers, norms, dropout) take a batch's examples end to end, as
+(tokens, width). Only attention needs the examples apart: it takes neighbours of similar length together, in a grid
+(examples, longest) with a mask over the gaps. The last layer computes keys and values for all tokens, and the rest for each
+example's first token only, since the classifier reads no other.
 
-All of it goes through the model's own modules, so that a method's layers take part. With dropout the two paths draw other
-masks of the same kind; without it they agree to rounding.
+All layers are the model's own modules, so that a method's layers take part. Without dropout the two paths agree up to
+rounding; with dropout they draw different masks from the same distribution.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,8 @@ from transformers.models.roberta import modeling_roberta as roberta
 from models.batches import Batch, Encoded, collate
 from models.cpu_dropout import Dropout, dropout
 
-GRID_COST = {"cpu": 100}  # of one more grid for attention, in tokens of padding; on a GPU it is above all savings
-MULTIPLE = 8  # to which a compiled path pads, in tokens: few lengths, so few graphs
+GRID_COST = {"cpu": 100}  # what one more grid costs, in tokens of padding; on a GPU it costs more than it saves
+MULTIPLE = 8  # a compiled path pads to multiples of it, in tokens: few lengths, so few graphs
 
 
 class Kinds(NamedTuple):
@@ -171,7 +171,13 @@ class Padded(nn.Module):
 
 
 class Packed(nn.Module):
-    """The fast path, for BERT's and RoBERTa's classifiers."""
+    """The fast path, for BERT's and RoBERTa's classifiers.
+
+    Attributes:
+        model: of a class in KNOWN.
+    """
+
+    model: Any
 
     def __init__(self, model: nn.Module, sort: bool = True):
         """
@@ -182,7 +188,7 @@ class Packed(nn.Module):
         self.model, self.sort = model, sort
 
     def collate(self, data: Encoded, indices: list[int]) -> PackedBatch:
-        """A batch as the device likes it."""
+        """The batch of the examples at `indices`."""
         return pack(data, indices, GRID_COST.get(next(self.model.parameters()).device.type, math.inf), self.sort)
 
     @staticmethod
@@ -211,7 +217,7 @@ class Packed(nn.Module):
         return {name: ids.unsqueeze(0) for name, ids in inputs.items()}
 
 
-def encoder_layer(layer: nn.Module, x: Tensor, context: Tensor, spans: list[Span]) -> Tensor:
+def encoder_layer(layer: Any, x: Tensor, context: Tensor, spans: list[Span]) -> Tensor:
     """One layer for the tokens in x, all or each example's first, which attend to `context` (tokens, width)."""
     own = layer.attention.self
     heads, p = own.num_attention_heads, own.dropout.p if own.training else 0.0
@@ -258,7 +264,7 @@ def forward_path(model: nn.Module, forward: str, sort: bool = True) -> Packed | 
     return Padded(model, MULTIPLE if forward == "compiled" else 1)
 
 
-def is_known(model: nn.Module) -> bool:
+def is_known(model: Any) -> bool:
     """Whether the modules whose forward passes are stood in for are transformers' own, and nothing listens to them."""
     if type(model) not in KNOWN or model.config.is_decoder:
         return False
@@ -274,7 +280,7 @@ def is_known(model: nn.Module) -> bool:
     return bool(layers) and all(type(module) is kind and not is_watched(module) for module, kind in stood_in)
 
 
-def is_watched(module: nn.Module) -> bool:
+def is_watched(module: Any) -> bool:
     """Whether a hook, or a forward pass of its own, would go unseen."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return "forward" in vars(module) or any(getattr(module, name) for name in hooks)

@@ -7,20 +7,19 @@ from collections.abc import Iterable
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from core.errors import UserError, refused
 from core.seeding import seeded
 from models.settings import BackboneConfig
 
-Provenance = dict[str, str | None]  # source, revision and sha256, as a record has them
+Provenance = dict[str, str | None]  # source, revision and sha256, as in a record
 
 
 def draw(
     config: BackboneConfig, outputs: int, seed: int, texts: Iterable[tuple[str, ...]]
-) -> tuple[nn.Module, PreTrainedTokenizerFast, Provenance]:
-    """Model and tokenizer from the seed's own stream; their sha256 is of all that, with the seed, they come from."""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Provenance]:
+    """Model and tokenizer from the seed's own stream; the sha256 is of the settings and texts that they come from."""
     require_memory(config, outputs)
     with seeded(seed, "backbone"):
         model = build(config, outputs)
@@ -31,7 +30,7 @@ def draw(
     return model, tokenizer, {"source": f"random, seed {seed}", "revision": None, "sha256": sha256}
 
 
-def build(config: BackboneConfig, outputs: int) -> nn.Module:
+def build(config: BackboneConfig, outputs: int) -> PreTrainedModel:
     """A classifier of the architecture, its weights drawn from torch's generator.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The settings of a backbone, apart from the code that loads one: that takes seconds to import."""
+"""The settings of a backbone, in a file of their own: the code that loads one takes seconds to import."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ class BackboneConfig:
         sha256: of `model.safetensors`; null: not checked.
         architecture: keyword arguments of its transformers config, `model_type` among them, for `random_init`.
         random_init: the architecture with random weights, no download; its tokenizer is trained on the task's text.
-        learning_rates: rates that suit a method on this backbone better than the method's own default.
-        head_learning_rates: the same for the head that a method trains.
+        learning_rates: by method, rates that suit it on this backbone better than its own default.
+        head_learning_rates: by method, the same for the head.
     """
 
     name: str = ""

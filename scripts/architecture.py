@@ -51,12 +51,12 @@ def room(module: str) -> str:
 
 
 def first_line(file: Path) -> str:
-    """Of a module's docstring."""
+    """The first sentence of a module's docstring."""
     return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def arrows() -> list[tuple[str, str]]:
-    """Which room imports from which other one, without those that a longer way implies."""
+    """Which room imports from which; arrows that a longer way implies are left out."""
     pairs = {(room(name), room(other)) for name, others in imports().items() for other in others}
     below = {name: {b for a, b in pairs if a == name != b} for name in FLOOR}
 

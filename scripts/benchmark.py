@@ -4,12 +4,12 @@
     python scripts/benchmark.py backbone=roberta-base backbone.random_init=true data=generated   # on a GPU, no download
 
 For each cell of `conf/experiment/benchmark.yaml` (methods by tasks; overrides as for `train.py -m`) five sides load the same
-model, method, data and settings, each in its own process, and train by turns: `rounds=6` turns of `steps=4` steps, over
-the same rounds x steps x trainer.batch_size examples, once. What else the machine does falls on all of them.
+model, method, data and settings, each in its own process. They train in turns: `rounds=6` turns of `steps=4` steps, over the
+same rounds x steps x trainer.batch_size examples, once. So other load on the machine disturbs all of them alike.
 
-Writes a record a cell to `records/benchmark/` and the table `speed` in `into=paper_tables`, where `make_tables.py` makes it
-again, and says plainly where a method is not faster, or not smaller. Five copies of a model take memory: 15 GB for
-MiniLM on MRPC, where the copy that pads to the maximum takes most.
+Writes a record for each cell to `records/benchmark/`, and the table `speed` to `into=paper_tables` (`make_tables.py` writes
+it, too), and prints where a method is not faster or not smaller. Five copies of a model take memory: 15 GB for MiniLM on
+MRPC, most of it for the copy that pads to the maximum.
 """
 
 import sys
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records import ROOT
-from analysis.speed import FOLDER, LONGEST, OURS, THEIRS, held, ratio, table
+from analysis.speed import FOLDER, LONGEST, OURS, THEIRS, bytes_held, ratio, table
 from benchmarks.speed import measure
 from core.io import write_json
 from experiments.config import file_name
@@ -28,12 +28,12 @@ OWN = {"rounds": "6", "steps": "4", "into": str(ROOT / "paper_tables")}
 
 
 def verdicts(record: dict[str, Any]) -> list[str]:
-    """In words, what was measured; in capitals, where we are behind."""
+    """The result in words; in capitals where we are behind."""
     cell, sides, lines = f"{record['method']} on {record['task']}", record["sides"], []
     for side in THEIRS.values():
         speed = ratio(record, OURS, side)
         lines.append(f"{cell}: {speed:.2f} times the samples/s of {side}" + (", NOT FASTER" if speed <= 1 else ""))
-    for what, size in (("bytes held for backward", held), ("peak memory", lambda side: side["peak_bytes"])):
+    for what, size in (("bytes held for backward", bytes_held), ("peak memory", lambda side: side["peak_bytes"])):
         share = size(sides[OURS]) / size(sides[LONGEST])
         lines.append(f"{cell}: {share:.2f} of the {what} of {LONGEST}" + (", NOT SMALLER" if share >= 1 else ""))
     return lines

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from core.console import log, sentence
 from core.errors import USER_ERRORS, Diverged, UserError, unknown
 
-SLIP = 0.75  # similarity from which a key counts as a misspelt option: fle of file does, init_from of into does not
+SLIP = 0.75  # at least so similar is a misspelt option: fle is (file), init_from is not (into)
 
 
 def command(main: Callable[[list[str]], None]) -> Callable[[], int]:
-    """Makes of a function of the command line's words one that returns the exit status.
+    """Wraps a script's main function, which takes the command line's words, so that it returns the exit status.
 
-    1: the run diverged; 2: a mistake of the user's, told in one sentence. `--help` prints the script's docstring.
+    1: the run diverged; 2: a user's mistake, printed in one sentence. `--help` prints the script's docstring.
     """
 
     @functools.wraps(main)
@@ -30,7 +30,7 @@ def command(main: Callable[[list[str]], None]) -> Callable[[], int]:
             else:
                 print(sys.modules[main.__module__].__doc__)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader has seen enough, as `head` has
+        except BrokenPipeError:  # the reader, such as `head`, is gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (Diverged, OSError, *USER_ERRORS) as error:
             log.error(sentence(error))
@@ -43,7 +43,7 @@ def command(main: Callable[[list[str]], None]) -> Callable[[], int]:
 def parse(
     words: Sequence[str], options: dict[str, str | None], required: tuple[str, ...] = ()
 ) -> tuple[dict[str, str | None], list[str]]:
-    """The options with what the words set, and the words that set none.
+    """Splits the command line's words into options, with their defaults filled in, and the other words.
 
     Args:
         options: each with its default.
@@ -66,10 +66,10 @@ def parse(
 
 
 def whole(key: str, value: str) -> int:
-    """A number of at least one.
+    """A whole number of at least one.
 
     Raises:
-        UserError: the value is none.
+        UserError: it is not one.
     """
     if not value.isdecimal() or int(value) < 1:
         raise UserError(f"{key} is '{value}'; give a whole number of at least 1")

@@ -1,9 +1,9 @@
-"""Fetches backbones and GLUE tasks at their pinned revisions, for machines that will have no network.
+"""Downloads backbones and GLUE tasks at their pinned revisions, for machines without a network.
 
     python scripts/download.py                                  roberta-base and all nine tasks
     python scripts/download.py --backbones roberta-large --tasks cola mrpc
 
-Both land in the Hugging Face cache (HF_HOME moves it), from which `train.py` then runs without asking anybody.
+Both go into the Hugging Face cache (HF_HOME moves it); `train.py` then needs no network.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Takes a finished run out of the repository: `python scripts/export.py run=runs/default/RUN into=DIR`.
+"""Exports a finished run: `python scripts/export.py run=runs/default/RUN into=DIR`.
 
-form=merged (the default) writes a plain transformers checkpoint, with the adapter merged into the weights, which it evaluates
-again; form=adapter what `peft.PeftModel.from_pretrained` loads. Both come with the tokenizer and a model card of the record's
-numbers. push=USER/NAME sends the folder to the Hugging Face hub; data.path=DIR says where the data lie now.
+form=merged (the default) writes a plain transformers checkpoint, with the adapter merged into the weights, and evaluates it
+again. form=adapter writes what `peft.PeftModel.from_pretrained` loads. Both include the tokenizer and a model card with the
+record's numbers. push=USER/NAME sends the folder to the Hugging Face hub. data.path=DIR names the data's folder if it moved.
 """
 
 import shutil
@@ -15,11 +15,11 @@ from core.errors import UserError
 from scripts.cli import command, parse
 
 OPTIONS = {"run": None, "into": None, "form": "merged", "push": None, "data.path": None}
-FORMS = ("merged", "adapter", "folded")  # folded: what merged was called
+FORMS = ("merged", "adapter", "folded")  # the earlier name of merged
 
 
 def export(options: dict[str, str | None]) -> None:
-    """Writes, and pushes, what the options ask for."""
+    """Writes the export that the options ask for, and pushes it if they say so."""
     from core.checks import one_of
     from experiments.export import export_adapter, export_merged, merging_table
     from experiments.restore import restore
@@ -48,7 +48,7 @@ def export(options: dict[str, str | None]) -> None:
 
 @contextmanager
 def complete(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its place when all is written; nothing is left of it otherwise."""
+    """A temporary folder, renamed to `folder` when everything is written; after an error nothing of it is left."""
     unfinished = folder.resolve().with_name(f".{folder.resolve().name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:

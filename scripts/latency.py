@@ -1,15 +1,15 @@
-"""How long a forward pass takes under each method, as LoRA's table 1 asks: `python scripts/latency.py [overrides]`.
+"""Time of a forward pass with each method, as in LoRA's table 1: `python scripts/latency.py [overrides]`.
 
     python scripts/latency.py backbone=minilm                                       # on a CPU
     python scripts/latency.py backbone=roberta-base batches=1,16,32 lengths=128,256,512   # on a GPU
 
-The plain model, LoRA merged into it, LoRA, DoRA and VeRA unmerged, Houlsby's, Lin's and Pfeiffer's adapters, in turns: in
-each of `repeats=20` turns every one takes one pass over the same inputs, for each of `batches=1,8,32` and of
-`lengths=16,64,128` (tokens). The backbone is its architecture with random weights, so nothing is downloaded; precision,
-device and threads are the trainer's (overrides as for `train.py`), methods are at their own defaults.
+The variants are the plain model, LoRA merged into it, LoRA, DoRA and VeRA unmerged, and Houlsby, Lin and Pfeiffer adapters.
+In each of `repeats=20` turns every variant does one pass over the same inputs, for each of `batches=1,8,32` and of
+`lengths=16,64,128` (tokens). The backbone is its architecture with random weights, so nothing is downloaded. Precision,
+device and threads are the trainer's (overrides as for `train.py`); methods have their own defaults.
 
-Writes a record to `records/latency/` and the table `latency` in `into=paper_tables`, where `make_tables.py` makes it again.
-Leave the machine to it: two processes share their caches, and neither's time is its own.
+Writes a record to `records/latency/`, and the table `latency` to `into=paper_tables` (`make_tables.py` writes it, too).
+Run nothing else on the machine meanwhile: processes share its caches and disturb each other's times.
 """
 
 import sys
@@ -28,10 +28,10 @@ OWN = {"batches": "1,8,32", "lengths": "16,64,128", "repeats": "20", "into": str
 
 
 def settings(words: list[str]) -> RunConfig:
-    """Those of the overrides.
+    """The settings that the overrides give.
 
     Raises:
-        UserError: among them is one of the method, which is measured at its defaults.
+        UserError: an override is one of the method's, which is measured at its defaults.
     """
     if odd := [word for word in words if word.partition("=")[0].partition(".")[0] == "method"]:
         raise UserError(f"{odd[0]}: every method is measured, at its own defaults; leave it out")

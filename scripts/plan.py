@@ -1,7 +1,7 @@
 """How many adapters fit beside one base model: `python scripts/plan.py backbone=llama-7b method=lora memory=40`.
 
-memory=GB (10⁹ bytes) must be given; base_bits=32, 16 or 4 and adapter_bits=32 or 16 are those of a parameter (16; QLoRA's
-base 4). All other words are those of `train.py`, of which the backbone's architecture and the method are read:
+memory=GB (10⁹ bytes) must be given. base_bits=32, 16 or 4 and adapter_bits=32 or 16 are bits of a parameter (default 16;
+4 for QLoRA's base). All other words are overrides as for `train.py`; only backbone and method matter:
 
     python scripts/plan.py backbone=roberta-large method=vera method.rank=256 memory=16 base_bits=32 adapter_bits=32
 """
@@ -20,7 +20,7 @@ OPTIONS = {"memory": None, "base_bits": None, "adapter_bits": "16"}
 
 
 def gigabytes(word: str) -> float:
-    """What `memory=` says."""
+    """The value of `memory=`, in bytes."""
     try:
         memory = float(word)
     except ValueError:
@@ -30,7 +30,7 @@ def gigabytes(word: str) -> float:
 
 
 def planned(words: list[str]) -> dict[str, str]:
-    """The table, line by line."""
+    """The table's lines."""
     own, overrides = parse(words, OPTIONS)
     memory = gigabytes(own["memory"] or "")
     run = compose(overrides)

@@ -1,11 +1,11 @@
 """Predicts with a finished run: `python scripts/predict.py run=runs/default/RUN "A sentence." "Another one."`
 
-For a task of pairs the sentences are taken two at a time. Prints a label and each label's probability (STS-B: the score).
+For a task of pairs, two sentences make an example. Prints the label and each label's probability (STS-B: the score).
 
 file=EXAMPLES   a .csv, .tsv, .jsonl or .parquet with the task's columns, in place of sentences
 into=FILE       writes the predictions there, as .jsonl
 submission=DIR  predicts GLUE's test split and writes the files that gluebenchmark.com takes (CoLA.tsv, ...)
-data.path=DIR   where the data lie now
+data.path=DIR   the data's folder, if it moved
 """
 
 import json
@@ -27,7 +27,7 @@ OPTIONS = {"run": None, "file": None, "into": None, "submission": None, "data.pa
 
 
 def logits_of(restored: "Restored", split: "Split") -> "np.ndarray":
-    """(examples, outputs)."""
+    """Logits, (examples, outputs)."""
     from models.batches import encode
     from models.packed import forward_path
     from training.accelerator import make_accelerator
@@ -41,7 +41,7 @@ def logits_of(restored: "Restored", split: "Split") -> "np.ndarray":
 
 
 def answers(task: "Task", split: "Split", logits: "np.ndarray") -> list[dict[str, Any]]:
-    """One for each example: its text, and the score or the label and all probabilities."""
+    """A prediction for each example: its text, and the score, or the label and all probabilities."""
     from scipy.special import softmax
 
     texts = [dict(zip(task.columns, text, strict=True)) for text in split.texts]
@@ -55,7 +55,7 @@ def answers(task: "Task", split: "Split", logits: "np.ndarray") -> list[dict[str
 
 
 def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
-    """The examples of the command line, or of a file."""
+    """The examples from the command line or from a file."""
     from tasks.loading import is_text, read_examples, unlabelled
 
     if file:
@@ -72,14 +72,14 @@ def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
 
 
 def show(answer: dict[str, Any]) -> str:
-    """One line."""
+    """A prediction as one line."""
     if "score" in answer:
         return f"{answer['score']:.3f}"
     return f"{answer['label']}\t" + ", ".join(f"{label} {p:.3f}" for label, p in answer["probabilities"].items())
 
 
 def submit(restored: "Restored", folder: Path) -> list[Path]:
-    """GLUE's files of the test split."""
+    """Writes GLUE's submission files for the test split."""
     from tasks.loading import load_test
     from tasks.submission import write_submission
 
@@ -93,7 +93,7 @@ def main(words: list[str]) -> None:
     options, sentences = parse(words, OPTIONS, required=("run",))
     if options["into"] and Path(options["into"]).is_dir():
         raise UserError(f"into: {options['into']} is a folder; name a file")
-    from core.io import write_text  # and what follows takes seconds: a mistake should not wait for it
+    from core.io import write_text  # before the next lines, which take seconds
     from experiments.restore import restore
 
     restored = restore(Path(options["run"].removesuffix("result.json")), options["data.path"])

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 
 
 def run(file: Path) -> nbformat.NotebookNode:
-    """The notebook with fresh outputs; times and counters that would differ from one run to the next are left out."""
+    """The notebook with fresh outputs, without the times and counters that differ from run to run."""
     notebook = nbformat.read(file, as_version=4)
     NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(FOLDER)}}).execute()
     for cell in notebook.cells:  # libraries' warnings name the paths of this machine

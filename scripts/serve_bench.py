@@ -4,13 +4,13 @@
     python scripts/serve_bench.py backbone=roberta-base backbone.random_init=true # no download
     python scripts/serve_bench.py data=local data.path=DIR task=cola method.target_modules=. batch=8
 
-Overrides are those of `train.py`, over `conf/experiment/serving.yaml`: backbone, task and data give the requests, the method
-the layers that adapters adapt. Adapters have random weights, ranks of 4, 8 and 16, and heads of one to three outputs. For
-each number in `adapters=1,10,100,1000,2000`, `rounds=20` batches of `batch=32` requests, over the adapters at random, are
-served by turns: mixed in one pass, one adapter at a time, one at a time merged into the weights, and by the backbone alone.
-No more than `budget=4000` MB of adapters are on the device.
+Overrides are those of `train.py`, over `conf/experiment/serving.yaml`. Backbone, task and data give the requests; the method
+gives the adapted layers. Adapters have random weights, ranks of 4, 8 and 16, and heads of one to three outputs. For each
+number in `adapters=1,10,100,1000,2000` there are `rounds=20` batches of `batch=32` requests to random adapters. Each batch is
+served in four ways, in turns: mixed in one pass, one adapter at a time, one at a time merged into the weights, and by the
+backbone alone. At most `budget=4000` MB of adapters are on the device.
 
-Writes a record to `records/serving/` and the table `serving` in `into=paper_tables`, where `make_tables.py` makes it again;
+Writes a record to `records/serving/`, and the table `serving` to `into=paper_tables` (`make_tables.py` writes it, too);
 `make_figures.py` draws it.
 """
 

@@ -1,7 +1,7 @@
-"""Adapters by name: all of them in host memory, those in use on the device (S-LoRA, Sheng et al. 2023, section 5).
+"""All adapters in host memory, the used ones on the device (S-LoRA, Sheng et al. 2023, section 5).
 
-An adapter is one stretch of memory, so that it comes to the device in one copy. Deviation: the paper's pool has pages, as
-it shares them with a cache of keys and values, which grows by the token; an encoder has none, and adapters come and go whole.
+An adapter is one block of memory, so that one copy brings it to the device. Deviation: the paper's pool has pages, because
+it shares them with a KV cache that grows by the token. An encoder has no such cache, so adapters are moved as a whole.
 """
 
 import re
@@ -25,7 +25,7 @@ from methods.lora import LoRA
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a LoRA or LoRA-FA run leaves.
+    """The trained tensors of a LoRA or LoRA-FA run.
 
     Attributes:
         layers: A (r, in) and B (out, r) by the name of the linear layer that they adapt; ranks may differ.
@@ -60,7 +60,7 @@ def from_folder(folder: Path, backbone: dict[str, Any]) -> Adapter:
     """The adapter in a finished run's folder, or in one of PEFT's.
 
     Args:
-        backbone: where the weights come from that it is to be served with (`Backbone.provenance`).
+        backbone: `Backbone.provenance` of the model that will serve it.
 
     Raises:
         UserError: there is none, a damaged one, one of another backbone, or none of LoRA's kind.
@@ -70,7 +70,7 @@ def from_folder(folder: Path, backbone: dict[str, Any]) -> Adapter:
     try:
         method = LoRA(rank=config["r"], alpha=config["lora_alpha"], rank_stabilized=config.get("use_rslora", False))
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no adapter of LoRA's kind, which alone can be served") from error
+        raise UserError(f"{folder} holds no LoRA adapter, and no other kind can be served") from error
     peft_format.check_settings(folder, config, method)
     peft_format.check_backbone(folder, config, backbone)
     state = {}
@@ -83,12 +83,12 @@ def from_folder(folder: Path, backbone: dict[str, Any]) -> Adapter:
 
 @dataclass(frozen=True)
 class Block:
-    """Tensors in one stretch of memory.
+    """Tensors in one block of memory.
 
     Attributes:
         flat: all of them, end to end.
         shapes: by name, in their order.
-        outputs: of the head.
+        outputs: how many the head has.
     """
 
     flat: Tensor
@@ -110,12 +110,12 @@ class Block:
 
 
 class AdapterStore:
-    """The adapters of one backbone, and which of them are on its device: at most `budget` bytes, the last used.
+    """The adapters of one backbone; the most recently used ones, at most `budget` bytes, are on its device.
 
     Attributes:
-        resident: those on the device, the least recently used first. On a CPU that is the same memory, counted alike.
-        resident_bytes: what these take.
-        loads, evictions: how many came to the device and went from it.
+        resident: the adapters on the device, the least recently used first. On a CPU it is the same memory, counted alike.
+        resident_bytes: their size.
+        loads, evictions: how many adapters were copied to the device, and how many were removed from it.
     """
 
     def __init__(self, model: nn.Module, budget: int):
@@ -135,7 +135,7 @@ class AdapterStore:
 
     @property
     def nbytes(self) -> int:
-        """Of all adapters."""
+        """Size of all adapters."""
         return sum(block.nbytes for block in self.host.values())
 
     def add(self, name: str, adapter: Adapter) -> None:
@@ -148,13 +148,13 @@ class AdapterStore:
             raise UserError(f"there is an adapter '{name}' already: give this one another name")
         self.check_layers(name, adapter)
         self.check_head(name, adapter)
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for layer, (A, B) in adapter.layers.items():
             tensors |= {f"{layer}.A": A, f"{layer}.B": adapter.scale * B}
         tensors |= adapter.head
         flat = torch.cat([tensor.detach().to("cpu", self.dtype).flatten() for tensor in tensors.values()])
         if self.device.type == "cuda":
-            flat = flat.pin_memory()  # a copy from pinned memory need not be waited for
+            flat = flat.pin_memory()  # copies from pinned memory are asynchronous
         outputs = len(adapter.head[self.last[0]])
         self.host[name] = Block(flat, {key: tensor.shape for key, tensor in tensors.items()}, outputs)
 
@@ -175,7 +175,7 @@ class AdapterStore:
     def check_head(self, name: str, adapter: Adapter) -> None:
         """Raises a UserError unless the head has the model's shapes, apart from the number of outputs."""
         if odd := sorted(adapter.head.keys() ^ self.head.keys()):
-            raise UserError(f"adapter '{name}' has not this backbone's head: {odd[0]} is on one side only")
+            raise UserError(f"adapter '{name}' has another head than this backbone: {odd[0]} is on one side only")
         outputs = len(adapter.head[self.last[0]])
         for key, tensor in adapter.head.items():
             shape = (outputs, *self.head[key][1:]) if key in self.last else tuple(self.head[key])
@@ -185,7 +185,7 @@ class AdapterStore:
                 )
 
     def fetch(self, names: Iterable[str]) -> dict[str, Block]:
-        """These adapters, on the device; as many of the least recently used as must make room for them are gone.
+        """These adapters, on the device; the least recently used others make room for them.
 
         Raises:
             UserError: a name is unknown, or they exceed the budget together.
@@ -197,11 +197,11 @@ class AdapterStore:
         if size > self.budget:
             raise UserError(
                 f"the batch's {len(needed)} adapters take {size:,} bytes, the budget is {self.budget:,}: "
-                "give a smaller batch or a larger budget"
+                "use a smaller batch or a larger budget"
             )
         incoming = [name for name in needed if name not in self.resident]
         for name in filter(self.resident.__contains__, needed):
-            self.resident.move_to_end(name)  # so that none of them makes room for another
+            self.resident.move_to_end(name)  # so that make_room does not remove it
         self.make_room(sum(self.host[name].nbytes for name in incoming))
         for name in incoming:
             self.resident[name] = self.host[name].to(self.device)
@@ -210,7 +210,7 @@ class AdapterStore:
         return {name: self.resident[name] for name in needed}
 
     def make_room(self, size: int) -> None:
-        """Sends the least recently used adapters away until `size` bytes more are within the budget."""
+        """Removes the least recently used adapters until `size` more bytes fit into the budget."""
         while self.resident_bytes + size > self.budget:
             _, block = self.resident.popitem(last=False)
             self.resident_bytes -= block.nbytes

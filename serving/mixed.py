@@ -2,13 +2,13 @@
 
     x  (tokens, in)    adapter 1 | adapter 2 | ...     the examples of one adapter lie together
     h  (tokens, out) = W·x + b                         one product for all of them
-    h[own] += s·B·A·x[own]                             for each adapter, of its own rank, on its own slice
+    h[own] += s·B·A·x[own]                             for each adapter, with its own rank, on its own slice
 
-The heads differ too, in their weights and their outputs: each adapter's own takes its examples' first tokens.
+Each adapter has its own head, with its own number of outputs, for its examples' first tokens.
 
-Deviation: the paper's kernels for the low-rank part are for a GPU; here it is a loop over slices. Measured on two cores in
-MiniLM's layers, with 28 adapters among 32 requests: the loop adds 0.2 to 0.4 ms to a product W·x of 0.6 to 6 ms. One padded
-product of stacked A and B takes twice that and more, one of all A at once with a mask four to twenty times.
+Deviation: the paper computes the low-rank part with GPU kernels; here it is a loop over slices. On two cores, in MiniLM's
+layers, with 28 adapters among 32 requests, the loop adds 0.2 to 0.4 ms to a product W·x of 0.6 to 6 ms. One padded product
+of stacked A and B takes more than twice the loop's time; one product with all A and a mask four to twenty times.
 """
 
 from itertools import accumulate, groupby
@@ -25,7 +25,7 @@ from serving.adapters import AdapterStore, Block
 
 
 class Mixture:
-    """Whose the rows of the batch in hand are; every mixed layer of a model reads it."""
+    """Which rows of the present batch belong to which adapter; every mixed layer of a model reads it."""
 
     def lay(self, names: list[str], lengths: list[int], adapters: dict[str, Block]) -> None:
         """
@@ -49,7 +49,7 @@ class Mixture:
 class MixedLinear(nn.Module):
     """h = W·x + b + s·B·A·x, with s, A and B of the adapter that each row of x belongs to, if it adapts this layer."""
 
-    def __init__(self, base: nn.Linear, name: str, mixture: Mixture):
+    def __init__(self, base: nn.Module, name: str, mixture: Mixture):
         super().__init__()
         self.base, self.mixture = base, mixture
         self.A, self.B = f"{name}.A", f"{name}.B"
@@ -83,7 +83,7 @@ class MixedHead(nn.Module):
 
 
 def by_adapter(names: list[str], lengths: list[int]) -> list[int]:
-    """Places in the batch, an adapter's together, and as far as that allows the shortest first: attention pads less."""
+    """An order of the batch with each adapter's examples together, and short ones first, so that attention pads less."""
     longest = dict.fromkeys(names, 0)
     for name, length in zip(names, lengths, strict=True):
         longest[name] = max(longest[name], length)
@@ -96,8 +96,8 @@ class Server:
     def __init__(self, model: nn.Module, budget: int, forward: str = "packed"):
         """
         Args:
-            model: the plain classifier, its own head unused; its layers are wrapped in place.
-            budget: bytes of adapters that the model's device holds.
+            model: the plain classifier; its layers are wrapped in place, its own head is not used.
+            budget: bytes of adapters that the device may hold.
             forward: packed or padded.
         """
         self.store, self.mixture = AdapterStore(model.eval(), budget), Mixture()
@@ -110,7 +110,7 @@ class Server:
 
     @torch.inference_mode()
     def logits(self, data: Encoded, indices: list[int], names: list[str]) -> list[Tensor]:
-        """Of the examples at `indices`, each (outputs) of the adapter that `names` has in its place.
+        """Logits (outputs) for each of the examples at `indices`, by the adapter that `names` has at its place.
 
         Raises:
             UserError: an adapter is unknown, or they exceed the budget together.

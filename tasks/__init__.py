@@ -1,1 +1,1 @@
-"""GLUE: a table of tasks, their examples from three sources, their metrics."""
+"""GLUE: the table of tasks, their examples from three sources, their metrics, and submission files."""

@@ -1,8 +1,8 @@
 """GLUE-shaped examples from a small seeded grammar, for offline demos, tests and smoke runs.
 
 The columns and the label ids are GLUE's; every sentence is built here from our own word lists.
-Records trained on these examples never enter a paper's table: they say that code runs and learns,
-nothing about GLUE. What decides the label of each task:
+Records trained on these examples never enter a paper's table: they show that the code runs and learns,
+and say nothing about GLUE. What decides the label of each task:
 
   cola  one broken rule: agreement past an attractor, verb form, this/these, reflexive, word order
   sst2  a verdict on a film, turned by negation or outweighed in a contrast

@@ -1,22 +1,30 @@
 """GLUE (Wang et al. 2018, arXiv 1804.07461) as a table: a row is a task.
 
-Columns, label names and their order are the hub's (`nyu-mll/glue`); metrics are those that GLUE reports, the first one
-being what tables show. MNLI's accuracy is over the matched and mismatched sets together, as in LoRA's tables.
+Columns, label names and their order are the hub's (`nyu-mll/glue`). Metrics are those that GLUE reports; tables show the
+first one. MNLI's accuracy is over the matched and mismatched sets together, as in LoRA's tables.
 """
 
 from dataclasses import dataclass
 
+METRICS = {  # by name, what figures call them
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "matthews_correlation": "Matthews",
+    "pearson": "Pearson",
+    "spearmanr": "Spearman",
+}
+
 
 @dataclass(frozen=True)
 class Task:
-    """One row.
+    """One row: a task.
 
     Attributes:
         name: the hub's configuration name.
-        label: what tables, and the files of a submission, call it.
+        label: the task's name in tables and in the files of a submission.
         columns: one sentence, or a pair.
         labels: class names by id; empty: a score from 0 to 5 to regress (STS-B).
-        metrics: by their names in `evaluate`'s glue metric; the first one chooses the best evaluation.
+        metrics: names in METRICS; the first one chooses the best evaluation.
         validation: the splits to evaluate on.
     """
 
@@ -27,13 +35,19 @@ class Task:
     metrics: tuple[str, ...]
     validation: tuple[str, ...] = ("validation",)
 
+    def __post_init__(self) -> None:
+        suffixes = [split.removeprefix("validation") for split in self.validation]
+        known = {name + suffix for name in METRICS for suffix in ("", *suffixes)}
+        if unknown := [name for name in self.metrics if name not in known]:
+            raise ValueError(f"{self.name}: there is no metric {unknown[0]} in tasks/glue.py")
+
     @property
     def is_regression(self) -> bool:
         return not self.labels
 
     @property
     def outputs(self) -> int:
-        """Of the classification head."""
+        """How many outputs the classification head has."""
         return len(self.labels) or 1
 
 

@@ -1,6 +1,6 @@
 """From a task's name to its examples: one path for the hub, a local mirror and generated data.
 
-Each source gives a table per split in GLUE's columns; what follows, checks included, never asks where it came from.
+Each source gives a table per split in GLUE's columns. Everything after that, checks included, is the same for all sources.
 """
 
 import csv
@@ -41,13 +41,13 @@ class Split:
         return len(self.labels)
 
     def select(self, rows: list[int], name: str | None = None) -> "Split":
-        """Those examples, in that order."""
+        """The examples at `indices`, in that order."""
         labels: list[Any] = [self.labels[i] for i in rows]  # all int, or all float
         return Split(name or self.name, [self.texts[i] for i in rows], labels, [self.idx[i] for i in rows])
 
 
 def load_splits(task: Task, config: DataConfig) -> dict[str, Split]:
-    """`train`, the task's validation splits, and `held_out` where a part of `train` is to be kept from training.
+    """`train`, the task's validation splits, and `held_out` if `data.holdout` keeps a part of `train` from training.
 
     Raises:
         UserError: the source lacks the task or a split, or its columns or labels are not GLUE's.
@@ -75,7 +75,7 @@ def _load(task: Task, config: DataConfig) -> dict[str, Split]:
 
 
 def load_test(task: Task, config: DataConfig) -> dict[str, Split]:
-    """GLUE's test splits, whose labels nobody has.
+    """GLUE's test splits, whose labels are not public.
 
     Raises:
         UserError: the source lacks them, or a column.
@@ -88,7 +88,7 @@ def load_test(task: Task, config: DataConfig) -> dict[str, Split]:
 
 
 def read_examples(task: Task, file: Path) -> Split:
-    """Examples without labels, from a table with the task's columns; a .tsv has no quotes, as GLUE's have none.
+    """Examples without labels, from a table with the task's columns; a .tsv is read without quoting, like GLUE's.
 
     Raises:
         UserError: the file is missing, of another kind, damaged, or lacks a column.
@@ -108,7 +108,7 @@ def _separated(file: Path, **dialect: Any) -> list[dict[str, Any]]:
         rows = list(reader)
         header = reader.fieldnames or []
     for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():  # the key of fields too many, the value of fields too few
+        if None in row or None in row.values():  # csv's key for surplus fields, and its value for missing ones
             raise ValueError(f"row {number} has not the header's {len(header)} fields")
     if len(set(header)) < len(header):
         raise ValueError("two of its columns have the same name")
@@ -131,7 +131,7 @@ READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
 
 
 def unlabelled(task: Task, where: str, rows: list[dict[str, Any]]) -> Split:
-    """Examples whose labels are all 0 and mean nothing.
+    """Examples without labels; the labels of the split are all 0.
 
     Raises:
         UserError: there are none, or a column is missing or no text.
@@ -149,12 +149,12 @@ def unlabelled(task: Task, where: str, rows: list[dict[str, Any]]) -> Split:
 
 
 def is_text(value: object) -> bool:
-    """Whether it is a string, and one that UTF-8 can hold: JSON has others."""
+    """Whether it is a string that UTF-8 can encode: JSON has others."""
     return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 def hub_folder(task: Task, config: DataConfig, names: tuple[str, ...] = ()) -> Path:
-    """The hub's data set in the cache, with at least these splits of the task in it; none named: those of training."""
+    """The folder of the hub's data set, with at least these splits of the task; by default, those that training needs."""
     files = [f"{task.name}/{split}-*.parquet" for split in names or ("train", *task.validation)]
     return snapshot(config.repository, config.revision, "dataset", files, files)
 
@@ -188,23 +188,23 @@ def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
 
 def _table(file: Path) -> pa.Table:
     try:
-        checksum(file)  # for its refusal of what is not as the hub sent it
+        checksum(file)  # raises for a file that is not what the hub sent
         table = pq.ParquetFile(file).read()
-        table.validate(full=True)  # texts that are no UTF-8 as well
+        table.validate(full=True)  # also for texts that are not UTF-8
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} cannot be read as parquet: {' '.join(str(error).split())}") from error
     return table
 
 
 def _draw(dataset: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
-    """`size` rows at random; all of them where size is None."""
+    """`size` rows at random; all rows if size is None."""
     if size is None or size >= len(dataset):
         return dataset
     return dataset.shuffle(seed=seed, keep_in_memory=True).select(range(size))
 
 
 def _hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """What is left to train on, and a random `fraction` of it (at least two examples), both in their order."""
+    """A random `fraction` of the examples (at least two) and the rest, as (rest, held out), both in their order."""
     size = max(2, round(fraction * len(train)))
     if size >= len(train):
         raise UserError(f"data.holdout is {fraction}; of {len(train)} examples that leaves none to train on")
@@ -213,7 +213,7 @@ def _hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
-    """A table as a split, once its columns and rows are what GLUE has."""
+    """A table as a split, after its columns and rows are checked against GLUE's."""
     where = f"{task.name}/{name}"
     _check_columns(task, where, dataset)
     texts = list(zip(*(dataset[column] for column in task.columns), strict=True))

@@ -17,7 +17,7 @@ from tasks.glue import GLUE, Task
 
 
 def _correlation(function: Callable) -> Callable[[Sequence[float], Sequence[float]], float]:
-    """A correlation that is 0 where it is undefined: for a constant prediction, which deserves it, and for one example."""
+    """A correlation that is 0 where it is undefined: for constant predictions, and for a single example."""
 
     def correlation(references: Sequence[float], predictions: Sequence[float]) -> float:
         if len(references) < 2:
@@ -29,7 +29,7 @@ def _correlation(function: Callable) -> Callable[[Sequence[float], Sequence[floa
     return correlation
 
 
-FUNCTIONS = {
+FUNCTIONS = {  # a function for each of METRICS
     "accuracy": sk.accuracy_score,
     "f1": lambda references, predictions: sk.f1_score(references, predictions, zero_division=0),
     "matthews_correlation": sk.matthews_corrcoef,
@@ -62,8 +62,8 @@ def score(task: Task, outputs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict
     """All metrics of a task.
 
     Args:
-        outputs: predictions and references of each validation split. Several splits (MNLI) are scored together first,
-            then each under its own suffix (`accuracy_matched`); of a single one, such metrics are left out.
+        outputs: predictions and references of each validation split. Several splits (MNLI) are scored together, and each
+            also alone, with a suffix (`accuracy_matched`).
     """
     metric = GlueMetric(config_name=task.name)
     together = [np.concatenate(arrays) for arrays in zip(*outputs.values(), strict=True)]

@@ -9,7 +9,7 @@ from core.checks import COUNT, FRACTION, check, generator_seed, number, one_of
 from core.errors import UserError, unknown
 from tasks.glue import GLUE, Task
 
-GENERATED_MOST = 100_000  # examples; some tasks' grammars have not many more
+GENERATED_MOST = 100_000  # examples; some tasks' grammars have few more
 
 
 @dataclass
@@ -38,10 +38,9 @@ class DataConfig:
         name: hub, local or generated.
         repository, revision: of the hub's data set.
         path: a folder in the hub's layout, `PATH/TASK/SPLIT-*.parquet`.
-        train_size, eval_size: so many examples of a split, drawn with `seed`; null: all.
-        holdout: this fraction of the training set is held out of training; an epoch can be chosen on it, without a look at
-            the validation set.
-        seed: of the generated data, of the draw, and of what is held out.
+        train_size, eval_size: how many examples of a split are drawn with `seed`; null: all.
+        holdout: the fraction of the training set that is held out of training, to choose an epoch on.
+        seed: it decides the generated data, the draw, and what is held out.
     """
 
     name: Annotated[str, one_of("hub", "local", "generated")] = MISSING

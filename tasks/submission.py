@@ -1,4 +1,4 @@
-"""The files that GLUE's server (gluebenchmark.com) takes: a line a test example, its index and the prediction."""
+"""The files that GLUE's server (gluebenchmark.com) takes: for each test example a line with its index and prediction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +9,12 @@ from core.io import write_text
 from tasks.glue import Task
 from tasks.loading import Split
 
-SUFFIXES = {"test": "", "test_matched": "-m", "test_mismatched": "-mm"}  # of a split's file: MNLI-mm.tsv
-WORDS = ("mnli", "qnli", "rte")  # whose answers are names; the other tasks' are 0 and 1, STS-B's a score
+SUFFIXES = {"test": "", "test_matched": "-m", "test_mismatched": "-mm"}  # in the name of a split's file: MNLI-mm.tsv
+WORDS = ("mnli", "qnli", "rte")  # tasks whose answers are names; the others' are 0 and 1, STS-B's a score
 
 
 def write_submission(task: Task, predictions: dict[str, tuple[Split, np.ndarray]], folder: Path) -> list[Path]:
-    """Writes a file a test split, in the order of its indices; returns their paths.
+    """Writes one file for each test split, sorted by index; returns their paths.
 
     Args:
         predictions: by split; logits (examples, outputs).
@@ -28,7 +28,7 @@ def write_submission(task: Task, predictions: dict[str, tuple[Split, np.ndarray]
 
 
 def answer_of(task: Task) -> Callable[[np.ndarray], str]:
-    """The function from an example's logits to what the file says of it."""
+    """The function from an example's logits to its prediction in the file."""
     if task.is_regression:
         return lambda row: f"{np.clip(row[0], 0, 5):.3f}"
     if task.name in WORDS:

@@ -13,8 +13,8 @@ from training.settings import TrainerConfig
 def build_optimizer(model: nn.Module, method: Method, config: TrainerConfig) -> torch.optim.Optimizer:
     """AdamW or SGD over the method's groups and the head's, each split into what is decayed and what is not.
 
-    Matrices are decayed; vectors are not: biases and norms, but DoRA's m and VeRA's d and b too, which decay would pull
-    away from the values that stand for the pretrained weight.
+    Matrices are decayed. Vectors are not: biases and norms, and DoRA's m and VeRA's d and b, which decay would pull away
+    from the pretrained model.
     """
     rate, head_rate = config.rates
     head = [p for p in head_parameters(model) if p.requires_grad]
@@ -26,7 +26,7 @@ def build_optimizer(model: nn.Module, method: Method, config: TrainerConfig) -> 
 
 
 def _split_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups in place of one; each remembers the rate that the schedule scales."""
+    """Splits a group into one with and one without decay; each keeps the peak rate that the schedule scales."""
     matrices = [p for p in group["params"] if p.ndim > 1]
     vectors = [p for p in group["params"] if p.ndim <= 1]
     rest = {key: value for key, value in group.items() if key != "params"} | {"peak_lr": group["lr"]}
@@ -37,14 +37,14 @@ def _split_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, A
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total: int, config: TrainerConfig) -> None:
-    """Sets each group's rate for the step that comes after `step` finished ones."""
+    """Sets each group's rate for the next step after `step` finished ones."""
     factor = schedule(config.schedule, step, total, config.warmup_ratio)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
 
 
 def schedule(name: str, step: int, total: int, warmup_ratio: float) -> float:
-    """The fraction of the peak rate after `step` of `total` steps; as transformers' schedules of these names."""
+    """The fraction of the peak rate after `step` of `total` steps, as in transformers' schedules of these names."""
     warmup = math.ceil(total * warmup_ratio)
     if step < warmup:
         return step / warmup

@@ -1,4 +1,4 @@
-"""Which evaluation of a run counts; the only place that says so."""
+"""Which evaluation of a run counts as its best."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The settings of training: every method has the same."""
+"""The settings of training, the same for every method."""
 
 import math
 import os
@@ -15,7 +15,7 @@ class TrainerConfig:
 
     Attributes:
         epochs: passes over the training set.
-        max_steps: ends the run sooner; null: never.
+        max_steps: the run ends after so many steps at the latest; null: no limit.
         batch_size: examples in an optimizer step, over all devices.
         micro_batch_size: examples in a forward pass on a device, gradients accumulated over a step; null: all of them.
         eval_batch_size: examples in a forward pass of an evaluation.
@@ -26,14 +26,14 @@ class TrainerConfig:
         optimizer: adamw or sgd.
         learning_rate: of the method's parameters; null: what suits method and backbone.
         head_learning_rate: of the head; null: what suits the backbone or the method (VeRA), or else `learning_rate`.
-        weight_decay: of matrices; biases, norms and other vectors are spared.
+        weight_decay: of matrices; biases, norms and other vectors are not decayed.
         schedule: linear, cosine or constant, after a warm-up over `warmup_ratio` of all steps.
-        max_grad_norm: gradients are clipped to it; null: never.
+        max_grad_norm: gradients are clipped to it; null: no clipping.
         precision: fp32, bf16 (autocast), or auto: bf16 where the GPU has it.
         device: auto, cpu or cuda.
-        eval_every: steps between evaluations; null: at the end of each epoch. A checkpoint goes with each.
-        log_every: steps between log lines; the loss is looked at, and can end the run, as often.
-        threads: of the CPU; null: torch's choice.
+        eval_every: steps between evaluations, each with a checkpoint; null: at the end of each epoch.
+        log_every: steps between log lines, at which the loss is checked for divergence.
+        threads: CPU threads; null: torch's choice.
     """
 
     epochs: Annotated[int, COUNT] = 10
@@ -62,13 +62,13 @@ class TrainerConfig:
 
     @property
     def rates(self) -> tuple[float, float]:
-        """Of the method's parameters and of the head, which `RunConfig` settles where they are not given."""
+        """The rates of the method's parameters and of the head, once `RunConfig` has filled them in."""
         assert self.learning_rate is not None
         assert self.head_learning_rate is not None
         return self.learning_rate, self.head_learning_rate
 
     def total_steps(self, examples: int) -> int:
-        """Optimizer steps of a run on so many examples."""
+        """Optimizer steps of a run on `examples` examples."""
         steps = self.epochs * math.ceil(examples / self.batch_size)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 

@@ -1,7 +1,7 @@
 """Curves to Weights & Biases: online with a key, offline without one, and never a question.
 
-Nothing that W&B does stops a run or changes its result. A thread of its own talks to it; a run waits for that thread at
-its start and at its end, for seconds, and is told in one line what went wrong.
+W&B cannot stop a run or change its result. A separate thread talks to it; a run waits for that thread for seconds only, at
+its start and at its end, and prints one line if something goes wrong.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ import psutil
 from core.checks import check, one_of
 from core.console import say
 
-START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to hand it the last curves, to be rid of a killed service
+START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to send the last curves, to end a killed service
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login line, no telemetry that may hang as well
 
 
 @dataclass
 class LoggerConfig:
-    """Where the curves go: W&B online (offline without a key), offline, or nowhere."""
+    """Settings of the curves: W&B online (offline without a key), offline, or none."""
 
     name: Annotated[str, one_of("wandb", "offline", "none")] = "wandb"
     project: str = "peft-glue"
@@ -37,17 +37,17 @@ class LoggerConfig:
 
 
 class Tracker:
-    """Takes the curves and keeps none: `logger=none`, and every process but the first."""
+    """Ignores the curves: for `logger=none`, and for every process but the first."""
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """Notes values at an optimizer step."""
+        """Logs values at an optimizer step."""
 
     def finish(self, record: dict[str, Any]) -> None:
         """Ends the curves with the record's summary."""
 
 
 class WandbTracker(Tracker):
-    """One W&B run, of the group that the experiment names."""
+    """One W&B run, in the group of its experiment."""
 
     def __init__(self, settings: LoggerConfig, folder: Path, group: str, config: dict[str, Any], config_hash: str):
         self.calls: SimpleQueue = SimpleQueue()
@@ -73,13 +73,13 @@ class WandbTracker(Tracker):
             self.thread.join(KILLED)
 
     def _work(self, logger: LoggerConfig, run_id: str, about: dict[str, Any]) -> None:
-        """Starts a W&B run and makes the calls in their order, up to the last or to the first that fails."""
+        """Starts a W&B run and makes the queued calls in order, until the last one or until one fails."""
         try:
             self._start(logger, run_id, about)
             self.started.set()
             while call := self.calls.get():
                 call()
-        except Exception as error:  # the library's own, a socket's, pydantic's: whatever it is, the run continues
+        except Exception as error:  # whatever W&B raises, the run continues
             self._give_up(_reason(error))
         finally:
             self.started.set()
@@ -87,12 +87,12 @@ class WandbTracker(Tracker):
                 _teardown()
 
     def _hear(self, warning: str) -> None:
-        """Reads W&B's warnings, which it passes on even when silent: nothing else says that it uploads no more."""
+        """Reads W&B's warnings: nothing else says that W&B stopped uploading."""
         if "Fatal error" in warning:
             self._give_up("its server refuses the curves")
 
     def _give_up(self, reason: str) -> None:
-        """Says so, once."""
+        """Warns once that the curves end here."""
         if not self.has_given_up:
             say(f"W&B stopped ({reason}): no more curves; the record holds every evaluation{self.upload}")
         self.has_given_up = True
@@ -102,7 +102,7 @@ class WandbTracker(Tracker):
             os.environ.setdefault(name, value)
         import wandb
 
-        logging.raiseExceptions = False  # its own log lies in its folder: full, it would be a traceback a line
+        logging.raiseExceptions = False  # W&B logs to the same folder: on a full disk, a traceback a line
         allowed = logger.name == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
         online = allowed and _has_key()
         about["dir"].mkdir(parents=True, exist_ok=True)
@@ -144,15 +144,15 @@ def make_tracker(settings: LoggerConfig, folder: Path, group: str, config: dict[
     """The tracker that the settings name.
 
     Args:
-        folder: of the run; W&B's own files and the name of its run come from it.
-        group: of W&B runs that belong together.
-        config, config_hash: the run's settings, and what is unique to them.
+        folder: the run's; it holds W&B's files and names W&B's run.
+        group: W&B runs with the same group belong together.
+        config, config_hash: the run's settings and their hash, which is W&B's id.
     """
     return Tracker() if settings.name == "none" else WandbTracker(settings, folder, group, config, config_hash)
 
 
 def _has_key() -> bool:
-    """Whether W&B could log in without asking: a key in the environment or in netrc."""
+    """Whether W&B can log in without asking, by a key in the environment or in netrc."""
     import requests
 
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
@@ -160,7 +160,7 @@ def _has_key() -> bool:
 
 
 def _teardown() -> None:
-    """Ends W&B's service, and takes back the hook by which it would be waited for, however long, at the exit."""
+    """Ends W&B's service, and removes its exit hook, which would wait for it without limit."""
     import wandb
 
     wandb.teardown()
@@ -173,9 +173,9 @@ def _kill_service() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The two lines of an error that name the thing; in those that follow pydantic quotes values, a key among them."""
+    """The first two lines of an error: in later lines pydantic quotes values, among them the key."""
     return "; ".join(str(error).splitlines()[:2]) or type(error).__name__
 
 
 def _ignore(text: str) -> None:
-    """What W&B says without being asked."""
+    """W&B's own messages."""

@@ -1,4 +1,4 @@
-"""The training loop that every method shares; it names none of them.
+"""The training loop that all methods share. It names no method.
 
 A step takes a global batch, the same for every method and for any number of processes: each process takes its share, in
 pieces of `micro_batch_size`, and weights its loss so that the gradient is that of the mean over the whole batch.
@@ -43,13 +43,13 @@ from training.optimizers import build_optimizer, set_learning_rate
 from training.settings import TrainerConfig
 from training.tracking import Tracker
 
-DIVERGED_AT = 10  # times the first loss
-GRAPH_RUNS = 3  # until a CUDA graph replays: one to warm up, one to be recorded
+DIVERGED_AT = 10  # a loss above so many times the first one counts as diverged
+GRAPH_RUNS = 3  # passes before a CUDA graph replays: one to warm up, one to record
 
 
 @dataclass
 class Progress:
-    """How far a run is, apart from tensors; what a checkpoint keeps as JSON.
+    """How far a run is: the part of a checkpoint that is JSON.
 
     Attributes:
         step: optimizer steps done.
@@ -58,8 +58,8 @@ class Progress:
         window_loss, window_steps: since the last log line.
         loss, steps: since the last evaluation, up to the last log line.
         first_loss: mean of the first window, against which divergence is judged.
-        seconds: spent on it, evaluations included.
-        speed, peak_bytes, reserved_bytes, activations: what the meters hold.
+        seconds: spent on the run, evaluations included.
+        speed, peak_bytes, reserved_bytes, activations: the meters' values.
     """
 
     step: int = 0
@@ -78,7 +78,7 @@ class Progress:
 
 
 class Trainer:
-    """Trains one adapted model to its end, or to where somebody stops it."""
+    """Trains one adapted model until its last step, or until it is stopped."""
 
     def __init__(
         self,
@@ -119,11 +119,11 @@ class Trainer:
         """Trains and evaluates until the last step.
 
         Args:
-            save: is handed the state after each evaluation, and where the run is stopped, on the main process.
+            save: called on the main process with the state, after each evaluation and when the run is stopped.
 
         Raises:
-            Diverged: the loss or the logits left all bounds.
-            Interrupted: a signal came; the checkpoint is written.
+            Diverged: the loss or the logits are not finite, or the loss is far above its start.
+            Interrupted: a signal asked the run to stop; the checkpoint is written.
         """
         self.tracker, self.save = tracker, save
         self.began = time.monotonic() - self.progress.seconds
@@ -140,8 +140,9 @@ class Trainer:
                 bar.update()
                 if self.is_evaluation_due():
                     self.stop_meters()
-                    self.evaluate(bar)
-                    self.hand_out_state()
+                    self.evaluate()
+                    self.hand_out_state()  # before the line: what was printed is never lost
+                    self.say(self.evaluation_line(), bar)
                     self.start_meters()
                 if self.is_stop_requested():
                     self.stop_meters()
@@ -152,11 +153,11 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Spent on the run so far, by this process and those before."""
+        """Seconds spent on the run so far, by this process and earlier ones."""
         return time.monotonic() - self.began
 
     def remaining_batches(self) -> Iterator[list[int]]:
-        """Indices of each global batch from the present step to the last."""
+        """The indices of each global batch, from the present step to the last."""
         epoch = -1
         for step in range(self.progress.step, self.total_steps):
             if step // self.epoch_steps != epoch:
@@ -194,7 +195,7 @@ class Trainer:
 
     def pieces(self, indices: list[int]) -> list[list[int]]:
         """This process's share of a global batch, cut to micro-batches."""
-        share = indices[self.rank :: self.world] or indices[:1]  # an idle process joins in with weight 0
+        share = indices[self.rank :: self.world] or indices[:1]  # a process without a share takes part with weight 0
         size = self.config.micro_batch_size or len(indices)
         return [share[start : start + size] for start in range(0, len(share), size)]
 
@@ -206,7 +207,7 @@ class Trainer:
         return F.cross_entropy(logits, batch.labels, reduction="sum")
 
     def measure_activations(self) -> int:
-        """Bytes held for backward on this process's largest piece of the first epoch, padding counted; leaves no trace."""
+        """Bytes that autograd holds for this process's largest micro-batch of the first epoch; changes no state."""
         pieces = [piece for batch in self.epoch_batches(0) for piece in self.pieces(batch)]
         largest = max(pieces, key=lambda piece: self.path.cost([self.train.lengths[i] for i in piece]))
         batch = self.path.collate(self.train, largest).to(self.accelerator.device)
@@ -215,7 +216,7 @@ class Trainer:
             return activation_bytes(self.model, lambda: self.loss(self.path, batch))
 
     def record_graphs(self) -> None:
-        """Runs each shape of the first epoch until its graphs are recorded, so that no step waits; leaves no trace."""
+        """Runs each shape of the first epoch until its CUDA graphs are recorded; changes no state."""
         pieces = [piece for batch in self.epoch_batches(0) for piece in self.pieces(batch)]
         batches = (self.path.collate(self.train, piece) for piece in pieces)
         shapes = {batch.inputs["input_ids"].shape: batch for batch in batches}
@@ -228,7 +229,7 @@ class Trainer:
                     self.optimizer.zero_grad(set_to_none=True)
 
     def log(self, bar: tqdm) -> None:
-        """Reads the loss of the window, which on a GPU waits for it, and judges it."""
+        """Logs the mean loss since the last log line, and checks it for divergence; on a GPU this synchronises."""
         progress = self.progress
         window = self.accelerator.reduce(self.window, "mean").item()
         mean = window / progress.window_steps
@@ -257,7 +258,7 @@ class Trainer:
         self.tracker.log(values, progress.step)
 
     def postfix(self, loss: float) -> str:
-        """The end of the progress bar."""
+        """The text at the end of the progress bar."""
         name = self.task.metrics[0]
         metric = f", {name} {self.progress.history[-1][name]:.3f}" if self.progress.history else ""
         speed = self.speed.samples_per_second
@@ -267,8 +268,8 @@ class Trainer:
         step = self.progress.step
         return step == self.total_steps or step % (self.config.eval_every or self.epoch_steps) == 0
 
-    def evaluate(self, bar: tqdm) -> None:
-        """Adds an evaluation to the history; notes state and predictions if it is the best so far."""
+    def evaluate(self) -> None:
+        """Evaluates, adds the result to the history, and keeps state and predictions if it is the best so far."""
         self.require_finite()
         progress, meters = self.progress, self.memory
         use = {"step": progress.step, "bytes": meters.current_bytes(), "gpu_utilization": meters.utilization()}
@@ -288,11 +289,13 @@ class Trainer:
         if self.best is progress.history[-1]:
             self.new_best = Best(trained_state(self.model), evaluation.predictions, progress.step)
         self.tracker.log({f"eval/{name}": value for name, value in metrics.items()}, progress.step)
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        flag = "  (collapsed: one answer to everything)" if evaluation.summary.collapsed else ""
-        self.say(
-            f"epoch {entry['epoch']:.2f}, step {progress.step}: loss {entry['train_loss']:.4f}, {scores}{flag}", bar
-        )
+
+    def evaluation_line(self) -> str:
+        """The last evaluation in words."""
+        entry = self.progress.history[-1]
+        scores = ", ".join(f"{name} {entry[name]:.4f}" for name in self.task.metrics if name in entry)
+        flag = "  (collapsed: one answer to everything)" if entry["collapsed"] else ""
+        return f"epoch {entry['epoch']:.2f}, step {entry['step']}: loss {entry['train_loss']:.4f}, {scores}{flag}"
 
     def evaluation_over(self, splits: dict[str, Encoded]) -> Evaluation:
         return evaluate(self.path, splits, self.task, self.accelerator, self.config.eval_batch_size)
@@ -316,7 +319,7 @@ class Trainer:
             raise Diverged(f"the weights are not finite at step {self.progress.step}: try a lower learning rate")
 
     def hand_out_state(self) -> None:
-        """Gives `save` the whole state; every process adds its generators.
+        """Calls `save` with the whole state; every process adds its generators.
 
         Raises:
             Diverged: the weights are not finite.
@@ -324,7 +327,7 @@ class Trainer:
         self.require_finite()
         generators = gather_object([generator_state()])
         window = self.accelerator.reduce(self.window, "mean").item()
-        if self.world > 1:  # what the others hold is in the first one's sum from here on
+        if self.world > 1:  # their sums are part of the first process's from here on
             self.window.fill_(window * self.world if self.rank == 0 else 0.0)
         if self.accelerator.is_main_process:
             progress = self.progress
@@ -336,7 +339,7 @@ class Trainer:
         self.new_best = None
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
-        """Goes back to where a checkpoint was taken; seeds dropout where there is none."""
+        """Restores a checkpoint; without one, seeds dropout."""
         torch.manual_seed(named_seed(self.seed, f"dropout/{self.rank}"))
         if checkpoint is None:
             return
@@ -350,7 +353,7 @@ class Trainer:
     # Signals, meters, messages
 
     def is_stop_requested(self) -> bool:
-        """On any process; they have to agree on the step."""
+        """Whether any process was asked to stop; all of them stop at the same step."""
         if self.world == 1:
             return self.stop.signal is not None
         flag = torch.tensor(float(self.stop.signal is not None), device=self.accelerator.device)
@@ -365,7 +368,7 @@ class Trainer:
         self.memory.stop()
 
     def progress_bar(self) -> tqdm:
-        """On a terminal; in a log file the line of each evaluation says it all."""
+        """A progress bar on a terminal; nothing in a log file, where each evaluation has a line."""
         return tqdm(
             total=self.total_steps,
             initial=self.progress.step,

@@ -15,7 +15,7 @@ import train
 from analysis.records import collect
 from core.console import log
 from core.errors import UserError
-from experiments.record import NAME, SCHEMA, read_record, write_record
+from experiments.record import RECORD, SCHEMA, read_record, write_record
 from training.trainer import Trainer
 
 CODE = (
@@ -132,7 +132,7 @@ def test_a_records_experiment_cannot_name_another_folder(name, tmp_path, capsys)
     write_record(tmp_path / "runs/x", record)
     assert collect(tmp_path / "runs", into=tmp_path / "a/records") == []
     assert "cannot name a folder" in capsys.readouterr().err
-    assert [file.name for file in tmp_path.rglob("*.json")] == [NAME]
+    assert [file.name for file in tmp_path.rglob("*.json")] == [RECORD]
 
 
 @pytest.fixture

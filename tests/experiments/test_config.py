@@ -287,3 +287,13 @@ def test_an_experiment_names_its_folder_and_the_command_line_overrides_it():
     config = compose("experiment=learning_rates_minilm", "data.path=x", "trainer.epochs=1")
     assert (config.experiment, config.backbone.name, config.trainer.epochs) == ("learning_rates_minilm", "minilm", 1)
     assert config.folder.parent.name == "learning_rates_minilm"
+
+
+def test_a_users_experiment_is_named_after_its_file_unless_it_sets_a_name(tmp_path):
+    """Otherwise its runs would go to runs/default, where tables ignore them."""
+    (tmp_path / "experiment").mkdir()
+    for name, line in (("mine", ""), ("yours", "experiment: ours")):
+        (tmp_path / f"experiment/{name}.yaml").write_text(f"# @package _global_\nseed: 3\n{line}\n")
+    words = [f"hydra.searchpath=[{tmp_path}]", "profile=offline"]
+    assert [compose(f"experiment={name}", *words).experiment for name in ("mine", "yours")] == ["mine", "ours"]
+    assert compose(*words).experiment == "default"

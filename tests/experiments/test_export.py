@@ -198,7 +198,7 @@ def test_an_adapter_is_exported_with_its_tokenizer_and_model_card(house, tmp_pat
     assert names >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
     with pytest.raises(UserError, match="name a new folder"):
         export(options)
-    with pytest.raises(UserError, match="PEFT knows no method like full"):
+    with pytest.raises(UserError, match="PEFT has no format for method=full"):
         export(options | {"run": str(trained(house, "full").folder), "into": str(tmp_path / "other")})
 
 

@@ -7,7 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from support.command_line import ENVIRONMENT, ROOT, TINY, science
+
+from core.errors import UserError
+from experiments.sweep import require_launcher
 
 
 def start(output: Path, *words: str) -> subprocess.Popen:
@@ -79,3 +83,11 @@ def test_missing_slurm_is_one_sentence(tmp_path):
     assert process.returncode == 2
     assert "slurm" in said
     assert said.count("\n") == 1
+
+
+def test_launchers_that_would_not_name_a_failed_run_are_refused():
+    for own in ("processes", "local", "slurm"):
+        require_launcher([f"hydra/launcher={own}", "method=lora"])
+    for other in ("basic", "submitit_local", "submitit_slurm"):
+        with pytest.raises(UserError, match=f"hydra/launcher={other} does not skip finished runs"):
+            require_launcher([f"hydra/launcher={other}"])

@@ -1,6 +1,7 @@
 """GLUE's table, its metrics against independent formulas, and its three sources."""
 
 import math
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -12,9 +13,9 @@ from support.files import mirror
 
 from core.errors import UserError
 from tasks.generated import generate
-from tasks.glue import GLUE
+from tasks.glue import GLUE, METRICS
 from tasks.loading import fingerprint, load_splits
-from tasks.metrics import GlueMetric, score
+from tasks.metrics import FUNCTIONS, GlueMetric, score
 
 SHARED = ROOT.parent / "shared/glue"
 OFFLINE = ("profile=offline", "backbone=tiny", "logger=none")
@@ -175,3 +176,9 @@ def test_the_metric_is_an_evaluate_metric():
     metric.add_batch(predictions=[1, 0], references=[1, 1])
     metric.add_batch(predictions=[1, 1], references=[1, 0])
     assert metric.compute()["accuracy"] == 0.5
+
+
+def test_every_metric_has_a_label_and_a_function_and_no_other_is_taken():
+    assert FUNCTIONS.keys() == METRICS.keys()
+    with pytest.raises(ValueError, match="no metric acuracy"):
+        replace(GLUE["rte"], metrics=("acuracy",))

@@ -1,0 +1,86 @@
+"""No adapter is written from which PEFT would compute something else than our layers do."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from safetensors import safe_open
+from support.command_line import compose
+from support.tiny import METHODS, shake, tiny_model
+
+import train
+from adapters.peft_check import difference
+from methods.base import REGISTERED, Method
+from methods.lora import LoRA, LoRALinear
+
+
+class PiSSALinear(LoRALinear):
+    """The obvious way: the pretrained weight gives up its top singular part, which A and B hold."""
+
+    def __init__(self, base, config):
+        super().__init__(base, config)
+        U, S, Vh = torch.linalg.svd(base.weight.detach().float(), full_matrices=False)
+        r = config.rank
+        with torch.no_grad():
+            self.B.copy_(U[:, :r] * S[:r] / self.scale)
+            self.A.copy_(Vh[:r])
+            base.weight.sub_(self.scale * self.B @ self.A)
+
+
+class DoubledLinear(LoRALinear):
+    """LoRA's tensors, another weight."""
+
+    def effective_weight(self):
+        return self.base.weight + 2 * self.scale * self.B @ self.A
+
+
+@dataclass
+class PiSSA(LoRA):
+    layer: ClassVar[type[LoRALinear]] = PiSSALinear
+    name: str = "pissa"
+
+
+@dataclass
+class Doubled(LoRA):
+    layer: ClassVar[type[LoRALinear]] = DoubledLinear
+    name: str = "doubled"
+
+
+def adapted(method: Method) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = tiny_model(width=64)
+    method.apply(model)
+    shake(model)
+    return model
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.peft_names])
+def test_peft_computes_what_each_of_our_methods_does(name):
+    assert difference(adapted(METHODS[name]), METHODS[name]) is None
+
+
+def test_a_method_that_changes_the_pretrained_weight_is_named():
+    assert "method=pissa changes the pretrained weight of" in difference(adapted(PiSSA(rank=4)), PiSSA(rank=4))
+
+
+def test_a_method_with_another_effective_weight_is_named():
+    assert "another weight than method=doubled" in difference(adapted(Doubled(rank=4)), Doubled(rank=4))
+
+
+def test_such_a_run_is_complete_without_an_adapter_and_says_why(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(REGISTERED["lora"], "layer", PiSSALinear)
+    words = (
+        "method=lora",
+        "method.rank=2",
+        "backbone=tiny",
+        "data.train_size=16",
+        "data.eval_size=8",
+        "trainer.epochs=1",
+    )
+    run = compose("profile=offline", "logger=none", f"output_dir={tmp_path}", *words)
+    train.train(run)
+    assert "no adapter/ for PEFT: method=lora changes the pretrained weight" in capsys.readouterr().err
+    assert not (run.folder / "adapter").exists()
+    with safe_open(run.folder / "best.safetensors", "pt") as file:
+        assert any(key.endswith(".A") for key in file.keys())  # noqa: SIM118
