@@ -11,31 +11,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
+try:
+    import hydra
+except ModuleNotFoundError:
+    sys.exit(
+        "error: this Python has no hydra: `make setup`, then `. .venv/bin/activate` (or run .venv/bin/python train.py)"
+    )
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from adapters.peft_format import write_adapter
-from core.console import composing, log, require_flags, sentence
-from core.errors import USER_ERRORS, Diverged, Interrupted, UserError, is_out_of_memory
+from core.console import composing, log, require_flags, say, sentence
+from core.errors import USER_ERRORS, Diverged, Interrupted, out_of_memory
+from core.habits import amend
 from core.io import require_writable
 from core.redact import redacted
 from experiments.config import RunConfig, from_hydra
 from experiments.record import describe
-from experiments.run_folder import ADAPTER, RunFolder
+from experiments.run_folder import RunFolder
 from experiments.sweep import exit_statuses, require_launcher, start_config
 from experiments.warm_start import describe_start, load_initial_state
 from methods.base import parameter_counts
+from training.lines import last_line
 from training.tracking import Tracker, make_tracker
 
 if TYPE_CHECKING:
     from training.trainer import Trainer
-
-NO_MEMORY = (
-    "out of memory ({error}): the same command resumes at the last evaluation once there is more; "
-    "trainer.micro_batch_size=N and trainer.eval_batch_size=N take less"
-)
 
 
 def train(run: RunConfig, start: RunConfig | None = None) -> None:
@@ -102,13 +103,12 @@ def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str,
             if status != "interrupted":
                 folder.unpack(is_complete=status == "complete")
             if status == "complete" and run.method.peft_names:
-                try:
-                    write_adapter(folder.path / ADAPTER, trainer.model, run.method, folder.best(), record)
-                except UserError as refusal:  # a method of the user's own, which PEFT would not compute alike
-                    log.warning(f"no {ADAPTER}/ for PEFT: {refusal}")
+                folder.write_adapter(trainer.model, run.method, record)
             path = folder.finish(record)
         finally:
             tracker.finish(record)
+        if status == "complete":
+            say(last_line(record))
         print(f"result: {path}", flush=True)
     trainer.stop.pass_on()
     if error is not None:
@@ -129,8 +129,7 @@ def main(cfg: DictConfig) -> None:
         log.error(sentence(error))
         exit_statuses.append(1 if isinstance(error, Diverged) else 2)
     except Exception as error:
-        told = NO_MEMORY.format(error=str(error).partition("\n")[0])
-        log.error(told if is_out_of_memory(error) else traceback.format_exc())
+        log.error(out_of_memory(error) or traceback.format_exc())
         exit_statuses.append(1)
 
 
@@ -139,6 +138,7 @@ def cli() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors; they become one sentence here
     exit_statuses.clear()
     try:
+        sys.argv[1:] = amend(sys.argv[1:], Path(__file__).parent / "conf")
         require_flags()
         require_launcher(sys.argv[1:])
         with composing():

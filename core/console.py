@@ -1,6 +1,7 @@
 """What a command prints on its error stream, and how an error becomes one sentence."""
 
 import logging
+import math
 import os
 import re
 import sys
@@ -11,10 +12,12 @@ from typing import NoReturn
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from core.errors import UserError, unknown
+from core.habits import right_name
 from core.redact import redacted
 
 
@@ -45,6 +48,14 @@ def say(text: str, bar: tqdm | None = None) -> None:
         (bar or tqdm).write(text)
 
 
+def duration(seconds: float) -> str:
+    """`3 h 20 min`, or `45 s`; rounded up."""
+    if seconds < 60:
+        return f"{math.ceil(seconds)} s"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def sentence(error: Exception) -> str:
     """One line for an error of ours, Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
@@ -55,8 +66,13 @@ def sentence(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     text = _one_line(cause)
+    if ambiguous := re.match(r"Ambiguous value for argument '(.+?)'", text):
+        return f"{ambiguous[1]} names several runs: add -m to train them all"
     if missing := re.match(r"Key '(.+?)' (is )?not in", text):
-        return unknown("setting", key or missing[1], [str(name) for name in parent or []])
+        name = key or missing[1]
+        if isinstance(parent, DictConfig) and (place := right_name(name, parent)):
+            return f"unknown setting '{name}'; write {place}"
+        return unknown("setting", name, [str(name) for name in parent or []])
     return f"{key}: {text}" if key and "Could not override" not in text else text
 
 

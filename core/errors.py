@@ -46,10 +46,15 @@ def refused(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {first_sentence or type(error).__name__}") from error
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the machine or its GPU ran out of memory; on a CPU torch has no error class for that."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)) is not None
+def out_of_memory(error: Exception) -> str | None:
+    """The sentence for an error of a machine or a GPU that ran out of memory; None for another error."""
+    on_cpu = isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error))  # torch's
+    if not isinstance(error, MemoryError) and not on_cpu:
+        return None
+    first_line = str(error).partition("\n")[0]
+    return (
+        f"out of memory ({first_line}): the same command resumes at the last evaluation once there is more; "
+        "trainer.micro_batch_size=N and trainer.eval_batch_size=N take less"
     )
 
 

@@ -27,9 +27,15 @@ from tasks.settings import DataConfig, TaskConfig
 from training.settings import TrainerConfig
 from training.tracking import LoggerConfig
 
-NOT_IDENTITY = ("experiment", "output_dir", "force", "retry", "reuse_records", "logger")
+NOT_IDENTITY = ("experiment", "output_dir", "force", "retry", "reuse_records", "logger", "tags", "note")
 # settings newer than some records: at these values they are not in the hash
-HASH_NEUTRAL_DEFAULTS = {"init_from": None, "init_head": "fresh", "deterministic": False, "method.activation": None}
+HASH_NEUTRAL_DEFAULTS = {
+    "init_from": None,
+    "init_head": "fresh",
+    "deterministic": False,
+    "method.activation": None,
+    "trainer.patience": None,
+}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +108,7 @@ class RunConfig:
         force: train finished runs again.
         retry: train failed runs again.
         reuse_records: a run whose record is committed under `paper_tables/records/` is finished, on every machine.
+        tags, note: words of the user's own, kept in the record and in W&B; they do not change the run's name.
     """
 
     method: Method = MISSING
@@ -120,6 +127,8 @@ class RunConfig:
     force: bool = False
     retry: bool = False
     reuse_records: bool = True
+    tags: list[str] = field(default_factory=list)
+    note: str | None = None
 
     def __post_init__(self) -> None:
         check(self)

@@ -15,8 +15,10 @@ import torch
 import yaml
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
+from adapters.peft_format import write_adapter
+from core.console import log
 from core.errors import Damaged, Diverged, UserError
 from core.io import (
     quarantine,
@@ -29,6 +31,7 @@ from core.io import (
 )
 from experiments.config import RunConfig
 from experiments.record import COMMITTED, RECORD, origin, parse, read_own_record, write_record
+from methods.base import Method
 from training.checkpoint import Checkpoint, group
 
 CHECKPOINT = "checkpoint.safetensors"  # while the run is unfinished
@@ -306,6 +309,13 @@ class RunFolder:
             write_text(self.path / PREDICTIONS, bytes(best["best/predictions"].tolist()).decode())
         if is_complete:
             write_tensors(self.path / LAST, group(read_group(self.checkpoint, "model/"), "model"), self.identity)
+
+    def write_adapter(self, model: nn.Module, method: Method, record: dict[str, Any]) -> None:
+        """Writes the best state in PEFT's format; warns if PEFT would compute something else from it."""
+        try:
+            write_adapter(self.path / ADAPTER, model, method, self.best(), record)
+        except UserError as error:
+            log.warning(f"no {ADAPTER}/ for PEFT: {error}")
 
     def finish(self, record: dict[str, Any]) -> Path:
         """Writes the record, the last file of a run, and removes the checkpoint unless the run can be resumed."""

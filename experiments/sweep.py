@@ -1,5 +1,6 @@
 """The runs that a sweep's overrides expand to, which of them are pending, and what a run starts from."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from core.console import composing, log, sentence
 from core.errors import USER_ERRORS, UserError
+from core.habits import amend
 from experiments.config import RunConfig, from_hydra
 from experiments.run_folder import RunFolder
 
@@ -69,11 +71,12 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         UserError: they do not make a run.
     """
     with composing(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return run_config(hydra.compose("config", list(overrides), return_hydra_config=True))
+        return run_config(hydra.compose("config", amend(overrides, ROOT / "conf"), return_hydra_config=True))
 
 
 def cells(overrides: Sequence[str]) -> list[RunConfig]:
     """Every run that `train.py -m` would train with these overrides; runs that others start from come first."""
+    overrides = amend(overrides, ROOT / "conf")
     with composing(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
@@ -85,20 +88,31 @@ def cells(overrides: Sequence[str]) -> list[RunConfig]:
     return list({run.folder: run for run in [*starts, *(run for run, _ in pairs)]}.values())
 
 
-def is_pending(config: DictConfig, job: Sequence[str]) -> bool:
-    """Whether a job of a sweep has something to train; logs why if it failed before or cannot run.
+def pending(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The jobs of a sweep that have something to train; logs which failed before, and each mistake once.
 
     Args:
         config: the sweep's, with Hydra's own part.
-        job: the job's overrides.
+        jobs: each job's overrides.
     """
-    try:
-        with composing():
-            run = run_config(GlobalHydra.instance().config_loader().load_sweep_config(config, list(job)))
-    except USER_ERRORS as error:
-        log.error(f"{' '.join(job)}: {sentence(error)}")
-        exit_statuses.append(2)
-        return False
+    left, mistakes = [], defaultdict(list)
+    for job in map(list, jobs):
+        try:
+            with composing():
+                run = run_config(GlobalHydra.instance().config_loader().load_sweep_config(config, job))
+        except USER_ERRORS as error:
+            mistakes[sentence(error)].append(" ".join(job))
+            exit_statuses.append(2)
+            continue
+        if has_work(run, job):
+            left.append(job)
+    for mistake, where in mistakes.items():
+        log.error(f"{where[0]}: {mistake}" + (f" (and in {len(where) - 1} more runs)" if len(where) > 1 else ""))
+    return left
+
+
+def has_work(run: RunConfig, job: list[str]) -> bool:
+    """Whether a run has something to train; logs why not if it failed before."""
     word, record = RunFolder.of(run).status()
     if record and word == "failed" and not (run.retry or run.force):
         log.error(f"failed before: {' '.join(job)}: {record['reason']} (retry=true trains it again)")

@@ -12,7 +12,7 @@ from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from core.console import log
 from core.errors import UserError
 from experiments.run_folder import RunFolder
-from experiments.sweep import ROOT, exit_statuses, is_pending, run_config
+from experiments.sweep import ROOT, exit_statuses, pending, run_config
 
 
 class Jobs(submitit_launcher.BaseSubmititLauncher):
@@ -20,17 +20,17 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [list(job) for job in job_overrides]
-        pending = [job for job in jobs if is_pending(self.config, job)]
-        print(f"sweep: {len(jobs)} runs, {len(pending)} of them to train", flush=True)
+        waiting = pending(self.config, jobs)
+        print(f"sweep: {len(jobs)} runs, {len(waiting)} of them to train", flush=True)
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])  # jobs import from here
         lost: RuntimeError | None = None
         try:
-            if pending:
-                super().launch(pending, initial_job_idx)
+            if waiting:
+                super().launch(waiting, initial_job_idx)
         except RuntimeError as error:  # no Slurm, a refusal of Slurm's, or a lost job
             lost = error
-        for job in pending:
+        for job in waiting:
             run = run_config(self.hydra_context.config_loader.load_sweep_config(self.config, job))
             word, record = RunFolder.of(run).status()
             if word != "complete" and (record or not lost):  # the error itself names the lost jobs

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from core.console import log
 from core.errors import Interrupted, UserError
-from experiments.sweep import ROOT, exit_statuses, is_pending
+from experiments.sweep import ROOT, exit_statuses, pending
 
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -54,29 +54,29 @@ class ProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [list(job) for job in job_overrides]
-        pending = [job for job in jobs if is_pending(self.config, job)]
-        print(f"sweep: {len(jobs)} runs, {len(pending)} of them to train", flush=True)
+        waiting = pending(self.config, jobs)
+        print(f"sweep: {len(jobs)} runs, {len(waiting)} of them to train", flush=True)
         before = {number: signal.getsignal(number) for number in STOPS}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, signal.default_int_handler)  # stops as Ctrl-C does
         try:
-            self.train_all(pending)
+            self.train_all(waiting)
         except KeyboardInterrupt:
             self.stop()
-            raise Interrupted(f"the sweep, with {len(pending)} runs to train when it began") from None
+            raise Interrupted(f"the sweep, with {len(waiting)} runs to train when it began") from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
 
-    def train_all(self, pending: list[list[str]]) -> None:
+    def train_all(self, jobs: list[list[str]]) -> None:
         """Trains the runs in order, at most `parallel` at a time."""
-        waiting = list(enumerate(pending, 1))
+        waiting = list(enumerate(jobs, 1))
         while waiting or self.running:
             while waiting and len(self.running) < self.parallel:
                 number, job = waiting.pop(0)
-                print(f"[{number}/{len(pending)}] {' '.join(job)}", flush=True)
+                print(f"[{number}/{len(jobs)}] {' '.join(job)}", flush=True)
                 self.start(job, number)
             time.sleep(0.1)
             for process in [process for process in self.running if process.poll() is not None]:

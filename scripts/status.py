@@ -1,19 +1,24 @@
 """The state of a sweep: `python scripts/status.py experiment=NAME [more overrides, as given to train.py -m]`.
 
+`python scripts/status.py runs/NAME` shows the runs that have begun in a folder, without those that are still missing.
+
 Prints how many of its runs are complete, running, interrupted, failed and missing; then a grid with a row for each method
 and setting, a column for each task and a letter for each seed; then why runs failed, and the time that the rest may take.
 """
 
-import math
 import statistics
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
+from core.console import duration
 from core.errors import UserError
-from experiments.config import RunConfig, to_dict
+from experiments.config import RunConfig, from_dict, to_dict
 from experiments.naming import differing, flat, short, show
-from experiments.run_folder import RunFolder
+from experiments.run_folder import CONFIG, RunFolder
 from experiments.sweep import cells
 from scripts.cli import command
 
@@ -29,16 +34,32 @@ class Cell(NamedTuple):
     row: str
 
 
-def read(overrides: list[str]) -> list[Cell]:
-    """The cells of the grid, in the sweep's order."""
-    runs = cells(overrides)
+def read(words: list[str]) -> list[Cell]:
+    """The cells of the grid, in the sweep's order, or those of folders of runs."""
+    folders = [Path(word) for word in words if "=" not in word]
+    runs = [pair for folder in folders for pair in begun(folder)]
+    if not folders:
+        runs = [(run, RunFolder.of(run)) for run in cells(words)]
     if not runs:
-        raise UserError("these overrides stand for no run at all")
-    settings = [flat(to_dict(run)) for run in runs]
+        raise UserError("there is no run; give a sweep's overrides or a folder of runs")
+    settings = [flat(to_dict(run)) for run, _ in runs]
     keys = differing(settings, within=("method.name", "task.name"))
     return [
-        Cell(run, *RunFolder.of(run).status(), label(values, keys)) for run, values in zip(runs, settings, strict=True)
+        Cell(run, *folder.status(), label(values, keys)) for (run, folder), values in zip(runs, settings, strict=True)
     ]
+
+
+def begun(folder: Path) -> list[tuple[RunConfig, RunFolder]]:
+    """The runs below a folder that have written their settings.
+
+    Raises:
+        UserError: there is no such folder, or its settings are another version's.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give overrides, as in experiment=NAME, or a folder of runs")
+    files = sorted(folder.rglob(CONFIG))
+    runs = [from_dict(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
+    return [(run, RunFolder(file.parent, run.hash)) for run, file in zip(runs, files, strict=True)]
 
 
 def label(settings: dict[str, Any], keys: list[str]) -> str:
@@ -89,12 +110,6 @@ def seconds_left(found: list[Cell]) -> float | None:
     open_cells = [cell for cell in found if cell.state not in ("complete", "failed")]
     spent = [(cell.record or {}).get("seconds", 0.0) for cell in open_cells]
     return sum(max(0.0, expected(cell.run) - s) for cell, s in zip(open_cells, spent, strict=True)) if done else None
-
-
-def duration(seconds: float) -> str:
-    """`3 h 20 min`, rounded up."""
-    hours, minutes = divmod(math.ceil(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 @command

@@ -173,6 +173,8 @@ def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
         raise UserError(f"data.path: there is no folder {folder}")
     files = sorted((folder / task.name).glob(f"{split}-*.parquet"))
     if not files:
+        if any(folder.glob("train-*.parquet")):
+            raise UserError(f"data.path: {folder} is the folder of one task; give the one above it, {folder.parent}")
         there = sorted(path.name for path in folder.iterdir() if any(path.glob("train-*.parquet")))
         raise UserError(
             f"data.path: {folder} has no {task.name}/{split}-*.parquet; the tasks there are: {', '.join(there) or 'none'}"

@@ -34,6 +34,8 @@ class TrainerConfig:
         eval_every: steps between evaluations, each with a checkpoint; null: at the end of each epoch.
         log_every: steps between log lines, at which the loss is checked for divergence.
         threads: CPU threads; null: torch's choice.
+        patience: the run ends after so many evaluations without a better one, on held-out data if there are any; the
+            schedule is that of the whole run. null: it trains to its last step.
     """
 
     epochs: Annotated[int, COUNT] = 10
@@ -59,6 +61,7 @@ class TrainerConfig:
     eval_every: Annotated[int | None, COUNT] = None
     log_every: Annotated[int, COUNT] = 10
     threads: Annotated[int | None, COUNT] = None
+    patience: Annotated[int | None, COUNT] = None
 
     @property
     def rates(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Curves to Weights & Biases: online with a key, offline without one, and never a question.
+"""Curves: to Weights & Biases (online with a key, offline without one, and never a question), or to a CSV file.
 
 W&B cannot stop a run or change its result. A separate thread talks to it; a run waits for that thread for seconds only, at
 its start and at its end, and prints one line if something goes wrong.
@@ -19,6 +19,7 @@ import psutil
 
 from core.checks import check, one_of
 from core.console import say
+from core.io import write_text
 
 START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to send the last curves, to end a killed service
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login line, no telemetry that may hang as well
@@ -26,9 +27,9 @@ QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # no login l
 
 @dataclass
 class LoggerConfig:
-    """Settings of the curves: W&B online (offline without a key), offline, or none."""
+    """Settings of the curves: W&B online (offline without a key), W&B offline, a CSV file, or none."""
 
-    name: Annotated[str, one_of("wandb", "offline", "none")] = "wandb"
+    name: Annotated[str, one_of("wandb", "offline", "csv", "none")] = "wandb"
     project: str = "peft-glue"
     entity: str | None = None
 
@@ -46,6 +47,27 @@ class Tracker:
         """Ends the curves with the record's summary."""
 
 
+class CsvTracker(Tracker):
+    """`curves.csv` in the run's folder: a line `step,name,value` for each number. A resumed run continues the file."""
+
+    def __init__(self, folder: Path):
+        self.file, self.is_open = folder / "curves.csv", False
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        if not self.is_open:
+            self._drop_from(step)
+        lines = [f"{step},{name},{value:g}\n" for name, value in values.items() if value is not None]
+        with self.file.open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+
+    def _drop_from(self, step: int) -> None:
+        """Starts the file, or removes what an earlier process wrote after the checkpoint that this one resumes from."""
+        there = self.file.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if self.file.exists() else []
+        kept = [line for line in there if line.endswith("\n") and int(line.partition(",")[0]) < step]
+        write_text(self.file, "".join(["step,name,value\n", *kept]))
+        self.is_open = True
+
+
 class WandbTracker(Tracker):
     """One W&B run, in the group of its experiment."""
 
@@ -55,6 +77,7 @@ class WandbTracker(Tracker):
         self.upload = ""  # how, once there is something to upload
         self.has_given_up = False
         about = {"config": config, "group": group, "name": folder.name, "dir": folder}
+        about |= {"tags": config.get("tags"), "notes": config.get("note")}
         place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
         self.thread = Thread(target=self._work, args=(settings, f"{config_hash[:8]}-{place}", about), daemon=True)
         self.thread.start()
@@ -148,7 +171,9 @@ def make_tracker(settings: LoggerConfig, folder: Path, group: str, config: dict[
         group: W&B runs with the same group belong together.
         config, config_hash: the run's settings and their hash, which is W&B's id.
     """
-    return Tracker() if settings.name == "none" else WandbTracker(settings, folder, group, config, config_hash)
+    if settings.name == "none":
+        return Tracker()
+    return CsvTracker(folder) if settings.name == "csv" else WandbTracker(settings, folder, group, config, config_hash)
 
 
 def _has_key() -> bool:

@@ -22,13 +22,13 @@ from core.console import say
 from core.errors import Diverged, Interrupted
 from core.seeding import named_seed
 from core.signals import StopRequest
-from methods.base import Method, trained_state
+from methods.base import Method, head_parameters, trained_state
 from models.batches import Batch, Encoded, epoch_batches
 from models.cpu_dropout import replace_dropout
 from models.packed import PackedBatch, forward_path
 from tasks.glue import Task
 from tasks.loading import HELD_OUT
-from training import selection
+from training import lines, selection
 from training.checkpoint import Best, Checkpoint, capture, generator_state
 from training.evaluation import Evaluation, evaluate
 from training.meters import (
@@ -127,6 +127,8 @@ class Trainer:
         """
         self.tracker, self.save = tracker, save
         self.began = time.monotonic() - self.progress.seconds
+        self.first_step, self.started = self.progress.step, time.monotonic()
+        self.say(self.first_line())
         with self.stop, self.progress_bar() as bar:
             if self.progress.activations is None:
                 self.progress.activations = self.measure_activations()
@@ -134,6 +136,8 @@ class Trainer:
                 self.record_graphs()
             self.start_meters()
             for indices in self.remaining_batches():
+                if self.has_stalled():
+                    break
                 self.train_step(indices)
                 if self.progress.step % self.config.log_every == 0 or self.is_evaluation_due():
                     self.log(bar)
@@ -150,6 +154,19 @@ class Trainer:
                     raise Interrupted(f"stopped at step {self.progress.step} of {self.total_steps}")
             self.stop_meters()
             self.progress.seconds = self.seconds
+
+    def first_line(self) -> str:
+        head = set(head_parameters(self.model))
+        trained = sum(p.numel() for p in self.trained if p not in head)
+        precision = self.accelerator.mixed_precision.replace("no", "fp32")
+        name, machine = f"{self.method.name} on {self.task.name}", f"{self.accelerator.device.type}, {precision}"
+        return lines.first_line(name, trained, machine, self.config, self.total_steps, self.epoch_steps)
+
+    @property
+    def seconds_left(self) -> float:
+        """Expected seconds to the last step, at the pace of this process so far."""
+        done = self.progress.step - self.first_step
+        return (time.monotonic() - self.started) / max(done, 1) * (self.total_steps - self.progress.step)
 
     @property
     def seconds(self) -> float:
@@ -246,6 +263,8 @@ class Trainer:
         progress.window_steps = 0
         self.window.zero_()
         bar.set_postfix_str(self.postfix(mean))
+        if bar.disable and time.monotonic() - self.said > lines.EVERY:
+            self.say(lines.minute_line(progress.step, self.total_steps, self.postfix(mean), self.seconds_left))
         values = {
             "train/loss": mean,
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -263,6 +282,14 @@ class Trainer:
         metric = f", {name} {self.progress.history[-1][name]:.3f}" if self.progress.history else ""
         speed = self.speed.samples_per_second
         return f"loss {loss:.3f}{metric}" + (f", {speed:.0f} samples/s" if speed else "")
+
+    def has_stalled(self) -> bool:
+        """Whether `patience` evaluations have brought no better one."""
+        history, patience = self.progress.history, self.config.patience
+        if patience is None or len(history) <= patience:
+            return False
+        chosen = self.selected or self.best
+        return all(entry is not chosen for entry in history[-patience:])
 
     def is_evaluation_due(self) -> bool:
         step = self.progress.step
@@ -379,6 +406,7 @@ class Trainer:
         )
 
     def say(self, text: str, bar: tqdm | None = None) -> None:
+        self.said = time.monotonic()
         if self.accelerator.is_main_process:
             say(text, bar)
 

@@ -17,7 +17,7 @@ import train
 from core.errors import Diverged, Interrupted, UserError
 from experiments.record import read_record
 from experiments.restore import restore
-from experiments.sweep import is_pending
+from experiments.sweep import pending
 from models.batches import collate, encode
 from tasks.glue import GLUE
 from tasks.loading import load_splits
@@ -257,8 +257,8 @@ def test_a_sweep_notices_that_the_state_at_init_from_has_changed(lora_of_peft, t
     job = [*QUICK, "backbone=custom", f"backbone.source={encoder}", "trainer.epochs=2", *RATES, *words]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         sweep = GlobalHydra.instance().config_loader().load_configuration("config", [], RunMode.MULTIRUN)
-        assert is_pending(sweep, job)
-        assert not is_pending(sweep, job[:-1])
+        assert pending(sweep, [job])
+        assert not pending(sweep, [job[:-1]])
     state = load_file(first.folder / "best.safetensors")
     save_file({name: tensor + 1 for name, tensor in state.items()}, first.folder / "best.safetensors")
     with pytest.raises(UserError, match="another start"):

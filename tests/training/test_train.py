@@ -1,6 +1,8 @@
 """Whole runs of `train.py`, in this process, with a tiny random RoBERTa on generated data."""
 
+import itertools
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -335,3 +337,66 @@ def test_release_memory_frees_what_an_earlier_run_held(tmp_path):
     del earlier
     release_memory()
     assert meter.current_bytes() - before < 50 * 2**20
+
+
+def best_first(monkeypatch) -> None:
+    """Evaluations whose scores fall."""
+    scores = itertools.count(0, -1)
+    monkeypatch.setattr("tasks.metrics.score", lambda task, outputs: dict.fromkeys(task.metrics, next(scores) / 100))
+
+
+def test_patience_ends_a_run_whose_evaluations_get_no_better(tmp_path, monkeypatch):
+    best_first(monkeypatch)
+    folder, record = run(tmp_path, "lora", "cola", "trainer.epochs=20", "trainer.patience=3")
+    assert record["status"] == "complete"
+    assert [entry["epoch"] for entry in record["history"]] == [1, 2, 3, 4]
+    assert record["best"]["epoch"] == 1
+    assert (folder / "last.safetensors").exists()
+
+
+def test_patience_keeps_the_schedule_and_its_default_the_runs_name(tmp_path):
+    words = ("method=lora", "task=cola", "profile=offline")
+    assert compose(*words).hash == compose(*words, "trainer.patience=null").hash
+    assert compose(*words).hash != compose(*words, "trainer.patience=2").hash
+    assert compose(*words).hash == compose(*words, "tags=[a]", "note=b").hash
+
+
+def test_csv_curves_continue_in_a_resumed_run_and_repeat_no_step(tmp_path, monkeypatch):
+    words = ("logger=csv", "trainer.log_every=2", "deterministic=true")
+    whole, _ = run(tmp_path / "whole", "lora", "cola", *words)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "parts", "lora", "cola", *words)
+    [there] = (tmp_path / "parts").glob("default/*/curves.csv")
+    with there.open("a") as file:
+        file.write("6,train/loss,9\n6,tr")  # written by a killed process, after the checkpoint
+    parts, _ = run(tmp_path / "parts", "lora", "cola", *words)
+
+    def curve(folder, name):
+        return [line for line in (folder / "curves.csv").read_text().splitlines() if f",{name}," in line]
+
+    assert len(curve(whole, "train/loss")) > 3
+    for name in ("train/loss", "eval/matthews_correlation"):
+        assert curve(parts, name) == curve(whole, name)
+
+
+def test_a_run_says_what_it_is_at_its_start_and_what_came_of_it_at_its_end(tmp_path, capsys):
+    folder, record = run(tmp_path, "lora", "cola", "trainer.head_learning_rate=2e-3", "tags=[a,b]", "note=why")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("lora on cola: 1,024 parameters train, without the head; cpu, fp32; learning rate ")
+    assert "(the head's 0.002); " in lines[0]
+    best = record["best"]
+    assert lines[-2].startswith(
+        f"best matthews_correlation {best['matthews_correlation']:.4f} at epoch {best['epoch']:g}"
+    )
+    assert lines[-1] == f"result: {folder / 'result.json'}"
+    assert (record["config"]["tags"], record["config"]["note"]) == (["a", "b"], "why")
+
+
+def test_a_log_file_gets_a_line_a_minute(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("training.lines.EVERY", -1.0)
+    run(tmp_path, "lora", "cola", "trainer.log_every=2")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert len(lines) > 3
+    assert re.fullmatch(r"step 2 of \d+: loss 0\.\d{3}(, .+)?, about \d+ s left", lines[0])

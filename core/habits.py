@@ -1,0 +1,56 @@
+"""What people type by habit from other tools: taken where the meaning is clear, else pointed to the right setting."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+
+OTHER_NAMES = {
+    "lr": "trainer.learning_rate",
+    "bs": "trainer.batch_size",
+    "wd": "trainer.weight_decay",
+    "r": "method.rank",
+    "lora_r": "method.rank",
+    "lora_alpha": "method.alpha",
+    "model": "backbone",
+    "dataset": "task",
+    "gpu": "trainer.device",
+    "wandb": "logger=none, logger=offline or logger=wandb",
+    "resume": "nothing: the same command resumes a run",
+}
+
+
+def right_name(name: str, settings: Mapping[str, Any]) -> str | None:
+    """`trainer.batch_size` for `batch_size`: where a setting is that was given without its group, or by another name."""
+    if name in OTHER_NAMES:
+        return OTHER_NAMES[name]
+    places = [f"{group}.{name}" for group, part in settings.items() if isinstance(part, Mapping) and name in part]
+    return " or ".join(places) or None
+
+
+def amend(words: Sequence[str], conf: Path) -> list[str]:
+    """The command line with choices spelt as their files are: `method=lora` for `method=LoRA`, in a sweep's lists too.
+
+    Args:
+        conf: the folder with a folder for each group of choices.
+
+    Raises:
+        UserError: a setting is written as a flag, as in `--method lora`.
+    """
+    groups = {
+        folder.name: [file.stem for file in folder.glob("*.yaml")] for folder in conf.iterdir() if folder.is_dir()
+    }
+    amended = []
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        plain = name.lstrip("-").replace("-", "_")
+        if word.startswith("--") and (plain in groups or plain in OTHER_NAMES):
+            following = "".join(words[place + 1 : place + 2]) or "VALUE"
+            setting = plain if plain in groups else OTHER_NAMES[plain]
+            raise UserError(f"settings have no dashes: write {setting}={value or following}")
+        if equals and name in groups:
+            spelt = {choice.lower(): choice for choice in groups[name]}
+            word = f"{name}=" + ",".join(spelt.get(part.lower(), part) for part in value.split(","))
+        amended.append(word)
+    return amended

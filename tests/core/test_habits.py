@@ -1,0 +1,58 @@
+"""Words from other tools: taken where they are clear, else pointed to the right setting."""
+
+import re
+import sys
+
+import pytest
+from support.command_line import ROOT
+
+import train
+from core.console import duration
+from core.errors import UserError
+from core.habits import amend
+
+CONF = ROOT / "conf"
+
+
+def test_case_does_not_matter_in_a_choice_nor_in_a_sweeps_list():
+    assert amend(["method=LoRA,DoRA", "task=CoLA", "-m"], CONF) == ["method=lora,dora", "task=cola", "-m"]
+    own = ["method=own", "backbone.source=A/B", "note=LoRA", "+trainer.x=Y", "method=[lora]"]
+    assert amend(own, CONF) == own
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "lora"], "settings have no dashes: write method=lora"),
+        (["--method=lora"], "settings have no dashes: write method=lora"),
+        (["--lr", "1e-3"], "settings have no dashes: write trainer.learning_rate=1e-3"),
+        (["--task"], "settings have no dashes: write task=VALUE"),
+    ],
+)
+def test_a_setting_written_as_a_flag_is_pointed_out(words, message):
+    with pytest.raises(UserError, match=message):
+        amend(words, CONF)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("lr=1e-3", "unknown setting 'lr'; write trainer.learning_rate"),
+        ("batch_size=8", "unknown setting 'batch_size'; write trainer.batch_size"),
+        ("rank=8", "unknown setting 'rank'; write method.rank"),
+        ("resume=true", "unknown setting 'resume'; write nothing: the same command resumes a run"),
+        ("method=lora,dora", "method=lora,dora names several runs: add -m to train them all"),
+        ("method=lorra", "unknown method 'lorra'; .*did you mean lora"),
+        ("hydra/launcher=slrm", "unknown hydra/launcher 'slrm'; .*did you mean slurm"),
+    ],
+)
+def test_a_setting_without_its_group_or_by_another_name_is_pointed_out(word, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", word])
+    assert train.cli() == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.search(message, err)
+
+
+def test_durations_are_rounded_up():
+    assert [duration(s) for s in (0.2, 59, 61, 3600, 12001)] == ["1 s", "59 s", "2 min", "1 h 0 min", "3 h 21 min"]
