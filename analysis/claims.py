@@ -69,7 +69,7 @@ class Claim:
         else:
             return [(self.experiments[0], "", ELSEWHERE, "")]
         lines = [
-            (source if "," in source else f"`{source}`", BACKBONES.get(backbone, backbone), WORDS[holds], figures)
+            (source if "," in source else f"`{source}`", BACKBONES[backbone], WORDS[holds], figures)
             for source, backbone, holds, figures in verdicts
         ]
         return lines or [(f"`{self.experiments[0]}`", "", NOT_RUN, "")]

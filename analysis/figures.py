@@ -62,12 +62,12 @@ TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_own_rates", "parikh_wu_table1_mi
 
 def line_style(method: str) -> dict[str, Any]:
     colour, marker, dash, _ = LOOKS.get(method, OTHER)
-    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 5, "label": METHODS.get(method, method)}
+    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 5, "label": METHODS[method]}
 
 
 def bar_style(method: str) -> dict[str, Any]:
     colour, _, _, hatch = LOOKS.get(method, OTHER)
-    return {"color": colour, "hatch": hatch, "edgecolor": "white", "label": METHODS.get(method, method)}
+    return {"color": colour, "hatch": hatch, "edgecolor": "white", "label": METHODS[method]}
 
 
 def panels(count: int, width: float = 3.4, height: float = 2.8) -> tuple[Figure, list[Axes]]:
@@ -90,7 +90,7 @@ def by_method(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def where(runs: pd.DataFrame) -> str:
     """A panel's title: the backbone and the number of seeds."""
     name, seeds = runs["backbone"].iloc[0], runs["seed"].nunique()
-    return f"{BACKBONES.get(name, name)}, {seeds} seed{'s' * (seeds > 1)}"
+    return f"{BACKBONES[name]}, {seeds} seed{'s' * (seeds > 1)}"
 
 
 def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
@@ -115,7 +115,7 @@ def budgets(runs: pd.DataFrame) -> Figure | None:
     metric, groups = "matthews_correlation", []
     for experiment in ("parikh_wu_table1_minilm", "minilm"):
         of = complete(runs, experiment=experiment, backbone="minilm", task="cola")
-        groups.append([at_chosen_setting(part, metric) for _, part in by_method(of)])
+        groups.append([at_chosen_setting(part) for _, part in by_method(of)])
     shared = set.intersection(*({part["method"].iloc[0] for part in group if len(part)} for group in groups))
     if not shared:
         return None
@@ -213,7 +213,7 @@ def memory_parts(runs: pd.DataFrame) -> Figure | None:
         for x, (top, percent) in enumerate(zip(bottom, busy, strict=True)):
             if np.isfinite(percent):
                 ax.annotate(f"{percent:.0f} % busy", (x, top), ha="center", va="bottom", fontsize=6)
-        ax.set_xticks(range(len(part)), [METHODS.get(m, m) for m in part["method"]], rotation=30)
+        ax.set_xticks(range(len(part)), [METHODS[m] for m in part["method"]], rotation=30)
         ax.grid(axis="x", visible=False)
         ax.set(ylabel="MiB", title=f"MRPC, {where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
     legend(figure, axes[-1])
@@ -239,9 +239,7 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
                 ax.plot([of["parameters"].iloc[0]] * len(scores), scores, **style)
         ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[metric])
     legend(figure, axes[-1])
-    figure.suptitle(
-        "a point a seed; " + ", ".join(BACKBONES.get(b, b) for b in sorted(set(runs["backbone"]))), fontsize=8
-    )
+    figure.suptitle("a point a seed; " + ", ".join(BACKBONES[b] for b in sorted(set(runs["backbone"]))), fontsize=8)
     return figure
 
 
@@ -328,7 +326,7 @@ def front(runs: pd.DataFrame) -> Figure | None:
             mean = scores.groupby("task")["score"].median().mean()
             for ax, column in zip(pair, ("samples_per_second", "peak_bytes"), strict=True):
                 ax.plot(ratio(costs, method, column), mean, **line_style(method) | {"linestyle": "", "markersize": 8})
-        title = f"{BACKBONES.get(backbone, backbone)}; quality: mean of {', '.join(TASKS[t] for t in in_order(part['task']))}"
+        title = f"{BACKBONES[backbone]}; quality: mean of {', '.join(TASKS[t] for t in in_order(part['task']))}"
         pair[0].set(xlabel="samples/s, full FT = 1", ylabel="main metric x 100", title="speed")
         pair[1].set(xlabel="peak memory, full FT = 1", title="memory")
         figure.suptitle(title, fontsize=8)

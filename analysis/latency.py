@@ -76,7 +76,7 @@ def verdicts(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
 
 
 def line(record: dict[str, Any], cell: dict[str, Any]) -> list[str]:
-    cells = [BACKBONES.get(record["backbone"], record["backbone"]), machine(record)]
+    cells = [BACKBONES[record["backbone"]], machine(record)]
     cells += [str(cell["batch"]), str(cell["length"]), f"{1000 * statistics.median(cell['seconds'][PLAIN]):.1f}"]
     for variant in VARIANTS:
         each = ratios(cell, variant)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import LOOKS, OTHER, legend, line_style, panels
-from analysis.records import BACKBONES, METHODS, TASKS, chosen_scores, complete, in_order, labelled, main_metric
+from analysis.records import BACKBONES, METHODS, TASKS, chosen_scores, complete, in_order, labelled, metric_of
 from analysis.render import Table
 from analysis.statistics import Summary, summarize
 from analysis.tables import statistics
@@ -40,7 +40,7 @@ def costs(runs: pd.DataFrame) -> Table:
         full = complete(group, method="full")
         base = full if full["variant"].nunique() == 1 else full.iloc[:0]
         for label, part in group.groupby("label", sort=False):
-            line = [BACKBONES.get(backbone, backbone), f"{hardware}, {precision}", TASKS[task], label]
+            line = [BACKBONES[backbone], f"{hardware}, {precision}", TASKS[task], label]
             line.append(f"{part['parameters'].iloc[0]:,}")
             for column, unit, form in (("samples_per_second", 1, ".1f"), ("peak_bytes", 2**20, ",.0f")):
                 value, reference = part[column].median(), base[column].median()
@@ -69,7 +69,7 @@ def as_one(runs: pd.DataFrame) -> pd.DataFrame:
 
 def title(runs: pd.DataFrame, task: str) -> str:
     name = runs["backbone"].iloc[0]
-    return f"{TASKS[task]}, {BACKBONES.get(name, name)}"
+    return f"{TASKS[task]}, {BACKBONES[name]}"
 
 
 def settings(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -79,7 +79,7 @@ def settings(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def curves(runs: pd.DataFrame, task: str) -> Figure:
     """The main metric over epochs, a panel for each method: a line is the median of a setting, a band its seeds' range."""
-    metric = main_metric(task)
+    metric = metric_of(runs)
     methods = list(dict.fromkeys(runs["method"]))
     rows = -(-len(methods) // PANELS)
     columns = min(len(methods), PANELS)
@@ -87,12 +87,12 @@ def curves(runs: pd.DataFrame, task: str) -> Figure:
     axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for ax, method in zip(axes, methods, strict=False):
         parts = list(settings(runs[runs["method"] == method]))
-        parts.sort(key=lambda named: -score(named[1], task).mean)
+        parts.sort(key=lambda named: -score(named[1]).mean)
         shades = np.linspace(0, 0.85, min(len(parts), MOST))
         for (name, part), shade in zip(parts, shades, strict=False):
             draw_curve(ax, part, metric, shade, setting_words(name, method))
         left_out = f" (best {MOST} of {len(parts)} settings)" if len(parts) > MOST else ""
-        ax.set(title=METHODS.get(method, method) + left_out, xlabel="epoch")
+        ax.set(title=METHODS[method] + left_out, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(parts) > 1:
             ax.legend(fontsize=6, frameon=True, framealpha=0.7, edgecolor="none")
@@ -115,11 +115,11 @@ def draw_curve(ax: Axes, runs: pd.DataFrame, metric: str, shade: float, label: s
 
 def setting_words(label: str, method: str) -> str:
     """The label without the method's name."""
-    return label.removeprefix(METHODS.get(method, method)).removeprefix(", ") or "as it is"
+    return label.removeprefix(METHODS[method]).removeprefix(", ") or "as it is"
 
 
-def score(runs: pd.DataFrame, task: str) -> Summary:
-    return summarize(list(chosen_scores(runs, task).values()))
+def score(runs: pd.DataFrame) -> Summary:
+    return summarize(list(chosen_scores(runs).values()))
 
 
 def draw_point(ax: Axes, x: float, s: Summary, method: str) -> None:
@@ -139,12 +139,12 @@ def trade_offs(runs: pd.DataFrame, task: str) -> Figure:
         for _, part in settings(runs):
             method, x = part["method"].iloc[0], part[column].median() / (1e9 if column == "peak_bytes" else 1)
             if x:
-                draw_point(ax, x, score(part, task), method)
+                draw_point(ax, x, score(part), method)
             else:  # nothing trains but the head: a level, since a log axis has no 0
-                ax.axhline(score(part, task).mean, color=LOOKS.get(method, OTHER)[0], linestyle=":", linewidth=0.8)
+                ax.axhline(score(part).mean, color=LOOKS.get(method, OTHER)[0], linestyle=":", linewidth=0.8)
         ax.set(xlabel=name)
     axes[0].set_xscale("log")
-    axes[0].set_ylabel(f"{METRICS[main_metric(task)]} x 100")
+    axes[0].set_ylabel(f"{METRICS[metric_of(runs)]} x 100")
     legend(figure, axes[-1])
     figure.suptitle(f"{title(runs, task)}: mean and 95 % t interval; open: fewer than three seeds", fontsize=9)
     return figure
@@ -162,7 +162,7 @@ def learning_rates(runs: pd.DataFrame, task: str) -> Figure | None:
     figure, (ax,) = panels(1, width=5, height=3.4)
     for part in lines:
         method = part["method"].iloc[0]
-        points = [(rate, score(at, task)) for rate, at in part.groupby("learning_rate")]
+        points = [(rate, score(at)) for rate, at in part.groupby("learning_rate")]
         ax.plot(
             [rate for rate, _ in points],
             [s.mean for _, s in points],
@@ -172,6 +172,6 @@ def learning_rates(runs: pd.DataFrame, task: str) -> Figure | None:
         for rate, s in points:
             draw_point(ax, rate, s, method)
     legend(figure, ax)
-    ax.set(xscale="log", xlabel="learning rate", ylabel=f"{METRICS[main_metric(task)]} x 100")
+    ax.set(xscale="log", xlabel="learning rate", ylabel=f"{METRICS[metric_of(runs)]} x 100")
     ax.set_title(f"{title(runs, task)}: mean and 95 % t interval\nopen: fewer than three seeds", fontsize=9)
     return figure

@@ -77,7 +77,7 @@ class Published:
                 found = runs.of(frame)
                 for backbone in dict.fromkeys([runs.backbone or self.backbone(row), *found["backbone"]]):
                     is_theirs = self.comparable and backbone == self.backbone(row)
-                    name = f"ours, {BACKBONES.get(backbone, backbone)}{suffix(runs.experiment)}"
+                    name = f"ours, {BACKBONES[backbone]}{suffix(runs.experiment)}"
                     of = found[found["backbone"] == backbone]
                     lines += self.our_lines(name, of, columns, values if is_theirs else {})
         titles = [TASKS.get(column, column) for column in columns]

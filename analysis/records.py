@@ -26,14 +26,25 @@ ORDER = (  # of methods in tables; others come last
     *("head", "full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora", "bitfit", "top_layers"),
     *("houlsby", "lin", "pfeiffer", "adapterdrop"),
 )
-METHODS = {name: REGISTERED[name].label for name in dict.fromkeys((*ORDER, *sorted(REGISTERED)))}
-TASKS = {task.name: task.label for task in GLUE.values()}
-BACKBONES = {
-    "roberta-base": "RoBERTa-base",
-    "roberta-large": "RoBERTa-large",
-    "deberta-v2-xxlarge": "DeBERTa XXL",
-    "minilm": "MiniLM",
-}
+
+
+class Labels(dict[str, str]):
+    """Labels by name; what has none, such as a user's own task, goes by its name."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+METHODS = Labels({name: REGISTERED[name].label for name in dict.fromkeys((*ORDER, *sorted(REGISTERED)))})
+TASKS = Labels({task.name: task.label for task in GLUE.values()})
+BACKBONES = Labels(
+    {
+        "roberta-base": "RoBERTa-base",
+        "roberta-large": "RoBERTa-large",
+        "deberta-v2-xxlarge": "DeBERTa XXL",
+        "minilm": "MiniLM",
+    }
+)
 SETTINGS = {
     "learning_rate": "trainer",
     "head_learning_rate": "trainer",
@@ -217,17 +228,21 @@ def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return rows
 
 
-def chosen_scores(runs: pd.DataFrame, task: str) -> dict[int, float]:
+def chosen_scores(runs: pd.DataFrame) -> dict[int, float]:
     """Scores by seed, times 100: at the epoch that held-out data choose, or at the best epoch if nothing was held out."""
-    metric = main_metric(task)
-    return {run.seed: 100 * chosen_score(run.history, metric) for run in runs.itertuples()}
+    return {run.seed: 100 * chosen_score(run.history, run.metric) for run in runs.itertuples()}
+
+
+def metric_of(runs: pd.DataFrame) -> str:
+    """The main metric of runs on one task."""
+    return runs["metric"].iloc[0]
 
 
 def chosen_score(history: list[dict[str, Any]], metric: str) -> float:
     return (selected(history, metric) or best(history, metric))[metric]
 
 
-def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+def at_chosen_setting(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of one setting, out of one method's runs on one task: the only setting, or the best on held-out data.
 
     Settings are compared by their median over the seeds that all of them have, so that extra seeds neither help nor harm. If
@@ -236,6 +251,7 @@ def at_chosen_setting(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     parts = [part for _, part in runs.groupby("variant", sort=False)]
     if len(parts) < 2:
         return runs
+    metric = metric_of(runs)
     held = runs["history"].map(lambda history: (selected(history, metric) or {}).get(HELD_OUT, {}).get(metric))
     if held.isna().any():
         return runs.iloc[:0]
@@ -254,7 +270,7 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
 
     Complete runs of one experiment, backbone, task and label differ in nothing but the seed.
     """
-    frame = frame.assign(label=[METHODS.get(name, name) for name in frame["method"]])
+    frame = frame.assign(label=[METHODS[name] for name in frame["method"]])
     for _, group in frame.groupby(["experiment", "backbone", "method"]):
         keys = differing(list(group["settings"]), within=("task.name",))
         words = ["".join(f", {short(key)} {show(values.get(key))}" for key in keys) for values in group["settings"]]
@@ -263,11 +279,11 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_order(tasks: Iterable[str]) -> Iterator[str]:
-    """The tasks in the order of the papers' columns."""
-    present = set(tasks)
-    return (task for task in TASKS if task in present)
+    """The tasks, each once, in the order of the papers' columns, a user's own last."""
+    present = dict.fromkeys(tasks)
+    return (task for task in dict.fromkeys([*TASKS, *present]) if task in present)
 
 
 def main_metric(task: str) -> str:
-    """The task's main metric."""
+    """A GLUE task's main metric."""
     return GLUE[task].metrics[0]

@@ -36,7 +36,7 @@ def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
 
 def title(record: dict[str, Any]) -> list[str]:
     """Backbone, machine, and the make-up of a batch."""
-    backbone = BACKBONES.get(record["backbone"], record["backbone"])
+    backbone = BACKBONES[record["backbone"]]
     return [backbone, machine(record), f"{record['settings']['batch']} of {TASKS[record['task']]}"]
 
 

@@ -83,11 +83,10 @@ def line(record: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
     sides = record["sides"]
     ms = steps(record, OURS)
     cells = [
-        BACKBONES.get(record["backbone"], record["backbone"]),
+        BACKBONES[record["backbone"]],
         machine(record),
         TASKS[record["task"]],
-        METHODS.get(record["method"], record["method"])
-        + "".join(f", {k} {show(v)}" for k, v in record["settings"].items()),
+        METHODS[record["method"]] + "".join(f", {k} {show(v)}" for k, v in record["settings"].items()),
         f"{rate(record, OURS, 'samples'):.0f}",
         f"{rate(record, OURS, 'tokens'):,.0f}",
         f"{ms.median():.0f} ({ms.quantile(0.1):.0f}-{ms.quantile(0.9):.0f})",

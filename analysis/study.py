@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.records import METHODS, TASKS, at_chosen_setting, chosen_scores, complete, in_order, main_metric
+from analysis.records import METHODS, TASKS, at_chosen_setting, chosen_scores, complete, in_order
 from analysis.render import Table
 from analysis.statistics import interval, summarize
 
@@ -27,11 +27,11 @@ def table(frame: pd.DataFrame) -> Table:
     tasks = list(in_order(runs["task"]))
     lines = []
     for method in dict.fromkeys(runs["method"]):
-        parts = {task: at_chosen_setting(complete(runs, method=method, task=task), main_metric(task)) for task in tasks}
+        parts = {task: at_chosen_setting(complete(runs, method=method, task=task)) for task in tasks}
         rates = dict.fromkeys(chosen_rate(part, runs) for part in parts.values() if len(part))
         trained = next(part["parameters"].iloc[0] for part in parts.values() if len(part))
         cells = [cell(part, task) for task, part in parts.items()]
-        lines.append([METHODS.get(method, method), ", ".join(rates), f"{trained:,}", *cells])
+        lines.append([METHODS[method], ", ".join(rates), f"{trained:,}", *cells])
     columns = ["method", "learning rate", "trained, without the head", *(TASKS[task] for task in tasks)]
     return Table(EXPERIMENT, "MiniLM on GLUE: ten epochs", pd.DataFrame(lines, columns=columns), NOTES)
 
@@ -47,5 +47,5 @@ def cell(runs: pd.DataFrame, task: str) -> str:
     """`28.1 (25.0 to 31.2, n = 5)`."""
     if runs.empty:
         return ""
-    s = summarize(list(chosen_scores(runs, task).values()))
+    s = summarize(list(chosen_scores(runs).values()))
     return f"{s.mean:.1f} ({interval(s)}, n = {s.n})" if s.low is not None else f"{s.mean:.1f} (n = {s.n})"

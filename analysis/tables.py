@@ -46,8 +46,8 @@ def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
     rows, compared = [], []
     for (backbone, task), group in runs.groupby(["backbone", "task"], sort=False):
         settings = dict(list(group.groupby("label", sort=False)))
-        scores = {label: chosen_scores(complete(part), task) for label, part in settings.items()}
-        references = {name: reference_label(group, method, task) for name, method in REFERENCES.items()}
+        scores = {label: chosen_scores(complete(part)) for label, part in settings.items()}
+        references = {name: reference_label(group, method) for name, method in REFERENCES.items()}
         for label, part in settings.items():
             rows.append(score_cells(backbone, task, label, part, scores[label]))
             for reference in references.values():
@@ -64,19 +64,19 @@ def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
     return Table(f"{experiment}_statistics", title, pd.DataFrame(lines, columns=columns), STATISTICS_NOTES, 3)
 
 
-def reference_label(group: pd.DataFrame, method: str, task: str) -> str | None:
+def reference_label(group: pd.DataFrame, method: str) -> str | None:
     """The setting of a method that others are compared with: its only one, or the best on held-out data."""
-    runs = at_chosen_setting(complete(group, method=method), main_metric(task))
+    runs = at_chosen_setting(complete(group, method=method))
     return None if runs.empty else runs["label"].iloc[0]
 
 
 def score_cells(backbone: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:
     """A setting's cells before the comparisons."""
     done = complete(part)
-    flat = sum(best(history, main_metric(task))["collapsed"] for history in done["history"])
+    flat = sum(best(run.history, run.metric)["collapsed"] for run in done.itertuples())
     failed = int((part["status"] == "failed").sum())
-    held = all(selected(history, main_metric(task)) for history in done["history"])
-    line = [BACKBONES.get(backbone, backbone), TASKS[task], label, str(len(done)), str(flat), str(failed)]
+    held = all(selected(run.history, run.metric) for run in done.itertuples())
+    line = [BACKBONES[backbone], TASKS[task], label, str(len(done)), str(flat), str(failed)]
     if not scores:
         return [*line, "", "", "", ""]
     s = summarize(list(scores.values()))
@@ -99,14 +99,14 @@ def learning_rates(frame: pd.DataFrame) -> Table:
     runs = complete(frame, experiment=["learning_rates", "learning_rates_minilm", "minilm"], task="cola")
     methods = list(dict.fromkeys(runs["method"])) or list(METHODS)
     for (_, backbone, epochs), part in runs.groupby(["experiment", "backbone", "epochs"], sort=False):
-        name = f"{BACKBONES.get(backbone, backbone)}, {epochs} epochs"
+        name = f"{BACKBONES[backbone]}, {epochs} epochs"
         for rate in sorted(set(part["learning_rate"])):
             at = part[part["learning_rate"] == rate]
             lines.append([name, f"{rate:g}", *(rate_cell(at[at["method"] == method]) for method in methods)])
         picks = [pick_rate(part[part["method"] == method]) for method in methods]
         lines.append([name, "chosen on held-out data", *(f"{pick[0]:g}" if pick else "" for pick in picks)])
         lines.append([name, "and its score", *(f"{pick[1]:.1f}" if pick else "" for pick in picks)])
-    columns = ["backbone", "learning rate", *(METHODS.get(method, method) for method in methods)]
+    columns = ["backbone", "learning rate", *(METHODS[method] for method in methods)]
     notes = [
         "Matthews correlation on CoLA's validation set times 100, best evaluation, median over seeds. " + COLLAPSED,
         "`chosen on held-out data`: the rate, and the epoch of each seed, that are best on a tenth of the training set that "
@@ -126,10 +126,10 @@ def rate_cell(runs: pd.DataFrame) -> str:
 
 def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
     """The rate that held-out data choose on CoLA, and the median validation score at the epochs chosen there."""
-    part = at_chosen_setting(runs, main_metric("cola"))
+    part = at_chosen_setting(runs)
     if part.empty or not all(selected(history, main_metric("cola")) for history in part["history"]):
         return None
-    return part["learning_rate"].iloc[0], summarize(list(chosen_scores(part, "cola").values())).median
+    return part["learning_rate"].iloc[0], summarize(list(chosen_scores(part).values())).median
 
 
 PARTS = ("weights", "gradients", "optimizer_state", "activations")
@@ -149,10 +149,10 @@ def training_cost(frame: pd.DataFrame) -> Table:
         for run in group.itertuples():
             lines.append(
                 [
-                    BACKBONES.get(backbone, backbone),
+                    BACKBONES[backbone],
                     f"{hardware}, {precision}",
                     TASKS[task],
-                    METHODS.get(run.method, run.method),
+                    METHODS[run.method],
                     f"{run.parameters:,}",
                     f"{run.samples_per_second:.1f}",
                     f"{run.samples_per_second / base.samples_per_second:.2f}",

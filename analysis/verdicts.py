@@ -24,7 +24,7 @@ Test = Callable[[pd.DataFrame], Verdict | None]  # None: runs are missing
 
 def scores(runs: pd.DataFrame, task: str, **where: Any) -> dict[int, float]:
     """Scores by seed, times 100, at the setting and epoch that held-out data choose; empty without runs."""
-    return chosen_scores(at_chosen_setting(complete(runs, task=task, **where), main_metric(task)), task)
+    return chosen_scores(at_chosen_setting(complete(runs, task=task, **where)))
 
 
 def all_of(verdicts: Iterable[bool | None]) -> bool | None:
@@ -85,7 +85,7 @@ def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
     )
     if same is None or own is None:
         return None
-    lora = at_chosen_setting(complete(runs, method="lora", task="cola"), main_metric("cola")).iloc[0]
+    lora = at_chosen_setting(complete(runs, method="lora", task="cola")).iloc[0]
     figures = (
         f"LoRA less full FT: at 4e-5 {shown(same)}; at the rates that held-out data choose {shown(own)}, "
         f"LoRA's {lora['learning_rate']:g} (its head's {lora['head_learning_rate']:g} at every rate)"
@@ -157,7 +157,7 @@ def lower_training_loss(runs: pd.DataFrame) -> Verdict | None:
     for task in in_order(runs["task"]):
         losses = []
         for method in ("lora", "full"):
-            part = at_chosen_setting(complete(runs, task=task, method=method), main_metric(task))
+            part = at_chosen_setting(complete(runs, task=task, method=method))
             losses.append({run.seed: run.history[-1]["train_loss"] for run in part.itertuples()})
         if d := difference(*losses):
             found[task] = d

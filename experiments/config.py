@@ -35,6 +35,9 @@ HASH_NEUTRAL_DEFAULTS = {
     "deterministic": False,
     "method.activation": None,
     "trainer.patience": None,
+    "task.columns": None,
+    "task.labels": None,
+    "task.metrics": None,
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import METHODS, TASKS, chosen_scores, in_order, main_metric, read_runs
+from analysis.records import METHODS, TASKS, chosen_scores, in_order, read_runs
 from analysis.statistics import summarize
 from core.checks import one_of
 from experiments.naming import differing, short, show
@@ -47,8 +47,8 @@ def summaries(runs: pd.DataFrame) -> list[dict[str, Any]]:
 def summary(runs: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
     """The numbers of one method, setting and task over its seeds."""
     first = runs.iloc[0]
-    task, metric = first["task"], main_metric(first["task"])
-    s = summarize(list(chosen_scores(runs, task).values()))
+    task, metric = first["task"], first["metric"]
+    s = summarize(list(chosen_scores(runs).values()))
     return {
         "method": first["method"],
         **{short(key): first["settings"].get(key) for key in keys},
@@ -91,7 +91,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         line = lines.setdefault(json.dumps([row[name] for name in columns]), {})
         line[row["task"]] = cell(row)
         line |= {name: show(row[name]) for name in columns}
-        line |= {"method": METHODS.get(row["method"], row["method"]), "trained": f"{row['trained']:,}"}
+        line |= {"method": METHODS[row["method"]], "trained": f"{row['trained']:,}"}
     heads = [*columns, *(f"{TASKS[task]} ({next(r['metric'] for r in rows if r['task'] == task)})" for task in tasks)]
     table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     table += [[line.get(name, "") for name in (*columns, *tasks)] for line in lines.values()]

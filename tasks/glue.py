@@ -4,6 +4,7 @@ Columns, label names and their order are the hub's (`nyu-mll/glue`). Metrics are
 first one. MNLI's accuracy is over the matched and mismatched sets together, as in LoRA's tables.
 """
 
+import math
 from dataclasses import dataclass
 
 METRICS = {  # by name, what figures call them
@@ -23,9 +24,10 @@ class Task:
         name: the hub's configuration name.
         label: the task's name in tables and in the files of a submission.
         columns: one sentence, or a pair.
-        labels: class names by id; empty: a score from 0 to 5 to regress (STS-B).
+        labels: class names by id; empty: a score to regress (STS-B).
         metrics: names in METRICS; the first one chooses the best evaluation.
         validation: the splits to evaluate on.
+        lowest, highest: what a score may be.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Task:
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     validation: tuple[str, ...] = ("validation",)
+    lowest: float = -math.inf
+    highest: float = math.inf
 
     def __post_init__(self) -> None:
         suffixes = [split.removeprefix("validation") for split in self.validation]
@@ -70,7 +74,7 @@ GLUE = {
         Task("qnli", "QNLI", ("question", "sentence"), ENTAILMENT, ("accuracy",)),
         Task("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
         Task("rte", "RTE", PAIR, ENTAILMENT, ("accuracy",)),
-        Task("stsb", "STS-B", PAIR, (), ("pearson", "spearmanr")),
+        Task("stsb", "STS-B", PAIR, (), ("pearson", "spearmanr"), lowest=0, highest=5),
         Task("wnli", "WNLI", PAIR, ("not_entailment", "entailment"), ("accuracy",)),
     )
 }

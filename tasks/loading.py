@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from core.errors import UserError
 from core.hub import checksum, snapshot
 from tasks.generated import generate
-from tasks.glue import Task
+from tasks.glue import GLUE, Task
 from tasks.settings import DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
@@ -62,6 +62,8 @@ def load_splits(task: Task, config: DataConfig) -> dict[str, Split]:
 def _load(task: Task, config: DataConfig) -> dict[str, Split]:
     names = ("train", *task.validation)
     if config.name == "generated":
+        if task.name not in GLUE:
+            raise UserError(f"there are no generated data for task {task.name}; give data=local data.path=DIR")
         sizes = dict.fromkeys(names, config.eval_size or GENERATED_EVAL) | {
             "train": config.train_size or GENERATED_TRAIN
         }
@@ -80,8 +82,10 @@ def load_test(task: Task, config: DataConfig) -> dict[str, Split]:
     Raises:
         UserError: the source lacks them, or a column.
     """
-    if config.name == "generated":
-        raise UserError("generated data have no test split: it is GLUE's own that a submission is made of")
+    if config.name == "generated" or task.name not in GLUE:
+        raise UserError(
+            "a submission is made of GLUE's own test split: it needs a GLUE task and data=hub or data=local"
+        )
     names = tuple(name.replace("validation", "test") for name in task.validation)
     folder = hub_folder(task, config, names) if config.name == "hub" else Path(config.path or "").expanduser()
     return {name: unlabelled(task, f"{task.name}/{name}", _read(folder, task, name).to_list()) for name in names}
@@ -93,13 +97,21 @@ def read_examples(task: Task, file: Path) -> Split:
     Raises:
         UserError: the file is missing, of another kind, damaged, or lacks a column.
     """
+    return unlabelled(task, str(file), _rows(file))
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a table that a user wrote.
+
+    Raises:
+        UserError: the file is missing, of another kind, or damaged.
+    """
     if file.suffix not in READERS:
         raise UserError(f"{file} is none of: {', '.join(f'*{suffix}' for suffix in READERS)}")
     try:
-        rows = READERS[file.suffix](file)
+        return READERS[file.suffix](file)
     except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-    return unlabelled(task, str(file), rows)
 
 
 def _separated(file: Path, **dialect: Any) -> list[dict[str, Any]]:
@@ -172,6 +184,8 @@ def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
     if not folder.is_dir():
         raise UserError(f"data.path: there is no folder {folder}")
     files = sorted((folder / task.name).glob(f"{split}-*.parquet"))
+    if not files and (file := _one_file(folder, task, split)):
+        return _own_table(task, file)
     if not files:
         if any(folder.glob("train-*.parquet")):
             raise UserError(f"data.path: {folder} is the folder of one task; give the one above it, {folder.parent}")
@@ -186,6 +200,31 @@ def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
         first, *others = (file.name for file in files)
         where = f"{folder / task.name / first}" + (f" with {', '.join(others)}" if others else "")
         raise UserError(f"{where} makes no table: {' '.join(str(error).split())}") from error
+
+
+def _one_file(folder: Path, task: Task, split: str) -> Path | None:
+    """`SPLIT.csv` (or of another kind) in the task's folder, or in the folder itself."""
+    places = [place / f"{split}{suffix}" for place in (folder / task.name, folder) for suffix in READERS]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _own_table(task: Task, file: Path) -> datasets.Dataset:
+    """A user's file as a table in the hub's layout: labels by name or by number become ids, or scores."""
+    rows = _rows(file)
+    unlabelled(task, str(file), rows)
+    labels = [_label(task, f"{file}, row {number}", row.get("label")) for number, row in enumerate(rows)]
+    columns: dict[str, list[Any]] = {column: [row[column] for row in rows] for column in task.columns}
+    return datasets.Dataset(pa.table(columns | {"label": labels}))
+
+
+def _label(task: Task, where: str, value: Any) -> int | float:
+    try:
+        if task.is_regression:
+            return float(value)
+        return task.labels.index(value) if value in task.labels else int(value)
+    except (TypeError, ValueError) as error:
+        expected = "a number" if task.is_regression else f"one of: {', '.join(task.labels)}"
+        raise UserError(f"{where}: the label is {value!r}; it must be {expected}") from error
 
 
 def _table(file: Path) -> pa.Table:
@@ -240,7 +279,8 @@ def _check_row(task: Task, where: str, text: tuple[object, ...], label: object, 
     if not all(isinstance(part, str) for part in text):
         raise UserError(f"{where}: {' or '.join(task.columns)} is not a text")
     if not _is_label(task, label):
-        expected = "a number from 0 to 5" if task.is_regression else f"one of 0 to {task.outputs - 1}"
+        scores = f"a number from {task.lowest:g} to {task.highest:g}"
+        expected = scores if task.is_regression else f"one of 0 to {task.outputs - 1}"
         raise UserError(f"{where}: the label is {label}; it must be {expected}")
     if not isinstance(idx, int):
         raise UserError(f"{where}: idx is {idx!r}; it must be a whole number")
@@ -248,5 +288,5 @@ def _check_row(task: Task, where: str, text: tuple[object, ...], label: object, 
 
 def _is_label(task: Task, label: object) -> bool:
     if task.is_regression:
-        return isinstance(label, int | float) and math.isfinite(label) and 0 <= label <= 5
+        return isinstance(label, int | float) and math.isfinite(label) and task.lowest <= label <= task.highest
     return isinstance(label, int) and 0 <= label < task.outputs

@@ -39,13 +39,18 @@ FUNCTIONS = {  # a function for each of METRICS
 
 
 class GlueMetric(evaluate.Metric):
-    """`GlueMetric(config_name="mrpc").compute(predictions=..., references=...)` gives `accuracy` and `f1`."""
+    """`GlueMetric(config_name="mrpc").compute(predictions=..., references=...)` gives `accuracy` and `f1`.
 
-    def __init__(self, config_name: str):
+    Args:
+        task: a task that is none of GLUE's.
+    """
+
+    def __init__(self, config_name: str, task: Task | None = None):
+        self.task = task or GLUE[config_name]
         super().__init__(config_name=config_name, keep_in_memory=True, cache_dir=tempfile.gettempdir())
 
     def _info(self) -> evaluate.MetricInfo:
-        value = datasets.Value("float64" if GLUE[self.config_name].is_regression else "int64")
+        value = datasets.Value("float64" if self.task.is_regression else "int64")
         return evaluate.MetricInfo(
             description="The metrics of one GLUE task.",
             citation="Wang et al. 2018, arXiv 1804.07461",
@@ -54,7 +59,7 @@ class GlueMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-        names = [name for name in GLUE[self.config_name].metrics if name in FUNCTIONS]
+        names = [name for name in self.task.metrics if name in FUNCTIONS]
         return {name: float(FUNCTIONS[name](references, predictions)) for name in names}
 
 
@@ -65,7 +70,7 @@ def score(task: Task, outputs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict
         outputs: predictions and references of each validation split. Several splits (MNLI) are scored together, and each
             also alone, with a suffix (`accuracy_matched`).
     """
-    metric = GlueMetric(config_name=task.name)
+    metric = GlueMetric(task.name, task)
     together = [np.concatenate(arrays) for arrays in zip(*outputs.values(), strict=True)]
     scores = metric.compute(predictions=together[0], references=together[1])
     if len(outputs) > 1:

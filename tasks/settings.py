@@ -1,5 +1,6 @@
 """The settings of a task and of its examples."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -7,27 +8,55 @@ from omegaconf import MISSING
 
 from core.checks import COUNT, FRACTION, check, generator_seed, number, one_of
 from core.errors import UserError, unknown
-from tasks.glue import GLUE, Task
+from tasks.glue import GLUE, METRICS, Task
 
+SCORES = ("pearson", "spearmanr")  # metrics of a regression
 GENERATED_MOST = 100_000  # examples; some tasks' grammars have few more
 
 
 @dataclass
 class TaskConfig:
-    """A row of `tasks/glue.py` and how long its examples may be, in tokens."""
+    """A row of `tasks/glue.py`, or a task of the user's own, and how long its examples may be, in tokens.
+
+    Attributes:
+        columns, labels, metrics: of an own task, as `Task` has them; null for GLUE's. The label's column is `label`.
+    """
 
     name: str = MISSING
     max_length: Annotated[int, number(at_least=4)] = 128
+    columns: list[str] | None = None
+    labels: list[str] | None = None
+    metrics: list[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in GLUE:
-            raise UserError(unknown("task", self.name, GLUE))
         check(self, "task.")
+        if (self.columns, self.labels, self.metrics) == (None, None, None):
+            if self.name not in GLUE:
+                raise UserError(unknown("task", self.name, GLUE))
+        else:
+            self._check_own(self.columns or [], self.labels or [], self.metrics or [])
+
+    def _check_own(self, columns: list[str], labels: list[str], metrics: list[str]) -> None:
+        """Raises a UserError unless an own task is described completely."""
+        if self.name in GLUE or not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name):
+            raise UserError(
+                f"task.name is '{self.name}'; give your task a name of letters and digits that GLUE has not"
+            )
+        if len(columns) not in (1, 2) or len(set(columns) | {"label", "idx"}) < len(columns) + 2:
+            raise UserError(f"task.columns is {columns}; give one column of text or two, other than label and idx")
+        if len(labels) == 1 or len(set(labels)) < len(labels):
+            raise UserError(f"task.labels is {labels}; give two different labels or more, or [] for a score")
+        allowed = [m for m in METRICS if (m in SCORES) == (not labels) and (m != "f1" or len(labels) == 2)]
+        if not metrics or (odd := [metric for metric in metrics if metric not in allowed]):
+            kind = f"{len(labels)} labels" if labels else "a score"
+            raise UserError(f"task.metrics is {odd if metrics else []}; for {kind} choose from: {', '.join(allowed)}")
 
     @property
     def row(self) -> Task:
-        """The task's row in the table."""
-        return GLUE[self.name]
+        """The task's row in the table, or one made of these settings."""
+        if self.columns is None:
+            return GLUE[self.name]
+        return Task(self.name, self.name, tuple(self.columns), tuple(self.labels or ()), tuple(self.metrics or ()))
 
 
 @dataclass
@@ -37,7 +66,8 @@ class DataConfig:
     Attributes:
         name: hub, local or generated.
         repository, revision: of the hub's data set.
-        path: a folder in the hub's layout, `PATH/TASK/SPLIT-*.parquet`.
+        path: a folder in the hub's layout, `PATH/TASK/SPLIT-*.parquet`; or one with `SPLIT.csv` (`.tsv`, `.jsonl`,
+            `.parquet`) in it, or in its folder TASK.
         train_size, eval_size: how many examples of a split are drawn with `seed`; null: all.
         holdout: the fraction of the training set that is held out of training, to choose an epoch on.
         seed: it decides the generated data, the draw, and what is held out.
@@ -58,4 +88,4 @@ class DataConfig:
             if self.name == "generated" and (size := getattr(self, key) or 0) > GENERATED_MOST:
                 raise UserError(f"data.{key} is {size}; generated data have at most {GENERATED_MOST} examples a split")
         if self.name == "local" and not self.path:
-            raise UserError("data=local needs data.path=DIR, a folder that holds TASK/train-*.parquet")
+            raise UserError("data=local needs data.path=DIR, a folder that holds TASK/train-*.parquet or train.csv")
