@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, init_empty_weights
-from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from adapters.peft_format import write_adapter
 from core.errors import UserError
 from core.io import write_json, write_text
+from experiments.card import card
 from experiments.restore import Restored, load_data
 from methods.base import merge, trained_state
 from models.batches import Encoded, encode
@@ -23,7 +23,9 @@ from training.evaluation import judge, predict
 TOLERANCE = 1e-3  # on logits: they sum hundreds of float32 products, in another order after merging
 
 
-def export_merged(restored: Restored, folder: Path, accelerator: Accelerator) -> dict[str, dict[str, float]]:
+def export_merged(
+    restored: Restored, folder: Path, accelerator: Accelerator, place: str
+) -> dict[str, dict[str, float]]:
     """Writes config, weights, tokenizer and card; evaluates before, after, and after saving and loading again.
 
     Returns:
@@ -52,11 +54,11 @@ def export_merged(restored: Restored, folder: Path, accelerator: Accelerator) ->
     if (worst := numbers["saved and loaded"]["largest difference"]) > TOLERANCE:
         raise UserError(f"merging changed a logit by {worst:.2g}: nothing is written")
     write_json(folder / "merging.json", numbers)
-    write_text(folder / "README.md", card(restored, "transformers") + "\n" + merging_table(numbers))
+    write_text(folder / "README.md", card(restored, "transformers", place) + "\n" + merging_table(numbers))
     return numbers
 
 
-def export_adapter(restored: Restored, folder: Path) -> None:
+def export_adapter(restored: Restored, folder: Path, place: str) -> None:
     """Writes the adapter, the tokenizer and a card.
 
     Raises:
@@ -67,7 +69,7 @@ def export_adapter(restored: Restored, folder: Path) -> None:
         raise UserError(f"form=adapter: PEFT has no format for method={method.name}; use form=merged")
     write_adapter(folder, model, method, trained_state(model), restored.record)
     restored.tokenizer.save_pretrained(folder)
-    write_text(folder / "README.md", card(restored, "peft"))
+    write_text(folder / "README.md", card(restored, "peft", place))
 
 
 def require_plain(merged: nn.Module, method: str) -> None:
@@ -87,63 +89,6 @@ def _logits(
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max())
-
-
-def card(restored: Restored, library: str) -> str:
-    """A model card with the record's numbers, in Markdown under the hub's YAML."""
-    run, record = restored.run, restored.record
-    name, best = f"{run.backbone.name}-{run.task.name}-{run.method.name}", record["best"]
-    metrics = [metric for metric in run.task.row.metrics if metric in best]  # a record may be older than a metric
-    source = run.data.repository if run.data.name == "hub" else f"{run.data.name} data"
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            dataset_type=run.data.repository,
-            dataset_name=f"GLUE {run.task.name}",
-            dataset_config=run.task.name,
-            dataset_split="validation",
-            metric_type=metric,
-            metric_value=best[metric],
-        )
-        for metric in metrics
-        if run.data.name == "hub" and run.data.eval_size is None  # only such a score is GLUE's
-    ]
-    hub = run.backbone.source if run.backbone.revision else None
-    header = ModelCardData(
-        base_model=hub,
-        library_name=library,
-        language="en",
-        model_name=name,
-        tags=["glue"],
-        eval_results=results or None,
-    )
-    trainer, provenance, trained = run.trainer, record["provenance"], record["parameters"]
-    scores = ", ".join(f"{metric} {best[metric]:.4f}" for metric in metrics)
-    settings = ", ".join(f"{k} {v}" for k, v in record["config"]["method"].items() if k != "name").replace("|", "\\|")
-    quantized = (
-        " The adapter belongs on the backbone in 4 bits, as it was trained." if run.method.name == "qlora" else ""
-    )
-    return f"""---
-{header.to_yaml()}
----
-
-# {name}
-
-{run.backbone.name}, trained by {run.method.name} on GLUE's {run.task.name} ({source}).{quantized}
-
-**{scores}** on the validation set, at the best of {len(record["history"])} evaluations there (epoch {best["epoch"]:g}).
-
-| | |
-|---|---|
-| settings of the method | {settings or "none"} |
-| learning rate, of the head | {trainer.learning_rate:g}, {trainer.head_learning_rate:g} |
-| epochs, batch size, seed | {trainer.epochs}, {trainer.batch_size}, {run.seed} |
-| parameters trained, without the head | {trained["trained"]:,}, {trained["trained_without_head"]:,} |
-| weights of the backbone | {provenance["backbone"]["source"]}, sha256 {provenance["backbone"]["sha256"]} |
-| data, a hash of | {provenance["data_fingerprint"]} |
-| code's commit | {provenance["git"]["commit"]} |
-| settings, a hash of | {record["config_hash"]} |
-"""
 
 
 def merging_table(numbers: dict[str, dict[str, float]]) -> str:

@@ -30,17 +30,13 @@ def export(options: dict[str, str | None]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
     restored = restore(run_folder, options["data.path"])
+    place = options["push"] or str(folder)
     with complete(folder) as unfinished:
         if options["form"] == "adapter":
-            export_adapter(restored, unfinished)
+            export_adapter(restored, unfinished, place)
         else:
-            print(
-                merging_table(
-                    export_merged(
-                        restored, unfinished, make_accelerator(restored.run.trainer, restored.run.deterministic)
-                    )
-                )
-            )
+            accelerator = make_accelerator(restored.run.trainer, restored.run.deterministic)
+            print(merging_table(export_merged(restored, unfinished, accelerator, place)))
     print(f"written: {folder}")
     if options["push"]:
         print(f"pushed: {push(folder, options['push'])}")

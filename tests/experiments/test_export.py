@@ -1,7 +1,9 @@
 """Exports: merged checkpoints, adapters, predictions and GLUE's submission files."""
 
+import ast
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -14,13 +16,13 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from support.command_line import compose
-from support.files import save_encoder
+from support.files import mirror, save_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import scripts.predict
 import train
 from core.errors import UserError
-from experiments.export import card as export_card
+from experiments.card import card as export_card
 from experiments.export import export_merged
 from experiments.record import read_record
 from experiments.restore import restore
@@ -35,6 +37,7 @@ from tasks.loading import Split, read_examples
 from tasks.submission import SUFFIXES, write_submission
 from training.accelerator import make_accelerator
 
+PEFT_METHODS = ("lora", "dora", "vera", "qlora")
 QUICK = ("logger=none", "task.max_length=32", "trainer.epochs=2", "trainer.learning_rate=0.01")
 
 
@@ -51,6 +54,16 @@ def house(tmp_path_factory):
                 columns["label"] = [-1] * size
                 columns["idx"] = list(range(size))[::-1]
             pq.write_table(pa.table(columns), folder / task / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wide_house(tmp_path_factory):
+    """The same with a BERT wide enough for bitsandbytes, whose blocks are of 64 weights."""
+    folder = tmp_path_factory.mktemp("wide")
+    save_encoder(folder / "bert", "bert", width=64)
+    for task in ("cola", "rte", "stsb"):
+        mirror(folder, task)
     return folder
 
 
@@ -81,7 +94,7 @@ def test_a_merged_checkpoint_is_plain_and_predicts_the_same(method, house, tmp_p
     run = trained(house, method)
     restored = restore(run.folder)
     numbers = export_merged(
-        restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic)
+        restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic), "here"
     )
     assert any(isinstance(module, AdaptedLinear) for module in restored.model.modules()) == (method != "full")
     assert list(numbers) == ["as trained", "merged", "saved and loaded"]
@@ -100,12 +113,12 @@ def test_a_merged_checkpoint_is_plain_and_predicts_the_same(method, house, tmp_p
 def test_the_model_card_shows_the_numbers_of_the_record(house, tmp_path):
     run = trained(house, "lora")
     restored = restore(run.folder)
-    export_merged(restored, tmp_path, make_accelerator(restored.run.trainer, restored.run.deterministic))
+    export_merged(restored, tmp_path, make_accelerator(restored.run.trainer, restored.run.deterministic), "here")
     card, record = (tmp_path / "README.md").read_text(), read_record(run.folder)
     _, header, text = card.split("---\n", 2)
     assert "model-index" not in header  # a score on local data is not GLUE's to the hub
     hub = replace(restored, run=replace(restored.run, data=replace(restored.run.data, name="hub")))
-    model = yaml.safe_load(export_card(hub, "transformers").split("---\n", 2)[1])["model-index"][0]
+    model = yaml.safe_load(export_card(hub, "transformers", "here").split("---\n", 2)[1])["model-index"][0]
     [metric] = model["results"][0]["metrics"]
     assert metric == {"type": "accuracy", "value": record["best"]["accuracy"]}
     assert f"accuracy {record['best']['accuracy']:.4f}" in text
@@ -117,7 +130,9 @@ def test_a_model_that_does_not_merge_is_not_exported_as_merged(house, tmp_path):
     restored = restore(trained(house, "lora").folder)
     restored.model.classifier = torch.nn.Sequential(restored.model.classifier)
     with pytest.raises(UserError, match="does not merge"):
-        export_merged(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
+        export_merged(
+            restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic), "here"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -156,7 +171,9 @@ def test_an_export_is_evaluated_on_the_data_of_its_run(house, tmp_path):
         pq.write_table(table, tmp_path / "rte" / f"{split}-00000-of-00001.parquet")
     restored = restore(run.folder, str(tmp_path))
     with pytest.raises(UserError, match="data are not those"):
-        export_merged(restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic))
+        export_merged(
+            restored, tmp_path / "out", make_accelerator(restored.run.trainer, restored.run.deterministic), "here"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -309,3 +326,41 @@ def test_a_mistake_is_one_sentence(words, house, answer):
     assert out == ""
     assert len(err.splitlines()) == 1
     assert MISTAKES[words] in err
+
+
+def lines_of_the_card(folder) -> str:
+    return re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
+    ([("merged", "lora", "cola"), ("merged", "lora", "stsb"), *(("adapter", name, "rte") for name in PEFT_METHODS)],)
+
+
+@pytest.mark.parametrize(
+    ("form", "method", "task"),
+    [
+        ("merged", "lora", "cola"),
+        ("merged", "lora", "stsb"),
+        *(("adapter", m, "rte") for m in ("lora", "dora", "vera", "qlora")),
+    ],
+)
+def test_the_cards_lines_run_as_they_stand_and_give_our_models_answer(form, method, task, wide_house, tmp_path, capsys):
+    run = trained(wide_house, method, f"task={task}", f"output_dir={tmp_path / 'runs'}", "trainer.learning_rate=0.02")
+    folder = tmp_path / "out"
+    export({"run": str(run.folder), "into": str(folder), "form": form, "push": None, "data.path": None})
+    capsys.readouterr()
+    names: dict = {}
+    exec(lines_of_the_card(folder), names)
+    restored = restore(run.folder)
+    pair = ("One.", "Another.") if len(run.task.row.columns) > 1 else ("A sentence.",)
+    with torch.no_grad():
+        logits = restored.model(**restored.tokenizer(*pair, return_tensors="pt")).logits[0]
+    if form == "adapter":
+        for module in names["model"].modules():  # bitsandbytes would round once more for inference on a CPU
+            if type(module).__name__ == "Linear4bit":
+                module.train()
+        with torch.no_grad():
+            theirs = names["model"](**names["tokens"]).logits[0]
+        torch.testing.assert_close(theirs, logits, atol=1e-4, rtol=1e-4)
+    else:
+        expected = logits.item() if task == "stsb" else logits.softmax(0).max().item()
+        said = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+        answer = said[0] if isinstance(said, list) else said
+        assert answer["score"] == pytest.approx(expected, abs=1e-4)
