@@ -335,11 +335,7 @@ def lines_of_the_card(folder) -> str:
 
 @pytest.mark.parametrize(
     ("form", "method", "task"),
-    [
-        ("merged", "lora", "cola"),
-        ("merged", "lora", "stsb"),
-        *(("adapter", m, "rte") for m in ("lora", "dora", "vera", "qlora")),
-    ],
+    [("merged", "lora", "cola"), ("merged", "lora", "stsb"), *(("adapter", name, "rte") for name in PEFT_METHODS)],
 )
 def test_the_cards_lines_run_as_they_stand_and_give_our_models_answer(form, method, task, wide_house, tmp_path, capsys):
     run = trained(wide_house, method, f"task={task}", f"output_dir={tmp_path / 'runs'}", "trainer.learning_rate=0.02")
