@@ -330,7 +330,6 @@ def test_a_mistake_is_one_sentence(words, house, answer):
 
 def lines_of_the_card(folder) -> str:
     return re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
-    ([("merged", "lora", "cola"), ("merged", "lora", "stsb"), *(("adapter", name, "rte") for name in PEFT_METHODS)],)
 
 
 @pytest.mark.parametrize(
