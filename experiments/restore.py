@@ -14,7 +14,7 @@ from experiments.inputs import apply_method
 from experiments.record import read_finished
 from experiments.run_folder import RunFolder
 from methods.base import load_trained_state
-from models.backbone import load_backbone
+from models.backbone import Backbone, load_backbone
 from tasks.loading import Split, fingerprint, load_splits
 
 
@@ -55,12 +55,33 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
     Raises:
         UserError: the folder holds no finished run or a damaged one, or the backbone's weights have changed.
     """
+    run, record = finished(folder, data_path)
+    backbone = pretrained(folder, run, record)
+    apply_method(run, backbone.model)
+    load_trained_state(backbone.model, RunFolder(folder, record["config_hash"]).best())
+    return Restored(run, record, backbone.model.eval(), backbone.tokenizer)
+
+
+def finished(folder: Path, data_path: str | None = None) -> tuple[RunConfig, dict[str, Any]]:
+    """The settings and the record of a finished run.
+
+    Raises:
+        UserError: the folder holds none, or a damaged one.
+    """
     record = read_finished(folder)
     if record is None:
         raise UserError(f"{folder} holds no finished run: name the folder of a result.json")
     run = from_dict(record["config"])
     trainer = replace(run.trainer, precision="fp32", device="auto", forward="packed", threads=None)
-    run = replace(run, trainer=trainer, data=replace(run.data, path=data_path or run.data.path))
+    return replace(run, trainer=trainer, data=replace(run.data, path=data_path or run.data.path)), record
+
+
+def pretrained(folder: Path, run: RunConfig, record: dict[str, Any]) -> Backbone:
+    """The backbone that a finished run began with.
+
+    Raises:
+        UserError: its weights have changed.
+    """
 
     def texts() -> Iterator[tuple[str, ...]]:  # read only if the tokenizer has to be trained again
         yield from load_data(run, record)["train"].texts
@@ -68,6 +89,4 @@ def restore(folder: Path, data_path: str | None = None) -> Restored:
     backbone = load_backbone(run.backbone, run.task.row, run.seed, texts())
     if backbone.provenance != record["provenance"]["backbone"]:
         raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
-    apply_method(run, backbone.model)
-    load_trained_state(backbone.model, RunFolder(folder, record["config_hash"]).best())
-    return Restored(run, record, backbone.model.eval(), backbone.tokenizer)
+    return backbone

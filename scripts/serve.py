@@ -1,0 +1,64 @@
+"""Serves finished LoRA runs of one backbone over HTTP: `python scripts/serve.py runs/default/A [NAME=runs/default/B ...]`.
+
+    curl -d '{"adapter": "A", "texts": ["A sentence."]}' http://127.0.0.1:8000/classify
+    curl http://127.0.0.1:8000/adapters
+
+A run goes by its folder's name, or by the NAME given with it. Requests that come at the same time, of any adapters, share a
+forward pass of at most `batch=32` texts. `budget=4000` MB of adapters stay on the device. The address is `host=127.0.0.1` and
+`port=8000`; there is no encryption and no login: put a proxy in front before another machine may reach it.
+serving/endpoint.py describes the API.
+"""
+
+import sys
+from pathlib import Path
+
+from core.console import say
+from core.errors import UserError
+from scripts.cli import command, parse, whole
+
+OPTIONS = {"host": "127.0.0.1", "port": "8000", "batch": "32", "budget": "4000"}
+
+
+def folders(words: list[str]) -> dict[str, Path]:
+    """The runs by name.
+
+    Raises:
+        UserError: there is none, or two have the same name.
+    """
+    named: dict[str, Path] = {}
+    for word in words:
+        name, _, folder = word.rpartition("=") if "=" in word else (Path(word).name, "", word)
+        if name in named:
+            raise UserError(f"two runs are called {name}: name one with OTHER={folder}")
+        named[name] = Path(folder)
+    if not named:
+        raise UserError("name the folders of finished runs, as in scripts/serve.py runs/default/RUN")
+    return named
+
+
+@command
+def main(words: list[str]) -> None:
+    options, rest = parse(words, OPTIONS)
+    batch, budget, port = (whole(key, options[key] or "") for key in ("batch", "budget", "port"))
+    named = folders(rest)
+    from aiohttp import web  # seconds to import, with all that follows: a mistake should not wait for it
+
+    from experiments.restore import finished, pretrained
+    from serving.adapters import from_folder
+    from serving.endpoint import Endpoint
+    from serving.mixed import Server
+
+    runs = {name: finished(folder) for name, folder in named.items()}
+    first = next(iter(named))
+    backbone = pretrained(named[first], *runs[first])
+    tasks = {name: run.task.row for name, (run, _) in runs.items()}
+    server = Server(backbone.model, budget * 10**6)
+    for name, folder in named.items():
+        server.store.add(name, from_folder(folder, backbone.provenance))
+    endpoint = Endpoint(server, backbone.tokenizer, tasks, backbone.max_length, batch)
+    say(f"{len(named)} adapters of {backbone.name}: http://{options['host']}:{port}/classify (Ctrl-C ends it)")
+    web.run_app(endpoint.app(), host=options["host"], port=port, print=None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

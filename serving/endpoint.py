@@ -1,0 +1,170 @@
+"""An HTTP endpoint over many adapters of one backbone: requests that come at the same time share a forward pass.
+
+    POST /classify  {"adapter": "NAME", "texts": ["A sentence.", ["One.", "Another."]]}
+                    -> {"answers": [{"label": "...", "probabilities": {...}} or {"score": 2.5}, ...]}
+    GET  /adapters  -> {"NAME": {"task": "...", "labels": [...], "columns": [...]}, ...}
+
+A worker takes what waits in the queue, up to `batch` texts of any adapters, and answers them in one pass (S-LoRA's point).
+A request that cannot be answered gets a status of 400 or above and one sentence, `{"error": "..."}`.
+"""
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from core.errors import UserError
+from models.batches import Encoded
+from serving.mixed import Server
+from tasks.glue import Task
+from tasks.loading import Split, is_text
+
+MOST_TEXTS = 256  # in one request
+MOST_WAITING = 4096  # texts in the queue; a request beyond is told to come again
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text for one adapter, and where its answer goes."""
+
+    adapter: str
+    text: tuple[str, ...]
+    answer: asyncio.Future[Tensor]
+
+
+class Endpoint:
+    """The queue, the worker that empties it, and what HTTP asks of them.
+
+    Attributes:
+        tasks: each adapter's task, by the adapter's name.
+        passes, answered: forward passes, and texts answered in them.
+    """
+
+    def __init__(
+        self, server: Server, tokenizer: PreTrainedTokenizerBase, tasks: dict[str, Task], max_length: int, batch: int
+    ):
+        self.server, self.tokenizer, self.tasks = server, tokenizer, tasks
+        self.max_length, self.batch = max_length, batch
+        self.queue: asyncio.Queue[Request] = asyncio.Queue(MOST_WAITING)
+        self.thread = ThreadPoolExecutor(1)  # the model answers one batch at a time; the loop stays free
+        self.passes = self.answered = 0
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[in_one_sentence])
+        app.add_routes([web.post("/classify", self.classify), web.get("/adapters", self.adapters)])
+        app.cleanup_ctx.append(self._run_worker)
+        return app
+
+    async def _run_worker(self, _: web.Application) -> Any:
+        worker = asyncio.create_task(self.work())
+        yield
+        worker.cancel()
+        self.thread.shutdown(cancel_futures=True)
+
+    async def work(self) -> None:
+        """Answers what waits, for ever."""
+        while True:
+            batch = [await self.queue.get()]
+            while len(batch) < self.batch and not self.queue.empty():
+                batch.append(self.queue.get_nowait())
+            await self.serve(batch)
+
+    async def serve(self, batch: list[Request]) -> None:
+        """One pass; adapters that exceed the device's budget together are served in two halves."""
+        loop = asyncio.get_running_loop()
+        try:
+            logits = await loop.run_in_executor(self.thread, self.logits, batch)
+        except Exception as error:
+            if len(batch) > 1:  # it may be one request's fault, or that of all of them together
+                await self.serve(batch[: len(batch) // 2])
+                await self.serve(batch[len(batch) // 2 :])
+            elif not batch[0].answer.done():
+                batch[0].answer.set_exception(error)
+            return
+        for request, row in zip(batch, logits, strict=True):
+            if not request.answer.done():  # the client may be gone
+                request.answer.set_result(row)
+
+    def logits(self, batch: list[Request]) -> list[Tensor]:
+        encoded = encode([request.text for request in batch], self.tokenizer, self.max_length)
+        logits = self.server.logits(encoded, list(range(len(batch))), [request.adapter for request in batch])
+        self.passes, self.answered = self.passes + 1, self.answered + len(batch)
+        return logits
+
+    async def classify(self, http: web.Request) -> web.Response:
+        name, texts = self.read(await http.text())
+        if self.queue.qsize() + len(texts) > MOST_WAITING:
+            raise web.HTTPServiceUnavailable(text="too many texts are waiting: try again later")
+        loop = asyncio.get_running_loop()
+        requests = [Request(name, text, loop.create_future()) for text in texts]
+        for request in requests:
+            self.queue.put_nowait(request)
+        rows = await asyncio.gather(*(request.answer for request in requests))
+        return web.json_response({"answers": [answer(self.tasks[name], row) for row in rows]})
+
+    def read(self, body: str) -> tuple[str, list[tuple[str, ...]]]:
+        """The adapter and the texts of a request.
+
+        Raises:
+            UserError: the body is not a request.
+            HTTPNotFound: there is no such adapter.
+        """
+        try:
+            asked = json.loads(body)
+            name, texts = asked["adapter"], asked["texts"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError('send JSON like {"adapter": "NAME", "texts": ["A sentence."]}') from error
+        if not isinstance(name, str) or name not in self.tasks:
+            raise web.HTTPNotFound(text=f"there is no adapter {name!r}; there are: {', '.join(self.tasks)}")
+        if not isinstance(texts, list) or not 0 < len(texts) <= MOST_TEXTS:
+            raise UserError(f"texts must be a list of 1 to {MOST_TEXTS}")
+        columns = self.tasks[name].columns
+        read = [(text,) if isinstance(text, str) else tuple(text) if isinstance(text, list) else () for text in texts]
+        for place, text in enumerate(read):
+            if len(text) != len(columns) or not all(map(is_text, text)):
+                raise UserError(f"text {place} must be {' and '.join(columns)}, for adapter {name}")
+        return name, read
+
+    async def adapters(self, _: web.Request) -> web.Response:
+        about = {
+            name: {"task": task.name, "labels": list(task.labels), "columns": list(task.columns)}
+            for name, task in self.tasks.items()
+        }
+        return web.json_response(about)
+
+
+@web.middleware
+async def in_one_sentence(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors as JSON: a user's mistake as 400, HTTP's own with their status, anything else as 500 without its details."""
+    try:
+        return await handler(request)
+    except UserError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    except web.HTTPException as error:
+        return web.json_response({"error": error.text or error.reason}, status=error.status)
+    except Exception:
+        return web.json_response({"error": "the server could not answer this request"}, status=500)
+
+
+def encode(texts: list[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Texts of different tasks as token ids: sentences and pairs may be mixed."""
+    rows = [tokenizer(*text, truncation=True, max_length=max_length, return_attention_mask=False) for text in texts]
+    inputs = {name: [row[name] for row in rows] for name in rows[0]}
+    pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
+    split = Split("", texts, [0] * len(texts), list(range(len(texts))))
+    return Encoded(split, inputs, {name: pad[name] for name in inputs}, torch.int64)
+
+
+def answer(task: Task, logits: Tensor) -> dict[str, Any]:
+    """A score, or a label with all probabilities."""
+    if task.is_regression:
+        return {"score": logits.item()}
+    probabilities = dict(zip(task.labels, logits.float().softmax(0).tolist(), strict=True))
+    return {"label": max(probabilities, key=probabilities.__getitem__), "probabilities": probabilities}
