@@ -31,7 +31,7 @@ test: $(VENV)/dev.stamp ## all tests, on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 faults: $(VENV)/dev.stamp ## the long form: fifty kills, a full disk, bad input by the hundred, every compiled method
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/models/test_packed.py --long -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/models/test_packed.py tests/docs/test_readme.py --long -n auto
 
 lint: $(VENV)/dev.stamp ## ruff
 	$(BIN)/ruff check .

@@ -41,7 +41,9 @@ def difference(model: nn.Module, method: Method) -> str | None:
     for name, layer in model.named_modules():
         if not isinstance(layer, AdaptedLinear):
             continue
-        if isinstance(layer.base, nn.Linear) and not torch.equal(checksum(layer.base.weight), layer.pretrained):
+        if isinstance(layer.base, nn.Linear) and not torch.equal(
+            checksum(layer.base.weight).cpu(), layer.pretrained.cpu()
+        ):
             return f"method={method.name} changes the pretrained weight of {name}, on which PEFT puts its adapter"
         own = {theirs: getattr(layer, ours) for ours, theirs in method.peft_names.items()}
         weight = layer.effective_weight()

@@ -124,9 +124,9 @@ class AdaptedLinear(nn.Module):
 
 
 def checksum(weight: Tensor) -> Tensor:
-    """Two sums that tell a changed weight, on the CPU."""
+    """Two sums that tell a changed weight."""
     weight = weight.detach()
-    return torch.stack([weight.sum(dtype=torch.float64), weight.square().sum(dtype=torch.float64)]).cpu()
+    return torch.stack([weight.sum(dtype=torch.float64), weight.square().sum(dtype=torch.float64)])
 
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

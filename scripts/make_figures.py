@@ -7,6 +7,7 @@ With folders: curves, trade-offs and learning rates for each backbone and task, 
 result among the records, for the figure `subspace`.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -31,11 +32,11 @@ def main(words: list[str]) -> None:
     elif paths:
         runs = read_runs(paths)
         for path in write_figures(lambda: own_study.figures(runs), Path(options["into"] or paths[0] / "figures")):
-            print(path)
+            print(os.path.relpath(path))
         return
     records, into = load(), Path(options["into"] or ROOT / "paper_tables" / "figures")
     for path in write_figures(lambda: all_figures(records, read_similarity()), into):
-        print(path)
+        print(os.path.relpath(path))
 
 
 if __name__ == "__main__":

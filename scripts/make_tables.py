@@ -8,6 +8,7 @@ numbers in `paper_tables/reported/`.
 the result, none.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,13 +36,13 @@ def main(words: list[str]) -> None:
     paths = [Path(folder) for folder in folders]
     if paths and options["take_over"] == "false":
         for path in write_tables(own_study.tables(read_runs(paths)), Path(options["into"] or paths[0] / "tables")):
-            print(path)
+            print(os.path.relpath(path))
         return
     for folder in paths:
         print(f"{len(collect(folder, check=check))} runs taken over from {folder}")
     runs, into = load(), Path(options["into"] or ROOT / "paper_tables")
     for path in [*write_tables(all_tables(runs), into), write_claims(runs, into)]:
-        print(path)
+        print(os.path.relpath(path))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,10 @@ class TaskConfig:
         if (self.columns, self.labels, self.metrics) == (None, None, None):
             if self.name not in GLUE:
                 raise UserError(unknown("task", self.name, GLUE))
+        elif self.labels is None:
+            raise UserError("task.labels must be given: [ham,spam], say, or [] for a score")
         else:
-            self._check_own(self.columns or [], self.labels or [], self.metrics or [])
+            self._check_own(self.columns or [], self.labels, self.metrics or [])
 
     def _check_own(self, columns: list[str], labels: list[str], metrics: list[str]) -> None:
         """Raises a UserError unless an own task is described completely."""

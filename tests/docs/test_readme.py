@@ -1,6 +1,7 @@
 """The README's commands compose, and its worked example is a method that runs: one file and one YAML."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,11 +20,15 @@ def house(tmp_path_factory):
     for part in ("adapters", "conf", "core", "experiments", "hydra_plugins", "methods", "models", "tasks", "training"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", folder)
+    write_readmes_files(folder)
+    return folder
+
+
+def write_readmes_files(folder) -> None:
     files = dict(re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", README, flags=re.S))
     assert set(files) == {"methods/ia3.py", "conf/method/ia3.yaml"}
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return folder
 
 
 def test_the_readmes_method_trains_from_the_command_line(house):
@@ -68,3 +73,54 @@ def test_the_readmes_commands_compose():
     assert len(lines) >= 5
     for line in lines:
         compose(*line.replace("DIR", "somewhere").replace("HUB_NAME_OR_FOLDER", "some/where").split())
+
+
+OWN_LORA = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from methods.base import register
+from methods.lora import LoRA
+
+
+@register
+@dataclass
+class OwnLoRA(LoRA):
+    learning_rate: ClassVar[float] = 8e-4
+    name: str = "own_lora"
+"""
+OWN_EXPERIMENT = """# @package _global_
+defaults:
+  - override /backbone: minilm
+  - override /data: local
+hydra:
+  sweeper:
+    params:
+      seed: 0,1
+      method: ia3,own_lora,lora
+"""
+
+
+def test_methods_and_an_experiment_dropped_into_a_clone_pass_its_tests(only_long, tmp_path):
+    """The documented method, a subclass of LoRA, and an experiment: files are added, none is changed."""
+    only_long()
+    clone, kept = tmp_path / "clone", ["records", "runs", ".*", "*.egg-info", "__pycache__", "figures"]
+    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*kept))
+    write_readmes_files(clone)
+    (clone / "methods/own_lora.py").write_text(OWN_LORA)
+    (clone / "conf/method/own_lora.yaml").write_text("defaults: [/schema/method/own_lora]\n")
+    (clone / "conf/experiment/mine.yaml").write_text(OWN_EXPERIMENT)
+    chosen = (
+        "ia3-rte or ia3] or own_lora] or own_lora-cola or mine] or registered or layers or ia3-roberta or own_lora-bert"
+    )
+    where = ("tests/house", "tests/methods", "tests/experiments/test_config.py", "tests/training/test_train.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *where],
+        cwd=clone,
+        env=os.environ | {"PYTHONPATH": str(clone)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 40

@@ -5,7 +5,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from methods.adapter import Houlsby, Lin, Pfeiffer
 from methods.adapterdrop import AdapterDrop
-from methods.base import AdaptedLinear, Method, head_parameters
+from methods.base import REGISTERED, AdaptedLinear, Method, head_parameters
 from methods.bitfit import BitFit
 from methods.dora import DoRA
 from methods.full import Full
@@ -39,6 +39,10 @@ METHODS: dict[str, Method] = {
     "pfeiffer": Pfeiffer(bottleneck=4),
     "adapterdrop": AdapterDrop(bottleneck=4, dropped_layers=1),
 }
+TESTED = {method.name for method in METHODS.values()}
+METHODS |= {
+    name: method(name) for name, method in REGISTERED.items() if name not in TESTED
+}  # a user's own, at its defaults
 SHAPES = {
     "roberta": {"model_type": "roberta", "max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1},
     "bert": {"model_type": "bert", "max_position_embeddings": 64, "type_vocab_size": 2, "pad_token_id": 0},

@@ -27,7 +27,8 @@ SMALL = {
 
 
 def settings(output: Path, method: str = "lora", task: str = "cola", *more: str) -> list[str]:
-    rank = SMALL.get(method, ["method.rank=4"])
+    has_rank = method in SMALL or hasattr(compose(f"method={method}").method, "rank")
+    rank = SMALL.get(method, ["method.rank=4"] if has_rank else [])
     return [
         f"method={method}",
         f"task={task}",
