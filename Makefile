@@ -11,11 +11,13 @@ help:                ## this list
 
 $(VENV)/run.stamp: requirements.txt requirements-demo.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what a run needs into $(VENV): a few minutes and, with a GPU build of torch, some gigabytes"
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -r requirements-demo.txt
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
+	@echo "installing what tests need into $(VENV)"
 	$(PIP) -r requirements-dev.txt
 	touch $@
 

@@ -13,9 +13,17 @@ def test_every_notebook_runs_and_shows_outputs(file):
     pytest.importorskip("nbclient", reason="nbclient is in requirements-dev.txt")
     from scripts.run_notebooks import run
 
-    shown = [cell for cell in run(file).cells if cell["cell_type"] == "code" and cell["outputs"]]
+    fresh = run(file)
+    shown = [cell for cell in fresh.cells if cell["cell_type"] == "code" and cell["outputs"]]
     assert len(shown) >= 4
     assert "image/png" in str(shown)
+    assert tables(fresh) == tables(nbformat.read(file, as_version=4)), "python scripts/run_notebooks.py runs it again"
+
+
+def tables(notebook) -> list[str]:
+    """What the cells show, apart from pictures."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return ["".join(output["data"]["text/html"]) for output in outputs if "text/html" in output.get("data", {})]
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_the_readmes_commands_compose():
     lines = re.findall(r"^(?:[\w/.]*python|accelerate launch) train\.py (?!-m)(.*?)(?:\s+#.*)?$", README, flags=re.M)
     assert len(lines) >= 5
     for line in lines:
-        compose(*line.replace("DIR", "somewhere").replace("HUB_NAME_OR_FOLDER", "some/where").split())
+        compose(*shlex.split(line.replace("DIR", "somewhere").replace("HUB_NAME_OR_FOLDER", "some/where")))
 
 
 OWN_LORA = """
