@@ -211,8 +211,8 @@ def memory_parts(runs: pd.DataFrame) -> Figure | None:
             for use in part["use"]
         ]
         for x, (top, percent) in enumerate(zip(bottom, busy, strict=True)):
-            if np.isfinite(percent):
-                ax.annotate(f"{percent:.0f} % busy", (x, top), ha="center", va="bottom", fontsize=6)
+            words = f"{top:,.0f}" + (f"\n{percent:.0f} % busy" if np.isfinite(percent) else "")
+            ax.annotate(words, (x, top), ha="center", va="bottom", fontsize=6)
         ax.set_xticks(range(len(part)), [METHODS[m] for m in part["method"]], rotation=30)
         ax.grid(axis="x", visible=False)
         ax.set(ylabel="MiB", title=f"MRPC, {where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
@@ -239,7 +239,9 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
                 ax.plot([of["parameters"].iloc[0]] * len(scores), scores, **style)
         ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[metric])
     legend(figure, axes[-1])
-    figure.suptitle("a point a seed; " + ", ".join(BACKBONES[b] for b in sorted(set(runs["backbone"]))), fontsize=8)
+    figure.suptitle(
+        "each point is one seed; " + ", ".join(BACKBONES[b] for b in sorted(set(runs["backbone"]))), fontsize=8
+    )
     return figure
 
 

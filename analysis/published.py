@@ -171,7 +171,7 @@ def suffix(experiment: str) -> str:
         return ", as the authors' scripts"
     return {
         "parikh_wu_table1_own_rates": ", each at its own rate",
-        "parikh_wu_table1_minilm": ", own rates, 3 epochs",
+        "parikh_wu_table1_minilm": ", each at its own rate, 3 epochs",
     }.get(experiment, "")
 
 
