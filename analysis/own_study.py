@@ -63,8 +63,8 @@ def figures(runs: pd.DataFrame) -> dict[str, Figure]:
 
 
 def as_one(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with labels as if all were of one experiment."""
-    return labelled(runs.assign(experiment=""))
+    """The complete runs, with labels as if all were of one experiment."""
+    return complete(labelled(runs.assign(experiment="")))
 
 
 def title(runs: pd.DataFrame, task: str) -> str:

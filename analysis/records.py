@@ -141,7 +141,7 @@ def load(folder: Path = RECORDS) -> pd.DataFrame:
 
 
 def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
-    """The complete runs below folders of runs or of records, each once, with a column `path`: its folder or record.
+    """The complete and failed runs below folders of runs or of records, each once, with a column `path`: folder or record.
 
     Raises:
         UserError: a path does not exist, or there is no complete run.
@@ -152,11 +152,11 @@ def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
             raise UserError(f"there is no {path}; give folders of runs, as in runs/default")
         runs = [path] if path.is_file() else sorted(path.rglob(RECORD))
         found |= {record["config_hash"]: (file, record) for file, record in (ended(runs) if runs else read_all(path))}
-    complete_runs = complete(frame(record for _, record in found.values()))
-    if complete_runs.empty:
+    all_runs = frame(record for _, record in found.values())
+    if complete(all_runs).empty:
         raise UserError("no complete run there; give folders of runs, as in runs/default")
     places = {key: file.parent if file.name == RECORD else file for key, (file, _) in found.items()}
-    return complete_runs.assign(path=[str(places[key]) for key in complete_runs["hash"]])
+    return all_runs.assign(path=[str(places[key]) for key in all_runs["hash"]])
 
 
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

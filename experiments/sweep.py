@@ -38,9 +38,8 @@ def require_launcher(words: Sequence[str]) -> None:
     Args:
         words: of the command line.
     """
-    names = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
-    Plugins.instance()  # registers launchers
-    for name in names:
+    for name in [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]:
+        Plugins.instance()  # registers launchers
         if (ROOT / "conf/hydra/launcher" / f"{name}.yaml").exists():
             continue
         if f"{name}.yaml" not in ConfigStore.instance().list("hydra/launcher"):

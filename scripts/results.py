@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import METHODS, TASKS, chosen_scores, in_order, read_runs
+from analysis.records import METHODS, TASKS, chosen_scores, complete, in_order, read_runs
 from analysis.statistics import summarize
 from core.checks import one_of
 from experiments.naming import differing, short, show
@@ -102,7 +102,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main(words: list[str]) -> None:
     options, folders = parse(words, {"format": "md"})
     one_of("md", "csv", "json")("format", options["format"])
-    runs = read_runs([Path(folder) for folder in folders or ["runs"]])
+    runs = complete(read_runs([Path(folder) for folder in folders or ["runs"]]))
     groups = {key: summaries(part) for key, part in runs.groupby(["backbone", "data"])}
     if options["format"] == "md":
         for (backbone, data), rows in groups.items():

@@ -16,7 +16,7 @@ import yaml
 
 from core.console import duration
 from core.errors import UserError
-from experiments.config import RunConfig, from_dict, to_dict
+from experiments.config import RunConfig, from_dict, identity, to_dict
 from experiments.naming import differing, flat, short, show
 from experiments.run_folder import CONFIG, RunFolder
 from experiments.sweep import cells
@@ -38,11 +38,13 @@ def read(words: list[str]) -> list[Cell]:
     """The cells of the grid, in the sweep's order, or those of folders of runs."""
     folders = [Path(word) for word in words if "=" not in word]
     runs = [pair for folder in folders for pair in begun(folder)]
+    if folders and len(folders) < len(words):
+        raise UserError("give folders of runs, or overrides, not both")
     if not folders:
         runs = [(run, RunFolder.of(run)) for run in cells(words)]
     if not runs:
         raise UserError("there is no run; give a sweep's overrides or a folder of runs")
-    settings = [flat(to_dict(run)) for run, _ in runs]
+    settings = [flat(identity(to_dict(run))) for run, _ in runs]
     keys = differing(settings, within=("method.name", "task.name"))
     return [
         Cell(run, *folder.status(), label(values, keys)) for (run, folder), values in zip(runs, settings, strict=True)

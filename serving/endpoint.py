@@ -10,6 +10,7 @@ A request that cannot be answered gets a status of 400 or above and one sentence
 
 import asyncio
 import json
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from aiohttp.typedefs import Handler
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from core.console import log
 from core.errors import UserError
 from models.batches import Encoded
 from serving.mixed import Server
@@ -150,6 +152,7 @@ async def in_one_sentence(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         return web.json_response({"error": error.text or error.reason}, status=error.status)
     except Exception:
+        log.error(traceback.format_exc())
         return web.json_response({"error": "the server could not answer this request"}, status=500)
 
 

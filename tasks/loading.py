@@ -221,7 +221,11 @@ def _label(task: Task, where: str, value: Any) -> int | float:
     try:
         if task.is_regression:
             return float(value)
-        return task.labels.index(value) if value in task.labels else int(value)
+        if value in task.labels:
+            return task.labels.index(value)
+        if int(value) != float(value):
+            raise ValueError("between two labels")
+        return int(value)
     except (TypeError, ValueError) as error:
         expected = "a number" if task.is_regression else f"one of: {', '.join(task.labels)}"
         raise UserError(f"{where}: the label is {value!r}; it must be {expected}") from error

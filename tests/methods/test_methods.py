@@ -15,7 +15,6 @@ from core.errors import UserError
 from methods.adapter import Adapter, Houlsby, Lin, Pfeiffer
 from methods.adapterdrop import AdapterDrop
 from methods.base import (
-    REGISTERED,
     Method,
     encoder_layers,
     head_parameters,
@@ -48,10 +47,6 @@ def quantized_reference(model: torch.nn.Module, method: QLoRA) -> torch.nn.Modul
     reference = copy.deepcopy(model)
     method.apply(reference)
     return merge(reference)
-
-
-def test_every_registered_method_is_tested_here():
-    assert set(REGISTERED) == {method.name for method in METHODS.values()}
 
 
 def test_training_starts_at_the_pretrained_model(method, architecture):

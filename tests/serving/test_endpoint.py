@@ -107,7 +107,7 @@ def test_a_bad_request_is_refused_in_one_sentence_and_others_are_answered(body, 
     assert message in bad[1]["error"]
 
 
-def test_one_requests_fault_is_its_own(endpoint, monkeypatch):
+def test_one_requests_fault_is_its_own(endpoint, monkeypatch, capsys):
     right = endpoint.server.logits
 
     def logits(data, indices, names):
@@ -119,6 +119,7 @@ def test_one_requests_fault_is_its_own(endpoint, monkeypatch):
     *good, bad = call(endpoint, *requests(12), {"adapter": "cola", "texts": ["poison"]})
     assert {status for status, _ in good} == {200}
     assert bad == (500, {"error": "the server could not answer this request"})
+    assert "RuntimeError: secret details" in capsys.readouterr().err  # for whoever runs the server
 
 
 def test_adapters_beyond_the_budget_together_are_served_in_parts(endpoint):

@@ -101,7 +101,7 @@ def test_a_label_that_the_task_has_not_is_named_with_its_row(tmp_path):
         splits(tmp_path)
 
 
-def test_the_names_of_glues_runs_do_not_change_with_own_tasks():
-    run = compose("method=lora", "task=rte", "profile=offline")
-    assert "columns" not in json.dumps(run.folder.name)
-    assert run.hash == compose("method=lora", "task=rte", "profile=offline", "task.labels=null").hash
+def test_a_number_between_two_labels_is_no_label(tmp_path):
+    write(tmp_path, ".jsonl", labels=lambda label: 0.7)
+    with pytest.raises(UserError, match=r"row 0: the label is 0\.7; it must be one of: ham, spam"):
+        splits(tmp_path)
