@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo check test faults lint types audit clean
+.PHONY: help setup demo check test faults tables lint types audit clean
 
 help:                ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -34,6 +34,11 @@ test: $(VENV)/dev.stamp ## all tests, on every core
 
 faults: $(VENV)/dev.stamp ## the long form: fifty kills, a full disk, bad input by the hundred, every compiled method
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/models/test_packed.py tests/docs/test_readme.py --long -n auto
+
+tables: $(VENV)/dev.stamp ## tables, figures, notebooks and the README's headline table, from the committed records
+	$(BIN)/python scripts/make_tables.py
+	$(BIN)/python scripts/make_figures.py
+	$(BIN)/python scripts/run_notebooks.py
 
 lint: $(VENV)/dev.stamp ## ruff
 	$(BIN)/ruff check .

@@ -81,7 +81,7 @@ class Claim:
         for (experiment, backbone), part in runs.groupby(["experiment", "backbone"]):
             if (verdict := test(part)) is not None:
                 epochs = sorted(set(part["epochs"]))
-                budget = f"`{experiment}`, {' and '.join(map(str, epochs))} epochs"
+                budget = f"`{experiment}`, {' and '.join(f'{number:g}' for number in epochs)} epochs"
                 lines.append((budget if part["max_steps"].isna().all() else experiment, backbone, *verdict))
         return lines
 

@@ -126,7 +126,9 @@ def budgets(runs: pd.DataFrame) -> Figure | None:
         both = both[both["seed"].isin(set.intersection(*(set(part["seed"]) for part in parts)))]
         curves(ax, both, metric)
         ax.set(
-            xlabel="epoch", ylabel=f"{METRICS[metric]} on CoLA", title=f"{where(both)}, {both['epochs'].iloc[0]} epochs"
+            xlabel="epoch",
+            ylabel=f"{METRICS[metric]} on CoLA",
+            title=f"{where(both)}, {both['epochs'].iloc[0]:g} epochs",
         )
     top = max(ax.get_ylim()[1] for ax in axes)
     for ax in axes:

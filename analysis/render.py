@@ -8,6 +8,8 @@ import pandas as pd
 
 from core.io import write_text
 
+COLUMN = 6  # columns that fit one column of a paper
+
 
 @dataclass
 class Table:
@@ -37,23 +39,42 @@ class Table:
         return paths
 
     def markdown(self) -> str:
+        notes = "".join(f"\n{note}\n" for note in self.notes)
+        return f"# {self.title}\n\n{self.grid()}\n{notes}"
+
+    def grid(self) -> str:
+        """The cells alone, in Markdown."""
         lines = [self.cells.columns, ["---"] * self.text_columns + ["---:"] * (self.cells.shape[1] - self.text_columns)]
         lines += self.cells.to_numpy().tolist()
-        table = "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-        notes = "".join(f"\n{note}\n" for note in self.notes)
-        return f"# {self.title}\n\n{table}\n{notes}"
+        return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
     def latex(self) -> str:
-        """A `tabular` for booktabs, with caption, label and notes."""
+        """A `tabular` with caption, label and notes, shrunk where it is wider than the column or higher than the page.
+
+        A table of more than `COLUMN` columns is a `table*`, which spans both columns of a paper.
+        """
+        wide = "*" if self.cells.shape[1] > COLUMN else ""
         table = self.cells.to_latex(
             index=False,
             escape=True,
-            caption=latex_text(self.title),
-            label=f"tab:{self.name}",
             column_format="l" * self.text_columns + "r" * (self.cells.shape[1] - self.text_columns),
         )
         notes = "".join(f"\\par\\footnotesize {latex_text(note)}\n" for note in self.notes)
-        return table.replace("\\end{table}", f"{notes}\\end{{table}}")
+        return (
+            "% needs \\usepackage{booktabs,adjustbox}\n"
+            f"\\begin{{table{wide}}}\n\\centering\n"
+            f"\\caption{{{latex_text(self.title)}}}\n\\label{{tab:{self.name}}}\n"
+            "\\begin{adjustbox}{max width=\\linewidth,max totalheight=0.8\\textheight}\n"
+            f"{table}\\end{{adjustbox}}\n{notes}\\end{{table{wide}}}\n"
+        )
+
+    def insert(self, page: Path) -> Path:
+        """Replaces what stands between the table's markers in a Markdown page, which must have them."""
+        opening, closing = f"<!-- table: {self.name} -->", "<!-- end of table -->"
+        before, rest = page.read_text(encoding="utf-8").split(opening)
+        after = rest.split(closing, 1)[1]
+        write_text(page, f"{before}{opening}\n{self.grid()}\n{closing}{after}")
+        return page
 
 
 def write_tables(tables: Iterable[Table], folder: Path) -> list[Path]:

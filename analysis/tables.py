@@ -99,7 +99,7 @@ def learning_rates(frame: pd.DataFrame) -> Table:
     runs = complete(frame, experiment=["learning_rates", "learning_rates_minilm", "minilm"], task="cola")
     methods = list(dict.fromkeys(runs["method"])) or list(METHODS)
     for (_, backbone, epochs), part in runs.groupby(["experiment", "backbone", "epochs"], sort=False):
-        name = f"{BACKBONES[backbone]}, {epochs} epochs"
+        name = f"{BACKBONES[backbone]}, {epochs:g} epochs"
         for rate in sorted(set(part["learning_rate"])):
             at = part[part["learning_rate"] == rate]
             lines.append([name, f"{rate:g}", *(rate_cell(at[at["method"] == method]) for method in methods)])

@@ -2,7 +2,7 @@
 
 With folders: statistics over seeds, speed and memory, as Markdown, CSV and LaTeX into `into` (by default `tables/` in the
 first folder). Without: every table and `claims.md` into `paper_tables/`, from `paper_tables/records/` and the published
-numbers in `paper_tables/reported/`.
+numbers in `paper_tables/reported/`, and the headline table into the README.
 
 `take_over=true` first copies the folders' ended runs to `paper_tables/records/`: all of them or, if no tables can be made of
 the result, none.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import own_study
+from analysis import own_study, study
 from analysis.claims import markdown, write_claims
 from analysis.records import ROOT, collect, load, read_runs
 from analysis.render import write_tables
@@ -41,7 +41,10 @@ def main(words: list[str]) -> None:
     for folder in paths:
         print(f"{len(collect(folder, check=check))} runs taken over from {folder}")
     runs, into = load(), Path(options["into"] or ROOT / "paper_tables")
-    for path in [*write_tables(all_tables(runs), into), write_claims(runs, into)]:
+    written = [*write_tables(all_tables(runs), into), write_claims(runs, into)]
+    if options["into"] is None:
+        written.append(study.table(runs).insert(ROOT / "README.md"))
+    for path in written:
         print(os.path.relpath(path))
 
 

@@ -14,7 +14,7 @@ class TrainerConfig:
     """How every method is trained.
 
     Attributes:
-        epochs: passes over the training set.
+        epochs: passes over the training set; 0.5 is half of it.
         max_steps: the run ends after so many steps at the latest; null: no limit.
         batch_size: examples in an optimizer step, over all devices.
         micro_batch_size: examples in a forward pass on a device, gradients accumulated over a step; null: all of them.
@@ -38,7 +38,7 @@ class TrainerConfig:
             schedule is that of the whole run. null: it trains to its last step.
     """
 
-    epochs: Annotated[int, COUNT] = 10
+    epochs: Annotated[float, POSITIVE] = 10
     max_steps: Annotated[int | None, COUNT] = None
     batch_size: Annotated[int, COUNT] = 32
     micro_batch_size: Annotated[int | None, COUNT] = None
@@ -72,11 +72,12 @@ class TrainerConfig:
 
     def total_steps(self, examples: int) -> int:
         """Optimizer steps of a run on `examples` examples."""
-        steps = self.epochs * math.ceil(examples / self.batch_size)
+        steps = math.ceil(self.epochs * math.ceil(examples / self.batch_size))
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def __post_init__(self) -> None:
         check(self, "trainer.")
+        self.epochs = int(self.epochs) if self.epochs == int(self.epochs) else self.epochs  # as older records have it
         if self.forward == "compiled" and self.micro_batch_size:  # a graph's next replay would overwrite its gradients
             raise UserError("trainer.forward=compiled takes a step at once: leave out trainer.micro_batch_size")
         if self.threads and self.threads > (cores := os.cpu_count() or 1):

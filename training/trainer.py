@@ -137,6 +137,9 @@ class Trainer:
             self.start_meters()
             for indices in self.remaining_batches():
                 if self.has_stalled():
+                    self.say(
+                        f"no better evaluation in the last {self.config.patience}: the run ends before its last step"
+                    )
                     break
                 self.train_step(indices)
                 if self.progress.step % self.config.log_every == 0 or self.is_evaluation_due():

@@ -174,10 +174,11 @@ def test_our_row_has_an_average_only_when_every_task_is_there():
     assert average(tasks[1:]) == ("", "")
 
 
-def test_the_latex_table_keeps_its_notes():
+def test_a_latex_table_fits_its_column_and_keeps_its_notes():
     table = next(p for p in PUBLISHED if p.name == "lora_table2").table(frame([]))
     assert all(latex_text(note) in table.latex() for note in table.notes)
-    assert table.latex().endswith("\\end{table}\n")
+    assert "max width=\\linewidth" in table.latex()
+    assert table.latex().endswith("\\end{table*}\n")  # ten columns: both columns of the paper
     assert any(note.startswith("Published (RoB base LoRA, RoB large LoRA") for note in table.notes)
 
 
@@ -385,6 +386,9 @@ def test_committed_tables_and_figures_follow_from_the_committed_records(tmp_path
         p for p in TABLES.rglob("*") if p.is_file() and p.relative_to(TABLES).parts[0] not in ("records", "reported")
     ]
     assert {path.relative_to(TABLES) for path in left} <= names | {Path("README.md")}
+    page = tmp_path / "page.md"
+    page.write_bytes((ROOT / "README.md").read_bytes())
+    assert study.table(runs).insert(page).read_bytes() == (ROOT / "README.md").read_bytes()
 
 
 def test_every_task_has_a_label():

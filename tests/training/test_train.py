@@ -340,19 +340,27 @@ def test_release_memory_frees_what_an_earlier_run_held(tmp_path):
     assert meter.current_bytes() - before < 50 * 2**20
 
 
+def test_half_an_epoch_is_half_the_steps_and_whole_epochs_keep_their_names(tmp_path):
+    _, record = run(tmp_path, "lora", "cola", "trainer.epochs=1.5", "data.train_size=80")
+    assert [entry["epoch"] for entry in record["history"]] == [1, 1.5]
+    words = ("method=lora", "task=cola", "profile=offline")
+    assert compose(*words, "trainer.epochs=3").hash == compose(*words, "trainer.epochs=3.0").hash
+
+
 def best_first(monkeypatch) -> None:
     """Evaluations whose scores fall."""
     scores = itertools.count(0, -1)
     monkeypatch.setattr("tasks.metrics.score", lambda task, outputs: dict.fromkeys(task.metrics, next(scores) / 100))
 
 
-def test_patience_ends_a_run_whose_evaluations_get_no_better(tmp_path, monkeypatch):
+def test_patience_ends_a_run_whose_evaluations_get_no_better(tmp_path, monkeypatch, capsys):
     best_first(monkeypatch)
     folder, record = run(tmp_path, "lora", "cola", "trainer.epochs=20", "trainer.patience=3")
     assert record["status"] == "complete"
     assert [entry["epoch"] for entry in record["history"]] == [1, 2, 3, 4]
     assert record["best"]["epoch"] == 1
     assert (folder / "last.safetensors").exists()
+    assert "no better evaluation in the last 3: the run ends before its last step" in capsys.readouterr().out
 
 
 def test_patience_keeps_the_schedule_and_its_default_the_runs_name(tmp_path):
