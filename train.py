@@ -72,7 +72,9 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
 
         model = backbone.model.to(accelerator.device)
         backbone_parameters = {name: p.numel() for name, p in model.named_parameters()}
-        apply_method(run, model)
+        unused = apply_method(run, backbone, accelerator)
+        if unused and accelerator.is_main_process:
+            say(f"frozen, since no gradient reaches them: {', '.join(unused)}")
         record["parameters"] = parameter_counts(model, backbone_parameters)
         if checkpoint is None:
             load_initial_state(run, start, model, backbone.provenance)

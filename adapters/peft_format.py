@@ -171,7 +171,7 @@ def header(folder: Path) -> dict[str, Any] | None:
 def check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:
     """Raises a UserError if the adapter is another backbone's: by checksum if we wrote it, by name if PEFT did."""
     ours = header(folder)
-    there = ours["backbone"] if ours else {"source": config.get("base_model_name_or_path")}
+    there = {"sha256": ours["backbone"]["sha256"]} if ours else {"source": config.get("base_model_name_or_path")}
     if not ours and config.get("revision") and backbone["revision"]:
         there["revision"] = config["revision"]
     for key in there:

@@ -33,6 +33,7 @@ from methods.qlora import QLoRA
 from methods.vera import VeRA
 from models.random_init import build
 from models.settings import BackboneConfig
+from tasks.glue import GLUE
 
 BASE_BITS = (4, 16, 32)
 OTHER_QUERY_AND_VALUE = {"llama": r"(q_proj|v_proj)$"}  # architectures with other names for query and value
@@ -79,7 +80,7 @@ def plan(
     # Fake tensors have shapes without values, as on the meta device. But their device is `cpu`: DoRA's norm asks for
     # autocast, which does not know the meta device.
     with FakeTensorMode():
-        model = build(backbone, outputs=1)
+        model = build(backbone, GLUE["stsb"])  # one output
         head = set(head_parameters(model))
         base_parameters = sum(p.numel() for p in model.parameters() if p not in head)
         base_bytes = weight_bytes(model, base_parameters, base_bits, getattr(method, "double_quant", True))

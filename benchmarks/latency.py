@@ -24,6 +24,7 @@ from methods.lora import LoRA
 from methods.vera import VeRA
 from models.backbone import max_length
 from models.random_init import build
+from tasks.glue import GLUE
 from training.accelerator import describe_machine, make_accelerator
 
 WARM_UP = 3  # turns
@@ -37,7 +38,7 @@ def build_all(run: RunConfig) -> tuple[dict[str, PreTrainedModel], dict[str, int
     All share the encoder's tensors: copies elsewhere in memory would be a few percent faster or slower on a CPU.
     """
     with seeded(run.seed, "backbone"):
-        plain = build(run.backbone, outputs=2).eval()
+        plain = build(run.backbone, GLUE["cola"]).eval()
     models, trained = {}, {}
     for name, method in METHODS.items():
         models[name] = copy.deepcopy(plain, {id(p): p for p in plain.parameters()})

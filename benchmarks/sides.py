@@ -126,7 +126,7 @@ def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
     run = replace(run, trainer=replace(run.trainer, similar_length=similar_length))
     accelerator, inputs = make_accelerator(run.trainer, run.deterministic), load_inputs(run)
     model = inputs.backbone.model.to(accelerator.device)
-    apply_method(run, model)
+    apply_method(run, inputs.backbone, accelerator)
     trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded(), run.seed, accelerator)
     examples = random_order(trainer.train.lengths, run)[:PROFILED]
     batches = [trainer.path.collate(trainer.train, indices).to(accelerator.device) for indices in examples]

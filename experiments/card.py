@@ -110,14 +110,15 @@ def usage_of_adapter(restored: Restored, place: str) -> str:
         more += ", quantization_config=quantization"
     names = "AutoModelForSequenceClassification, AutoTokenizer" + ", BitsAndBytesConfig" * bool(quantization)
     texts = '"One.", "Another."' if len(run.task.row.columns) > 1 else '"A sentence."'
+    labels = f"id2label={dict(enumerate(run.task.row.labels))}" if run.task.row.labels else "num_labels=1"
     first_lines = "".join(f"{line}\n" for line in imports)
     return f"""```python
 {first_lines}from peft import PeftModel
 from transformers import {names}
 
 backbone = {backbone}
-{quantization}base = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels={run.task.row.outputs}{more})
-model = PeftModel.from_pretrained(base, "{place}").eval()
+{quantization}base = AutoModelForSequenceClassification.from_pretrained(backbone, {labels}{more})
+model = PeftModel.from_pretrained(base, "{place}").eval()  # with its head, which the line above reports as missing
 tokens = AutoTokenizer.from_pretrained("{place}")({texts}, return_tensors="pt")
 print(model(**tokens).logits)
 ```

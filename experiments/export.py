@@ -39,15 +39,16 @@ def export_merged(
     require_plain(merged, run.method.name)
     splits = load_data(run, restored.record)
     data = {name: encode(splits[name], restored.tokenizer, run.task.max_length) for name in task.validation}
-    if task.labels:
-        merged.config.id2label = dict(enumerate(task.labels))
-        merged.config.label2id = {label: i for i, label in enumerate(task.labels)}
     merged.save_pretrained(folder)
     restored.tokenizer.save_pretrained(folder)
     again = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     numbers, first = {}, None
-    for name, each in (("as trained", model), ("merged", merged), ("saved and loaded", again)):
-        logits = _logits(each, data, accelerator, run.trainer.eval_batch_size)
+    for name, each, forward in (
+        ("as trained", model, "packed"),
+        ("merged", merged, "packed"),
+        ("saved and loaded", again, "padded"),  # as whoever loads it calls it: model(**inputs)
+    ):
+        logits = _logits(each, data, accelerator, run.trainer.eval_batch_size, forward)
         first = first or logits
         metrics = judge(logits, data, task).summary.metrics
         numbers[name] = metrics | {"largest difference": max(_difference(logits[k], first[k]) for k in logits)}
@@ -66,7 +67,9 @@ def export_adapter(restored: Restored, folder: Path, place: str) -> None:
     """
     method, model = restored.run.method, restored.model
     if not method.peft_names:
-        raise UserError(f"form=adapter: PEFT has no format for method={method.name}; use form=merged")
+        raise UserError(
+            f"form=adapter: method={method.name} has no format of PEFT's here (peft_names); use form=merged"
+        )
     write_adapter(folder, model, method, trained_state(model), restored.record)
     restored.tokenizer.save_pretrained(folder)
     write_text(folder / "README.md", card(restored, "peft", place))
@@ -81,9 +84,9 @@ def require_plain(merged: nn.Module, method: str) -> None:
 
 
 def _logits(
-    model: nn.Module, data: dict[str, Encoded], accelerator: Accelerator, batch_size: int
+    model: nn.Module, data: dict[str, Encoded], accelerator: Accelerator, batch_size: int, forward: str
 ) -> dict[str, np.ndarray]:
-    path = forward_path(model.to(accelerator.device).eval(), "packed")
+    path = forward_path(model.to(accelerator.device).eval(), forward)
     return {name: predict(path, split, accelerator, batch_size) for name, split in data.items()}
 
 

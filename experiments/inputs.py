@@ -1,13 +1,15 @@
 """What a run begins with: splits, backbone, method. train.py, benchmarks and the outside check all load it here."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-from torch import nn
+from accelerate import Accelerator
 
+from core.errors import refused
 from core.seeding import seeded
 from experiments.config import RunConfig
-from models.backbone import Backbone, load_backbone
-from models.batches import Encoded, encode
+from models.backbone import Backbone, load_backbone, samples
+from models.batches import Encoded, collate, encode
 from tasks.loading import Split, load_splits
 
 
@@ -33,7 +35,32 @@ def load_inputs(run: RunConfig) -> Inputs:
     return Inputs(run, splits, backbone)
 
 
-def apply_method(run: RunConfig, model: nn.Module) -> None:
-    """Applies the method to a model in place; what it draws comes from the seed's stream for adapters."""
+def apply_method(run: RunConfig, backbone: Backbone, accelerator: Accelerator | None = None) -> list[str]:
+    """Applies the method to the model in place, and freezes what trains but gets no gradient.
+
+    What the method draws comes from the seed's stream for adapters.
+
+    Args:
+        accelerator: of a run, in whose precision the model is tried; None: in fp32.
+
+    Returns:
+        The names of the parameters that get no gradient, such as those of a pooler that the head does not read.
+
+    Raises:
+        UserError: the method does not fit the model, or the model does not train in this precision.
+    """
+    model = backbone.model
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
+    batch = collate(samples(backbone.tokenizer, run.task.row, backbone.max_length), [0, 1])
+    is_bf16 = accelerator is not None and accelerator.mixed_precision == "bf16"
+    hint = " in bf16 (try trainer.precision=fp32)" if is_bf16 else ""
+    with refused(f"backbone {backbone.name} does not train with method={run.method.name}{hint}"):
+        with accelerator.autocast() if accelerator else nullcontext():
+            loss = model(**batch.to(next(model.parameters()).device).inputs).logits.float().sum()
+        loss.backward()
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    model.zero_grad(set_to_none=True)
+    for name in unused:
+        model.get_parameter(name).requires_grad_(False)
+    return unused

@@ -33,6 +33,19 @@ def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list
     return kept
 
 
+def unequal(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys outside of `method` in which runs of one task differ, whatever their methods: budgets, say, or data.
+
+    Learning rates are left out: each method has its own.
+    """
+    values: dict[tuple[str, str], set[str]] = {}
+    for run in settings:
+        for key, value in run.items():
+            values.setdefault((key, str(run.get("task.name"))), set()).add(str(value))
+    keys = dict.fromkeys(key for (key, _), seen in values.items() if len(seen) > 1)
+    return [k for k in keys if k not in PER_SEED and not k.startswith("method.") and not k.endswith("learning_rate")]
+
+
 def short(key: str) -> str:
     """`rank` for `method.rank`, `data` for `data.name`; `data.seed` keeps its whole name."""
     return key if key.endswith(".seed") else key.removesuffix(".name").rpartition(".")[2]

@@ -46,24 +46,24 @@ class Restored:
     tokenizer: PreTrainedTokenizerBase
 
 
-def restore(folder: Path, data_path: str | None = None) -> Restored:
+def restore(folder: Path, data_path: str | None = None, source: str | None = None) -> Restored:
     """Builds the model of a finished run and loads its best state.
 
     Args:
-        data_path: the folder with the data, if it has moved.
+        data_path, source: the folders with the data and with the backbone, if they have moved.
 
     Raises:
         UserError: the folder holds no finished run or a damaged one, or the backbone's weights have changed.
     """
-    run, record = finished(folder, data_path)
+    run, record = finished(folder, data_path, source)
     backbone = pretrained(folder, run, record)
-    apply_method(run, backbone.model)
+    apply_method(run, backbone)
     load_trained_state(backbone.model, RunFolder(folder, record["config_hash"]).best())
     return Restored(run, record, backbone.model.eval(), backbone.tokenizer)
 
 
-def finished(folder: Path, data_path: str | None = None) -> tuple[RunConfig, dict[str, Any]]:
-    """The settings and the record of a finished run.
+def finished(folder: Path, data_path: str | None = None, source: str | None = None) -> tuple[RunConfig, dict[str, Any]]:
+    """The settings and the record of a finished run, whose data and backbone may have moved.
 
     Raises:
         UserError: the folder holds none, or a damaged one.
@@ -73,7 +73,9 @@ def finished(folder: Path, data_path: str | None = None) -> tuple[RunConfig, dic
         raise UserError(f"{folder} holds no finished run: name the folder of a result.json")
     run = from_dict(record["config"])
     trainer = replace(run.trainer, precision="fp32", device="auto", forward="packed", threads=None)
-    return replace(run, trainer=trainer, data=replace(run.data, path=data_path or run.data.path)), record
+    data = replace(run.data, path=data_path or run.data.path)
+    backbone = replace(run.backbone, source=source, revision=None) if source else run.backbone
+    return replace(run, trainer=trainer, data=data, backbone=backbone), record
 
 
 def pretrained(folder: Path, run: RunConfig, record: dict[str, Any]) -> Backbone:
@@ -87,6 +89,6 @@ def pretrained(folder: Path, run: RunConfig, record: dict[str, Any]) -> Backbone
         yield from load_data(run, record)["train"].texts
 
     backbone = load_backbone(run.backbone, run.task.row, run.seed, texts())
-    if backbone.provenance != record["provenance"]["backbone"]:
+    if backbone.provenance["sha256"] != record["provenance"]["backbone"]["sha256"]:
         raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
     return backbone

@@ -73,9 +73,9 @@ def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> N
     for key in ["name", *sorted((theirs.keys() | here.keys()) - {"name", *FREE})]:
         if theirs.get(key) != here.get(key):
             raise UserError(f"it was trained with method.{key}={theirs.get(key)}, this run has {here.get(key)}")
-    for key, value in there["backbone"].items():
-        if value != backbone[key]:
-            raise UserError(f"it was trained on a backbone with {key} '{value}', this run's has '{backbone[key]}'")
+    theirs, ours = there["backbone"]["sha256"], backbone["sha256"]
+    if theirs != ours:  # a folder that moved is the same backbone
+        raise UserError(f"it was trained on a backbone with sha256 '{theirs}', this run's has '{ours}'")
     if run.init_head == "kept" and there["task"] != run.task.name:
         raise UserError(f"its head is of the task {there['task']}: leave out init_head=kept")
 

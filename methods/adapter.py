@@ -28,6 +28,7 @@ whose layers begin with a LayerNorm; a layer of BERT ends with one, and the adap
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 
 from core.checks import one_of
 from core.errors import UserError
-from methods.base import Method, Width, encoder, encoder_layers, freeze_encoder, register
+from methods.base import Method, Width, encoder_layers, freeze_encoder, norms, register
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 
@@ -103,11 +104,15 @@ def sums(layer: nn.Module) -> tuple[Any, Any]:
     Raises:
         UserError: the layer is not laid out as BERT's.
     """
-    attention, output = getattr(getattr(layer, "attention", None), "output", None), getattr(layer, "output", None)
-    if hasattr(attention, "LayerNorm") and hasattr(output, "LayerNorm"):
-        return attention, output
-    kind = type(layer).__name__
-    raise UserError(f"adapters know the layers of BERT, RoBERTa and DeBERTa, not {kind}: use another method")
+    parts = getattr(getattr(layer, "attention", None), "output", None), getattr(layer, "output", None)
+    for part in parts:
+        for name in ("dense", "dropout", "LayerNorm"):
+            module = getattr(part, name, None)
+            if module is None or len(signature(module.forward).parameters) != 1:  # I-BERT's take scales too
+                raise UserError(
+                    f"adapters need layers laid out as BERT's; {type(layer).__name__} is not: use another method"
+                )
+    return parts
 
 
 @dataclass
@@ -162,9 +167,9 @@ class Houlsby(AdapterMethod):
 
     def apply(self, model: nn.Module) -> None:
         super().apply(model)
-        for module in encoder(model).modules():
-            if self.layer_norms and isinstance(module, nn.LayerNorm):
-                module.requires_grad_(True)
+        if self.layer_norms:
+            for norm in norms(model):
+                norm.requires_grad_(True)
 
 
 @register

@@ -118,6 +118,15 @@ class AdaptedLinear(nn.Module):
         """The weight (out, in) of the plain linear layer that computes the same in evaluation mode."""
         raise NotImplementedError
 
+    @property
+    def weight(self) -> Tensor:
+        """For encoders that read a layer's weight themselves, as T5 does."""
+        return self.effective_weight()
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
     def merged(self) -> nn.Linear:
         """A plain linear layer that computes the same."""
         return as_linear(self.effective_weight(), self.base.bias)
@@ -171,16 +180,47 @@ def encoder(model: nn.Module) -> Any:
     return model.base_model
 
 
-def encoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The encoder's layers, the lowest first.
+def encoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The encoder's layers, the lowest first; a decoder's follow.
 
     Raises:
-        UserError: it keeps no list of as many modules as its configuration has layers.
+        UserError: the layers are not in one list, or they share their weights.
     """
+    stacks = dict(_outermost_lists(encoder(model)))
+    layers = [layer for stack in stacks.values() for layer in _flat(stack)]
+    config = encoder(model).config
+    decoders = getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", None) or 0
+    expected = config.num_hidden_layers + (decoders if config.is_encoder_decoder else 0)
+    parents = {name.rpartition(".")[0] for name in stacks}
+    if len(parents) < len(stacks) or len(layers) != expected:  # XLM has a list of each layer's part, ALBERT one layer
+        raise UserError(f"{type(encoder(model)).__name__} has no list of {expected} layers: use another method")
+    return layers
+
+
+def _outermost_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    """The lists of modules by name, without those within them."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield prefix + name, child
+        else:
+            yield from _outermost_lists(child, f"{prefix}{name}.")
+
+
+def _flat(stack: nn.ModuleList) -> Iterator[nn.Module]:
+    """A list's modules; Funnel's list holds lists."""
+    for module in stack:
+        if isinstance(module, nn.ModuleList):
+            yield from _flat(module)
+        else:
+            yield module
+
+
+def norms(model: nn.Module) -> Iterator[nn.Module]:
+    """The encoder's normalization layers, of whatever class: what has a vector for a weight."""
     for module in encoder(model).modules():
-        if isinstance(module, nn.ModuleList) and len(module) == encoder(model).config.num_hidden_layers:
-            return module
-    raise UserError(f"{type(encoder(model)).__name__} keeps no list of its layers: use another method")
+        own = dict(module.named_parameters(recurse=False))
+        if "weight" in own and own["weight"].dim() == 1:
+            yield module
 
 
 def freeze_encoder(model: nn.Module) -> None:
@@ -204,6 +244,8 @@ def matching_layers(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
     """
     layers = dict(linear_layers(model))
     matched = {name: layer for name, layer in layers.items() if re.search(pattern, name)}
+    if not layers:  # GPT-2's are of transformers' class Conv1D
+        raise UserError(f"{type(encoder(model)).__name__} has no nn.Linear to adapt: use another method")
     if not matched:
         kinds = dict.fromkeys(re.sub(r"^.*\.\d+\.", "", name) for name in layers)
         raise UserError(f"method.target_modules: no linear layer matches '{pattern}'; there are: {', '.join(kinds)}")
@@ -232,12 +274,11 @@ def merge(model: nn.Module) -> nn.Module:
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The tensors that a run saves: all that train, and the frozen ones that adapted layers made for themselves."""
     adapted = {name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
-    state = model.state_dict(keep_vars=True)
-    return {
-        name: tensor.detach()
-        for name, tensor in state.items()
-        if tensor.requires_grad or name.rpartition(".")[0] in adapted
-    }
+    state: dict[Tensor, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.requires_grad or name.rpartition(".")[0] in adapted:
+            state.setdefault(tensor, name)  # tied weights have several names, and are kept once
+    return {name: tensor.detach() for tensor, name in state.items()}
 
 
 def load_trained_state(model: nn.Module, state: dict[str, Tensor], head: bool = True) -> None:

@@ -6,6 +6,7 @@
 Nothing is added and nothing has to be merged. Of RoBERTa-base it trains 12 · 11 · 768 + 768 = 102,144 numbers.
 """
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +28,7 @@ class BitFit(Method):
 
     def apply(self, model: nn.Module) -> None:
         freeze_encoder(model)
-        biases = [p for name, p in encoder(model).named_parameters() if name.endswith(".bias")]
+        biases = [p for name, p in encoder(model).named_parameters() if re.search(r"[._]bias$", name)]
         if not biases:
             raise UserError(f"method=bitfit trains biases; {type(encoder(model)).__name__} has none")
         for bias in biases:

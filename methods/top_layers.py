@@ -36,4 +36,5 @@ class TopLayers(Method):
         if self.layers > len(stack):
             raise UserError(f"method.layers is {self.layers}; the encoder has {len(stack)}: choose at most that")
         freeze_encoder(model)
-        stack[-self.layers :].requires_grad_(True)
+        for layer in stack[-self.layers :]:
+            layer.requires_grad_(True)

@@ -4,18 +4,20 @@ import hashlib
 import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 
 import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from core.console import log
 from core.errors import UserError, refused
 from core.hub import checksum, missing, snapshot
 from core.seeding import seeded
 from methods.base import head_prefixes
-from models.batches import collate, encode
-from models.random_init import Provenance, draw
+from models.batches import Encoded, collate, encode
+from models.random_init import Provenance, draw, task_settings
 from models.settings import BackboneConfig
 from tasks.glue import Task
 from tasks.loading import Split
@@ -23,6 +25,9 @@ from tasks.loading import Split
 transformers.utils.logging.set_verbosity_error()  # its report of a fresh head is checked below, not printed
 transformers.utils.logging.disable_progress_bar()
 
+PADDING = 1e-3  # what padding may change of a logit, as a part of the largest one
+TRIED = 512  # tokens at most, of a text that a backbone is tried on
+UNBOUNDED = 2**20  # tokens, where positions are relative
 FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 REQUIRED = ["config.json", "*.safetensors", "tokenizer*"]
 
@@ -49,9 +54,17 @@ class Backbone:
 
 def max_length(model: PreTrainedModel) -> int:
     """The most tokens that an input may have. RoBERTa's positions start after its padding id: two fewer than rows."""
+    rows = getattr(model.config, "max_position_embeddings", None)
+    if rows is None or rows < 0:  # T5, BLOOM; XLNet says -1
+        return UNBOUNDED
+    padding_id = position_padding(model)
+    return rows if padding_id is None else rows - padding_id - 1
+
+
+def position_padding(model: PreTrainedModel) -> int | None:
+    """The id that RoBERTa and its kin skip when they count positions; None for other encoders."""
     positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    offset = 0 if positions is None or positions.padding_idx is None else positions.padding_idx + 1
-    return model.config.max_position_embeddings - offset
+    return getattr(positions, "padding_idx", None)
 
 
 def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable[tuple[str, ...]]) -> Backbone:
@@ -63,9 +76,11 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     Raises:
         UserError: the files are missing, hold no encoder, or differ from the checksum in the settings.
     """
-    model, tokenizer, provenance = (
-        draw(config, task.outputs, seed, texts) if config.random_init else _load(config, task, seed)
-    )
+    model, tokenizer, provenance = draw(config, task, seed, texts) if config.random_init else _load(config, task, seed)
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"backbone {config.name}: its tokenizer has no padding token: give it one, and save it again")
+    if position_padding(model) is None:  # GPT-2 finds a text's last token by it
+        model.config.pad_token_id = tokenizer.pad_token_id
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(
             f"backbone {config.name}: its tokenizer knows {len(tokenizer)} tokens, its embedding {model.config.vocab_size}"
@@ -76,22 +91,36 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     return backbone
 
 
+def samples(tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int) -> Encoded:
+    """Two texts of the task's form to try a model on, the second one longer."""
+    texts = [(text,) * len(task.columns) for text in ("a", "a text of a few more words")]
+    return encode(Split("a text to try", texts, [0, 0], [0, 1]), tokenizer, min(max_length, TRIED))
+
+
 @torch.no_grad()
 def try_out(backbone: Backbone, task: Task) -> None:
-    """Runs two examples through tokenizer and model.
+    """Runs two texts through tokenizer and model, together and alone.
 
     Raises:
-        UserError: the logits are not one row of finite numbers an example.
+        UserError: the logits are not one row of finite numbers a text, or they depend on the padding beside it.
     """
-    model, was_training = backbone.model, backbone.model.training
-    texts = [(text,) * len(task.columns) for text in ("a", "a longer text")]
-    batch = collate(encode(Split("", texts, [0, 0], [0, 1]), backbone.tokenizer, backbone.max_length), [0, 1])
-    logits = model.eval()(**batch.inputs).logits
-    model.train(was_training)
-    if logits.shape != (2, task.outputs):
-        raise UserError(f"the backbone's logits have shape {tuple(logits.shape)}, not {(2, task.outputs)}")
-    if not logits.isfinite().all():
+    model, data = backbone.model.eval(), samples(backbone.tokenizer, task, backbone.max_length)
+    types = {number for row in data.inputs.get("token_type_ids", []) for number in row}
+    if len(types) > (known := getattr(model.config, "type_vocab_size", None) or len(types)):
+        raise UserError(
+            f"the tokenizer tells {len(types)} types of token apart, the encoder knows {known}: "
+            "take token_type_ids out of model_input_names in tokenizer_config.json"
+        )
+    together, *alone = (model(**collate(data, rows).inputs).logits for rows in ([0, 1], [0], [1]))
+    if together.shape != (2, task.outputs):
+        raise UserError(f"the backbone's logits have shape {tuple(together.shape)}, not {(2, task.outputs)}")
+    if not together.isfinite().all():
         raise UserError("the backbone's logits are not finite: its weights are damaged")
+    if torch.allclose(together, torch.cat(alone), rtol=PADDING, atol=PADDING * float(together.abs().max())):
+        return
+    if "attention_mask" in signature(model.forward).parameters:
+        raise UserError("a text's logits depend on the padding beside it: tokenizer and encoder do not fit together")
+    log.warning(f"backbone {backbone.name} takes no attention mask: a text's logits depend on the padding beside it")
 
 
 def find(config: BackboneConfig) -> Path:
@@ -129,7 +158,7 @@ def _load(config: BackboneConfig, task: Task, seed: int) -> tuple[PreTrainedMode
         )
     model = _pretrained(folder, task, seed)
     with refused(f"backbone.source: {folder} gives no tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)  # "</s>" in a text is text
     revision = folder.name if folder.parent.name == "snapshots" else None
     return model, tokenizer, {"source": config.source, "revision": revision, "sha256": sha256}
 
@@ -145,13 +174,29 @@ def _pretrained(folder: Path, task: Task, seed: int) -> PreTrainedModel:
     with refused(f"backbone.source: {folder} does not load"), seeded(seed, "head"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
-            num_labels=task.outputs,
+            **task_settings(task),
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # a checkpoint with another task's head: its head is drawn again
         )
-    drawn = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
-    if lost := [key for key in drawn if not key.startswith(head_prefixes(model))]:
+    drawn = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    if lost := sorted(key for key in drawn if not key.startswith(head_prefixes(model))):
         raise UserError(f"backbone.source: {folder} lacks {len(lost)} of the encoder's weights, {lost[0]} among them")
+    own_head = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
+    if not own_head <= drawn:
+        draw_head(model, seed)
     return model
+
+
+def draw_head(model: PreTrainedModel, seed: int) -> None:
+    """Draws a head that the checkpoint brought again: the same bits as on a checkpoint without a head.
+
+    BERT's pooler stays: it belongs to the pretrained encoder.
+    """
+    heads = [module for name, module in model.named_children() if name != model.base_model_prefix]
+    with seeded(seed, "head"):
+        for head in heads:
+            for parameter in head.parameters():
+                vars(parameter).pop("_is_hf_initialized", None)  # transformers' mark of what a checkpoint gave
+            head.apply(model._init_weights)

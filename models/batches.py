@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from core.errors import UserError
 from core.seeding import named_seed
 from tasks.loading import Split
 
@@ -22,12 +23,14 @@ class Encoded:
         inputs: for each of the model's inputs (`input_ids`, for BERT `token_type_ids` too), a list of ids per example.
         pad: the padding id of each input.
         label_type: float for a regression.
+        masked: whether the model takes an attention mask.
     """
 
     split: Split
     inputs: dict[str, list[list[int]]]
     pad: dict[str, int]
     label_type: torch.dtype
+    masked: bool = True
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -58,12 +61,28 @@ class Batch:
 
 
 def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Tokenizes a split once; longer examples are cut to `max_length`."""
+    """Tokenizes a split once; longer examples are cut to `max_length`.
+
+    Raises:
+        UserError: a text has no token.
+    """
     columns = [list(column) for column in zip(*split.texts, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
-    pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
+    inputs = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
+    return as_encoded(split, dict(inputs), tokenizer)
+
+
+def as_encoded(split: Split, inputs: dict[str, list[list[int]]], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """A split and what its tokenizer made of it.
+
+    Raises:
+        UserError: a text has no token, as an empty one has for tokenizers that add none of their own.
+    """
+    if (empty := next((row for row, ids in enumerate(inputs["input_ids"]) if not ids), None)) is not None:
+        raise UserError(f"{split.name}, row {empty}: the text has no token for this backbone's tokenizer")
+    pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     label_type = torch.float32 if isinstance(split.labels[0], float) else torch.int64
-    return Encoded(split, dict(encoded), {name: pad[name] for name in encoded}, label_type)
+    masked = "attention_mask" in tokenizer.model_input_names
+    return Encoded(split, inputs, {name: pad[name] for name in inputs}, label_type, masked)
 
 
 def collate(data: Encoded, indices: list[int], multiple: int = 1) -> Batch:
@@ -74,7 +93,8 @@ def collate(data: Encoded, indices: list[int], multiple: int = 1) -> Batch:
         name: torch.tensor([ids[i] + [data.pad[name]] * (longest - len(ids[i])) for i in indices])
         for name, ids in data.inputs.items()
     }
-    inputs["attention_mask"] = (torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)).long()
+    if data.masked:
+        inputs["attention_mask"] = (torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)).long()
     labels = torch.tensor([data.split.labels[i] for i in indices], dtype=data.label_type)
     return Batch(inputs, labels, sum(lengths))
 

@@ -76,7 +76,7 @@ class PackedBatch:
     """Examples end to end.
 
     Attributes:
-        inputs: each (tokens): `input_ids`, `position_ids` counted from 0, for BERT `token_type_ids`.
+        inputs: each (tokens): `input_ids`, `position_ids`, for BERT `token_type_ids`.
         first: (examples), where each begins, in the order in which they lie.
         places: (examples), which of those each is, in the order of labels and logits.
     """
@@ -104,11 +104,14 @@ class PackedBatch:
         return PackedBatch(inputs, move(self.labels), move(self.first), move(self.places), spans)
 
 
-def pack(data: Encoded, indices: list[int], grid_cost: float, sort: bool = True) -> PackedBatch:
+def pack(
+    data: Encoded, indices: list[int], grid_cost: float, sort: bool = True, padding_id: int | None = None
+) -> PackedBatch:
     """Lays the examples at `indices` end to end, and cuts them for attention as is cheapest at so many tokens a grid.
 
     Args:
         sort: the shortest first, so that neighbours are of similar length; else as they come.
+        padding_id: see `positions`.
     """
     labels = torch.tensor([data.split.labels[i] for i in indices], dtype=data.label_type)
     order = list(range(len(indices)))
@@ -117,10 +120,20 @@ def pack(data: Encoded, indices: list[int], grid_cost: float, sort: bool = True)
     laid = [indices[place] for place in order]
     lengths = [data.lengths[i] for i in laid]
     inputs = {name: torch.tensor([token for i in laid for token in ids[i]]) for name, ids in data.inputs.items()}
-    inputs["position_ids"] = torch.cat([torch.arange(length) for length in lengths])
+    inputs["position_ids"] = torch.cat([positions(data.inputs["input_ids"][i], padding_id) for i in laid])
     starts = [0, *accumulate(lengths)]
     spans = list(cut(lengths, starts, cheapest_size(lengths, grid_cost)))
     return PackedBatch(inputs, labels, torch.tensor(starts[:-1]), torch.tensor(order).argsort(), spans)
+
+
+def positions(ids: list[int], padding_id: int | None) -> Tensor:
+    """Counted as transformers counts them: from 0 or, with RoBERTa's padding id, from behind it, over all other ids."""
+    if padding_id is None:
+        return torch.arange(len(ids))
+    if padding_id not in ids:
+        return torch.arange(padding_id + 1, padding_id + 1 + len(ids))
+    counted = (torch.tensor(ids) != padding_id).long()  # a text may spell the padding token
+    return counted.cumsum(0) * counted + padding_id
 
 
 def cheapest_size(lengths: list[int], grid_cost: float) -> int:
@@ -189,7 +202,9 @@ class Packed(nn.Module):
 
     def collate(self, data: Encoded, indices: list[int]) -> PackedBatch:
         """The batch of the examples at `indices`."""
-        return pack(data, indices, GRID_COST.get(next(self.model.parameters()).device.type, math.inf), self.sort)
+        padding_id = self.model.base_model.embeddings.position_embeddings.padding_idx
+        grid_cost = GRID_COST.get(next(self.model.parameters()).device.type, math.inf)
+        return pack(data, indices, grid_cost, self.sort, padding_id)
 
     @staticmethod
     def cost(lengths: list[int]) -> int:
@@ -200,7 +215,8 @@ class Packed(nn.Module):
         """Logits, (examples, outputs)."""
         encoder = self.model.base_model
         *layers, last = encoder.encoder.layer
-        x = encoder.embeddings(**self.embedded(batch)).squeeze(0)  # (tokens, width)
+        inputs = {name: ids.unsqueeze(0) for name, ids in batch.inputs.items()}
+        x = encoder.embeddings(**inputs).squeeze(0)  # (tokens, width)
         for layer in layers:
             x = encoder_layer(layer, x, x, batch.spans)
         first = encoder_layer(last, x.index_select(0, batch.first), x, batch.spans)  # (examples, width)
@@ -208,13 +224,6 @@ class Packed(nn.Module):
         if encoder.pooler is None:
             return self.model.classifier(first)
         return self.model.classifier(self.model.dropout(encoder.pooler(first)))
-
-    def embedded(self, batch: PackedBatch) -> dict[str, Tensor]:
-        """What the embeddings take. RoBERTa counts positions from behind its padding id."""
-        padding_id = self.model.base_model.embeddings.position_embeddings.padding_idx
-        start = 0 if padding_id is None else padding_id + 1
-        inputs = batch.inputs | {"position_ids": batch.inputs["position_ids"] + start}
-        return {name: ids.unsqueeze(0) for name, ids in inputs.items()}
 
 
 def encoder_layer(layer: Any, x: Tensor, context: Tensor, spans: list[Span]) -> Tensor:

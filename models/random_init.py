@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -12,17 +13,25 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from core.errors import UserError, refused
 from core.seeding import seeded
 from models.settings import BackboneConfig
+from tasks.glue import Task
 
 Provenance = dict[str, str | None]  # source, revision and sha256, as in a record
 
 
+def task_settings(task: Task) -> dict[str, Any]:
+    """What a classifier's configuration takes from the task, whatever the checkpoint was trained for."""
+    names = dict(enumerate(task.labels or ("score",)))
+    problem = "regression" if task.is_regression else "single_label_classification"
+    return {"id2label": names, "label2id": {name: i for i, name in names.items()}, "problem_type": problem}
+
+
 def draw(
-    config: BackboneConfig, outputs: int, seed: int, texts: Iterable[tuple[str, ...]]
+    config: BackboneConfig, task: Task, seed: int, texts: Iterable[tuple[str, ...]]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Provenance]:
     """Model and tokenizer from the seed's own stream; the sha256 is of the settings and texts that they come from."""
-    require_memory(config, outputs)
+    require_memory(config, task)
     with seeded(seed, "backbone"):
-        model = build(config, outputs)
+        model = build(config, task)
     with refused("backbone.architecture suits no tokenizer"):
         tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
     drawn = json.dumps(config.architecture, sort_keys=True) + tokenizer.backend_tokenizer.to_str()
@@ -30,7 +39,7 @@ def draw(
     return model, tokenizer, {"source": f"random, seed {seed}", "revision": None, "sha256": sha256}
 
 
-def build(config: BackboneConfig, outputs: int) -> PreTrainedModel:
+def build(config: BackboneConfig, task: Task) -> PreTrainedModel:
     """A classifier of the architecture, its weights drawn from torch's generator.
 
     Raises:
@@ -39,14 +48,14 @@ def build(config: BackboneConfig, outputs: int) -> PreTrainedModel:
     if "model_type" not in config.architecture:
         raise UserError(f"backbone '{config.name}' has no architecture in its YAML")
     with refused("backbone.architecture builds no classifier"):
-        architecture = AutoConfig.for_model(**config.architecture, num_labels=outputs)
+        architecture = AutoConfig.for_model(**config.architecture | task_settings(task))
         return AutoModelForSequenceClassification.from_config(architecture, dtype=torch.float32)
 
 
-def require_memory(config: BackboneConfig, outputs: int) -> None:
+def require_memory(config: BackboneConfig, task: Task) -> None:
     """Raises a UserError for an architecture whose weights alone are more than the machine's memory."""
     with torch.device("meta"):
-        needed = sum(4 * parameter.numel() for parameter in build(config, outputs).parameters())
+        needed = sum(4 * parameter.numel() for parameter in build(config, task).parameters())
     if needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         raise UserError(f"backbone.architecture takes {needed / 1e9:.3g} GB; this machine has {there / 1e9:.3g}")
 
@@ -76,4 +85,5 @@ def train_tokenizer(texts: Iterable[tuple[str, ...]], vocabulary: int, pad_id: i
         pad_token="<pad>",
         mask_token="<mask>",
         model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,
     )

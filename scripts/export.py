@@ -2,7 +2,8 @@
 
 form=merged (the default) writes a plain transformers checkpoint, with the adapter merged into the weights, and evaluates it
 again. form=adapter writes what `peft.PeftModel.from_pretrained` loads. Both include the tokenizer and a model card with the
-record's numbers. push=USER/NAME sends the folder to the Hugging Face hub. data.path=DIR names the data's folder if it moved.
+record's numbers. push=USER/NAME sends the folder to the Hugging Face hub. data.path=DIR and backbone.source=DIR name the
+folders of the data and of the backbone if they moved.
 """
 
 import shutil
@@ -14,8 +15,8 @@ from pathlib import Path
 from core.errors import UserError
 from scripts.cli import command, parse
 
-OPTIONS = {"run": None, "into": None, "form": "merged", "push": None, "data.path": None}
-FORMS = ("merged", "adapter", "folded")  # the earlier name of merged
+OPTIONS = {"run": None, "into": None, "form": "merged", "push": None, "data.path": None, "backbone.source": None}
+FORMS = ("merged", "adapter")
 
 
 def export(options: dict[str, str | None]) -> None:
@@ -25,11 +26,12 @@ def export(options: dict[str, str | None]) -> None:
     from experiments.restore import restore
     from training.accelerator import make_accelerator  # seconds to import: a mistake should not wait for it
 
-    one_of(*FORMS)("form", options["form"])
+    if options["form"] != "folded":  # the earlier name of merged
+        one_of(*FORMS)("form", options["form"])
     run_folder, folder = Path(options["run"].removesuffix("result.json")), Path(options["into"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
-    restored = restore(run_folder, options["data.path"])
+    restored = restore(run_folder, options["data.path"], options["backbone.source"])
     place = options["push"] or str(folder)
     with complete(folder) as unfinished:
         if options["form"] == "adapter":

@@ -5,7 +5,7 @@ For a task of pairs, two sentences make an example. Prints the label and each la
 file=EXAMPLES   a .csv, .tsv, .jsonl or .parquet with the task's columns, in place of sentences
 into=FILE       writes the predictions there, as .jsonl
 submission=DIR  predicts GLUE's test split and writes the files that gluebenchmark.com takes (CoLA.tsv, ...)
-data.path=DIR   the data's folder, if it moved
+data.path=DIR, backbone.source=DIR   the folders of the data and of the backbone, if they moved
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.glue import Task
     from tasks.loading import Split
 
-OPTIONS = {"run": None, "file": None, "into": None, "submission": None, "data.path": None}
+OPTIONS = {"run": None, "file": None, "into": None, "submission": None, "data.path": None, "backbone.source": None}
 
 
 def logits_of(restored: "Restored", split: "Split") -> "np.ndarray":
@@ -96,7 +96,8 @@ def main(words: list[str]) -> None:
     from core.io import write_text  # before the next lines, which take seconds
     from experiments.restore import restore
 
-    restored = restore(Path(options["run"].removesuffix("result.json")), options["data.path"])
+    run = Path(options["run"].removesuffix("result.json"))
+    restored = restore(run, options["data.path"], options["backbone.source"])
     task = restored.run.task.row
     if options["submission"] and (options["file"] or sentences):
         raise UserError("submission= predicts GLUE's test split: leave out file= and sentences")

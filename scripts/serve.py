@@ -4,8 +4,9 @@
     curl http://127.0.0.1:8000/adapters
 
 A run goes by its folder's name, or by the NAME given with it. Requests that come at the same time, of any adapters, share a
-forward pass of at most `batch=32` texts. `budget=4000` MB of adapters stay on the device. The address is `host=127.0.0.1` and
-`port=8000`; there is no encryption and no login: put a proxy in front before another machine may reach it.
+forward pass of at most `batch=32` texts. `budget=4000` MB of adapters stay on the device. `backbone.source=DIR` names the
+backbone's folder if it moved. The address is `host=127.0.0.1` and `port=8000`; there is no encryption and no login: put a
+proxy in front before another machine may reach it.
 serving/endpoint.py describes the API.
 """
 
@@ -16,7 +17,7 @@ from core.console import say
 from core.errors import UserError
 from scripts.cli import command, parse, whole
 
-OPTIONS = {"host": "127.0.0.1", "port": "8000", "batch": "32", "budget": "4000"}
+OPTIONS = {"host": "127.0.0.1", "port": "8000", "batch": "32", "budget": "4000", "backbone.source": None}
 
 
 def folders(words: list[str]) -> dict[str, Path]:
@@ -40,6 +41,8 @@ def folders(words: list[str]) -> dict[str, Path]:
 def main(words: list[str]) -> None:
     options, rest = parse(words, OPTIONS)
     batch, budget, port = (whole(key, options[key] or "") for key in ("batch", "budget", "port"))
+    if port >= 2**16:
+        raise UserError(f"port is {port}; it must be below {2**16}")
     named = folders(rest)
     from aiohttp import web  # seconds to import, with all that follows: a mistake should not wait for it
 
@@ -48,7 +51,7 @@ def main(words: list[str]) -> None:
     from serving.endpoint import Endpoint
     from serving.mixed import Server
 
-    runs = {name: finished(folder) for name, folder in named.items()}
+    runs = {name: finished(folder, source=options["backbone.source"]) for name, folder in named.items()}
     first = next(iter(named))
     backbone = pretrained(named[first], *runs[first])
     tasks = {name: run.task.row for name, (run, _) in runs.items()}
@@ -56,8 +59,9 @@ def main(words: list[str]) -> None:
     for name, folder in named.items():
         server.store.add(name, from_folder(folder, backbone.provenance))
     endpoint = Endpoint(server, backbone.tokenizer, tasks, backbone.max_length, batch)
-    say(f"{len(named)} adapters of {backbone.name}: http://{options['host']}:{port}/classify (Ctrl-C ends it)")
-    web.run_app(endpoint.app(), host=options["host"], port=port, print=None)
+    address = f"http://{options['host']}:{port}/classify"
+    started = f"{', '.join(named)} on {backbone.name}: {address} (Ctrl-C ends it)"
+    web.run_app(endpoint.app(), host=options["host"], port=port, print=lambda _: say(started))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ it shares them with a KV cache that grows by the token. An encoder has no such c
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,8 @@ def from_folder(folder: Path, backbone: dict[str, Any]) -> Adapter:
         method = LoRA(rank=config["r"], alpha=config["lora_alpha"], rank_stabilized=config.get("use_rslora", False))
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no LoRA adapter, and no other kind can be served") from error
+    if config.get("use_dora"):
+        raise UserError(f"{folder} holds a DoRA adapter; only LoRA's and LoRA-FA's can be served: export it merged")
     peft_format.check_settings(folder, config, method)
     peft_format.check_backbone(folder, config, backbone)
     state = {}
@@ -113,21 +115,24 @@ class AdapterStore:
     """The adapters of one backbone; the most recently used ones, at most `budget` bytes, are on its device.
 
     Attributes:
+        unfit: layers that no adapter may adapt, since their input is not a row for each example.
         resident: the adapters on the device, the least recently used first. On a CPU it is the same memory, counted alike.
         resident_bytes: their size.
         loads, evictions: how many adapters were copied to the device, and how many were removed from it.
     """
 
-    def __init__(self, model: nn.Module, budget: int):
+    def __init__(self, model: nn.Module, budget: int, unfit: Collection[str] = ()):
         """
         Args:
             model: the plain classifier, before anything wraps its layers.
         """
+        self.unfit = unfit
         parameter, prefixes = next(model.parameters()), head_prefixes(model)
         self.device, self.dtype, self.budget = parameter.device, parameter.dtype, budget
         self.layers = {name: (layer.in_features, layer.out_features) for name, layer in linear_layers(model)}
         self.head = {name: p.shape for name, p in model.named_parameters() if name.startswith(prefixes)}
-        *_, last = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        last = [name for name in linear if f"{name}.".startswith(prefixes)][-1]
         self.last = (f"{last}.weight", f"{last}.bias")
         self.host: dict[str, Block] = {}
         self.resident: OrderedDict[str, Block] = OrderedDict()
@@ -164,6 +169,11 @@ class AdapterStore:
             if layer not in self.layers:
                 raise UserError(
                     f"adapter '{name}' adapts {layer}, which the backbone lacks: was it trained on another?"
+                )
+            if layer in self.unfit:
+                raise UserError(
+                    f"adapter '{name}' adapts {layer}, whose input is not a row for each example in this architecture: "
+                    "serve the run merged (export.py)"
                 )
             inputs, outputs = self.layers[layer]
             if A.shape != (len(A), inputs) or B.shape != (outputs, len(A)):

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from torch import Tensor
@@ -23,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from core.console import log
 from core.errors import UserError
-from models.batches import Encoded
+from models.batches import Encoded, as_encoded
 from serving.mixed import Server
 from tasks.glue import Task
 from tasks.loading import Split, is_text
@@ -101,7 +100,7 @@ class Endpoint:
         return logits
 
     async def classify(self, http: web.Request) -> web.Response:
-        name, texts = self.read(await http.text())
+        name, texts = self.read(await http.read())
         if self.queue.qsize() + len(texts) > MOST_WAITING:
             raise web.HTTPServiceUnavailable(text="too many texts are waiting: try again later")
         loop = asyncio.get_running_loop()
@@ -111,7 +110,7 @@ class Endpoint:
         rows = await asyncio.gather(*(request.answer for request in requests))
         return web.json_response({"answers": [answer(self.tasks[name], row) for row in rows]})
 
-    def read(self, body: str) -> tuple[str, list[tuple[str, ...]]]:
+    def read(self, body: bytes) -> tuple[str, list[tuple[str, ...]]]:
         """The adapter and the texts of a request.
 
         Raises:
@@ -131,7 +130,8 @@ class Endpoint:
         read = [(text,) if isinstance(text, str) else tuple(text) if isinstance(text, list) else () for text in texts]
         for place, text in enumerate(read):
             if len(text) != len(columns) or not all(map(is_text, text)):
-                raise UserError(f"text {place} must be {' and '.join(columns)}, for adapter {name}")
+                form = "a string" if len(columns) == 1 else f"a list of {len(columns)} strings"
+                raise UserError(f"text {place} must be {form} ({' and '.join(columns)}), for adapter {name}")
         return name, read
 
     async def adapters(self, _: web.Request) -> web.Response:
@@ -160,9 +160,7 @@ def encode(texts: list[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, max
     """Texts of different tasks as token ids: sentences and pairs may be mixed."""
     rows = [tokenizer(*text, truncation=True, max_length=max_length, return_attention_mask=False) for text in texts]
     inputs = {name: [row[name] for row in rows] for name in rows[0]}
-    pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0}
-    split = Split("", texts, [0] * len(texts), list(range(len(texts))))
-    return Encoded(split, inputs, {name: pad[name] for name in inputs}, torch.int64)
+    return as_encoded(Split("texts", texts, [0] * len(texts), list(range(len(texts)))), inputs, tokenizer)
 
 
 def answer(task: Task, logits: Tensor) -> dict[str, Any]:

@@ -11,16 +11,18 @@ layers, with 28 adapters among 32 requests, the loop adds 0.2 to 0.4 ms to a pro
 of stacked A and B takes more than twice the loop's time; one product with all A and a mask four to twenty times.
 """
 
+from collections.abc import Iterable
 from itertools import accumulate, groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods.base import head_prefixes, replace
+from methods.base import head_prefixes, linear_layers, replace
 from models.batches import Encoded
-from models.packed import forward_path
+from models.packed import forward_path, is_known
 from serving.adapters import AdapterStore, Block
 
 
@@ -40,6 +42,7 @@ class Mixture:
             examples.append((slice(begin, end), adapters[name]))
             tokens.append((slice(starts[begin], starts[end]), adapters[name]))
         self.slices = {starts[-1]: tokens, len(names): examples}  # equal numbers are equal slices
+        self.tensors = {tensor for adapter in adapters.values() for tensor in adapter.tensors}
 
     def of(self, x: Tensor) -> list[tuple[slice, Block]]:
         """Each adapter's slice of x, whose first dimension counts the batch's examples or, end to end, their tokens."""
@@ -53,9 +56,12 @@ class MixedLinear(nn.Module):
         super().__init__()
         self.base, self.mixture = base, mixture
         self.A, self.B = f"{name}.A", f"{name}.B"
+        self.weight, self.bias = base.weight, base.bias  # T5 asks for a weight's type
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.base(x)
+        if self.A not in self.mixture.tensors:
+            return h
         for own, adapter in self.mixture.of(x):
             if self.A in adapter.tensors:
                 A, sB = adapter.tensors[self.A], adapter.tensors[self.B]
@@ -82,6 +88,30 @@ class MixedHead(nn.Module):
         return torch.cat([F.pad(part, (0, widest - part.shape[-1]), value=torch.nan) for part in parts])
 
 
+@torch.no_grad()
+def unfit_layers(model: Any, names: Iterable[str]) -> set[str]:
+    """Those of the layers whose input is not (examples, tokens, width) or (examples, width) in a padded batch.
+
+    DeBERTa's take relative positions too, Longformer's count tokens first, OPT's lay tokens end to end.
+    """
+    examples, tokens, found = 3, 5, set()
+    ids = torch.full((examples, tokens), 5, device=next(model.parameters()).device)
+    ids[:, -1] = model.config.eos_token_id or 5  # BART's and T5's head reads the end of the text
+
+    def look(name: str, x: Tensor) -> None:
+        if x.shape[:-1] not in {(examples, tokens), (examples,)}:
+            found.add(name)
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: look(name, args[0]))
+        for name in names
+    ]
+    model(input_ids=ids)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
 def by_adapter(names: list[str], lengths: list[int]) -> list[int]:
     """An order of the batch with each adapter's examples together, and short ones first, so that attention pads less."""
     longest = dict.fromkeys(names, 0)
@@ -100,7 +130,10 @@ class Server:
             budget: bytes of adapters that the device may hold.
             forward: packed or padded.
         """
-        self.store, self.mixture = AdapterStore(model.eval(), budget), Mixture()
+        unfit = (
+            set() if is_known(model) and forward == "packed" else unfit_layers(model.eval(), dict(linear_layers(model)))
+        )
+        self.store, self.mixture = AdapterStore(model.eval(), budget, unfit), Mixture()
         heads = [prefix for prefix in head_prefixes(model) if any(key.startswith(prefix) for key in self.store.head)]
         for name in self.store.layers:
             replace(model, name, MixedLinear(model.get_submodule(name), name, self.mixture))

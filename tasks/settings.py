@@ -89,5 +89,7 @@ class DataConfig:
         for key in ("train_size", "eval_size"):
             if self.name == "generated" and (size := getattr(self, key) or 0) > GENERATED_MOST:
                 raise UserError(f"data.{key} is {size}; generated data have at most {GENERATED_MOST} examples a split")
+        if self.name == "hub" and self.path:
+            raise UserError(f"data.path is {self.path}, and data=hub reads no folder: add data=local")
         if self.name == "local" and not self.path:
             raise UserError("data=local needs data.path=DIR, a folder that holds TASK/train-*.parquet or train.csv")

@@ -234,7 +234,7 @@ MISTAKES = {
     "method=lorra": "unknown method 'lorra'; .*did you mean lora",
     "method.rank=99": "method.rank is 99; an adapted layer has 32",
     "method.target_modules=qurey": "no linear layer matches 'qurey'",
-    "backbone=llama-7b method=pfeiffer memory=40": "adapters know the layers of BERT, .* not LlamaDecoderLayer",
+    "backbone=llama-7b method=pfeiffer memory=40": "adapters need layers laid out as BERT's; LlamaDecoderLayer is not",
     "backbone=llama-7b method=bitfit memory=40": "method=bitfit trains biases; LlamaModel has none",
     "backbone=lama": "unknown backbone 'lama'; .*llama-7b",
     "backbone=custom backbone.source=x": "backbone 'x' has no architecture in its YAML",

@@ -29,6 +29,7 @@ from experiments.restore import restore
 from methods.base import AdaptedLinear
 from scripts import benchmark, latency, serve_bench
 from scripts.cli import parse
+from scripts.export import OPTIONS as EXPORT
 from scripts.export import export, push
 from scripts.predict import OPTIONS
 from tasks.generated import generate
@@ -59,9 +60,9 @@ def house(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wide_house(tmp_path_factory):
-    """The same with a BERT wide enough for bitsandbytes, whose blocks are of 64 weights."""
+    """The same with a BERT whose widths, 128 and 192, suit bitsandbytes' blocks of 64 weights."""
     folder = tmp_path_factory.mktemp("wide")
-    save_encoder(folder / "bert", "bert", width=64)
+    save_encoder(folder / "bert", "bert", width=128)
     for task in ("cola", "rte", "stsb"):
         mirror(folder, task)
     return folder
@@ -117,13 +118,33 @@ def test_the_model_card_shows_the_numbers_of_the_record(house, tmp_path):
     card, record = (tmp_path / "README.md").read_text(), read_record(run.folder)
     _, header, text = card.split("---\n", 2)
     assert "model-index" not in header  # a score on local data is not GLUE's to the hub
-    hub = replace(restored, run=replace(restored.run, data=replace(restored.run.data, name="hub")))
+    hub = replace(restored, run=replace(restored.run, data=replace(restored.run.data, name="hub", path=None)))
     model = yaml.safe_load(export_card(hub, "transformers", "here").split("---\n", 2)[1])["model-index"][0]
     [metric] = model["results"][0]["metrics"]
     assert metric == {"type": "accuracy", "value": record["best"]["accuracy"]}
     assert f"accuracy {record['best']['accuracy']:.4f}" in text
     assert record["config_hash"] in text
     assert str(house) not in text.replace(record["provenance"]["backbone"]["source"], "")
+
+
+def test_a_backbone_that_moved_is_known_by_its_checksum(tmp_path, answer):
+    """By predict.py, export.py and init_from; another backbone is refused."""
+    save_encoder(tmp_path / "bert", "bert")
+    mirror(tmp_path, "rte")
+    run = trained(tmp_path, "lora")
+    before = answer(f"run={run.folder}", "the cat", "a dog")
+    shutil.move(tmp_path / "bert", tmp_path / "moved")
+    status, _, error = answer(f"run={run.folder}", "the cat", "a dog")
+    assert (status, "there is no folder" in error) == (2, True)
+    moved = f"backbone.source={tmp_path / 'moved'}"
+    assert answer(f"run={run.folder}", moved, "the cat", "a dog") == before
+    export(EXPORT | {"run": str(run.folder), "into": str(tmp_path / "out"), "backbone.source": str(tmp_path / "moved")})
+    words = ("backbone=custom", moved, "data=local", f"data.path={tmp_path}", f"output_dir={tmp_path / 'runs'}")
+    again = compose(*QUICK, *words, "task=rte", "method=lora", "method.rank=4", f"init_from={run.folder}")
+    train.train(again)
+    save_encoder(tmp_path / "other", "bert", seed=5)
+    status, _, error = answer(f"run={run.folder}", f"backbone.source={tmp_path / 'other'}", "the cat", "a dog")
+    assert (status, "was trained on other weights" in error) == (2, True)
 
 
 def test_a_model_that_does_not_merge_is_not_exported_as_merged(house, tmp_path):
@@ -145,7 +166,7 @@ def damage(folder, name: str = "best.safetensors") -> None:
 
 def test_a_failed_export_leaves_no_partial_files(house, tmp_path, monkeypatch):
     run = trained(house, "lora")
-    options = {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "merged", "push": None, "data.path": None}
+    options = EXPORT | {"run": str(run.folder), "into": str(tmp_path / "out")}
     monkeypatch.setattr("experiments.export.TOLERANCE", -1.0)
     with pytest.raises(UserError, match="nothing is written"):
         export(options)
@@ -203,19 +224,13 @@ def test_tables_are_read_in_each_format_and_wrong_ones_are_refused(tmp_path):
 
 def test_an_adapter_is_exported_with_its_tokenizer_and_model_card(house, tmp_path):
     run = trained(house, "vera")
-    options = {
-        "run": str(run.folder),
-        "into": str(tmp_path / "out"),
-        "form": "adapter",
-        "push": None,
-        "data.path": None,
-    }
+    options = EXPORT | {"run": str(run.folder), "into": str(tmp_path / "out"), "form": "adapter"}
     export(options)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
     with pytest.raises(UserError, match="name a new folder"):
         export(options)
-    with pytest.raises(UserError, match="PEFT has no format for method=full"):
+    with pytest.raises(UserError, match="method=full has no format of PEFT's here"):
         export(options | {"run": str(trained(house, "full").folder), "into": str(tmp_path / "other")})
 
 
@@ -339,7 +354,7 @@ def lines_of_the_card(folder) -> str:
 def test_the_cards_lines_run_as_they_stand_and_give_our_models_answer(form, method, task, wide_house, tmp_path, capsys):
     run = trained(wide_house, method, f"task={task}", f"output_dir={tmp_path / 'runs'}", "trainer.learning_rate=0.02")
     folder = tmp_path / "out"
-    export({"run": str(run.folder), "into": str(folder), "form": form, "push": None, "data.path": None})
+    export(EXPORT | {"run": str(run.folder), "into": str(folder), "form": form})
     capsys.readouterr()
     names: dict = {}
     exec(lines_of_the_card(folder), names)
@@ -353,7 +368,8 @@ def test_the_cards_lines_run_as_they_stand_and_give_our_models_answer(form, meth
                 module.train()
         with torch.no_grad():
             theirs = names["model"](**names["tokens"]).logits[0]
-        torch.testing.assert_close(theirs, logits, atol=1e-4, rtol=1e-4)
+        close = 2e-3 if method == "qlora" else 1e-4  # some CPUs' layout of 4-bit weights keeps their scales in bf16
+        torch.testing.assert_close(theirs, logits, atol=close, rtol=close)
     else:
         expected = logits.item() if task == "stsb" else logits.softmax(0).max().item()
         said = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])

@@ -406,7 +406,7 @@ def test_other_kinds_of_adapters_are_not_served(tmp_path):
         run = compose(f"method={method}", "method.rank=4", "task=rte", *words, "data=generated", *quick)
         train(run)
         provenance = read_record(run.folder)["provenance"]["backbone"]
-        with pytest.raises(UserError, match=r"use_dora|no LoRA adapter"):
+        with pytest.raises(UserError, match=r"a DoRA adapter; only LoRA.s|no LoRA adapter"):
             from_folder(run.folder, provenance)
 
 
