@@ -19,6 +19,7 @@ from analysis import serving
 from analysis.published import suffix
 from analysis.records import BACKBONES, METHODS, TASKS, at_chosen_setting, complete, in_order, main_metric
 from analysis.tables import pick_rate
+from methods.base import REGISTERED
 from tasks.glue import METRICS
 from training.selection import best
 
@@ -50,7 +51,12 @@ LOOKS = {  # colour, marker, dash, hatch
     "pfeiffer": ("#882255", "p", "--", "xxx"),
     "adapterdrop": ("#88CCEE", "H", "-.", "..."),
 }
-OTHER = ("#777777", "*", "-", "--")
+OWN = (  # of methods that have none, in the order of their names
+    ("#117733", "*", "-", ".."),
+    ("#AA4499", "h", "--", "oo"),
+    ("#6699CC", "p", "-.", "xx"),
+    ("#661100", "d", ":", "//"),
+)
 WAYS = {
     serving.MIXED: ("#0072B2", "s", "-"),
     serving.SWITCHED: ("#D55E00", "^", "--"),
@@ -60,13 +66,19 @@ WAYS = {
 TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_own_rates", "parikh_wu_table1_minilm"]
 
 
+def look(method: str) -> tuple[Any, ...]:
+    """Colour, marker, dash and hatch of a method, the same in every figure."""
+    own = sorted(set(REGISTERED) - set(LOOKS))
+    return LOOKS.get(method) or OWN[own.index(method) % len(OWN) if method in own else -1]
+
+
 def line_style(method: str) -> dict[str, Any]:
-    colour, marker, dash, _ = LOOKS.get(method, OTHER)
+    colour, marker, dash, _ = look(method)
     return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 5, "label": METHODS[method]}
 
 
 def bar_style(method: str) -> dict[str, Any]:
-    colour, _, _, hatch = LOOKS.get(method, OTHER)
+    colour, _, _, hatch = look(method)
     return {"color": colour, "hatch": hatch, "edgecolor": "white", "label": METHODS[method]}
 
 
@@ -145,7 +157,7 @@ def curves(ax: Axes, runs: pd.DataFrame, metric: str) -> None:
         scores = np.array([[entry[metric] for entry in history[:length]] for history in of["history"]])
         ax.plot(epochs, np.median(scores, axis=0), **line_style(method))
         if len(scores) > 1:
-            ax.fill_between(epochs, scores.min(0), scores.max(0), alpha=0.12, color=LOOKS.get(method, OTHER)[0])
+            ax.fill_between(epochs, scores.min(0), scores.max(0), alpha=0.12, color=look(method)[0])
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -267,7 +279,7 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
                     pick[0],
                     dict(zip(rates, medians, strict=True))[pick[0]],
                     "*",
-                    color=LOOKS.get(method, OTHER)[0],
+                    color=look(method)[0],
                     markersize=13,
                     alpha=0.5,
                 )

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from analysis.figures import LOOKS, OTHER, legend, line_style, panels
+from analysis.figures import legend, line_style, look, panels
 from analysis.records import BACKBONES, METHODS, TASKS, chosen_scores, complete, in_order, labelled, metric_of
 from analysis.render import Table
 from analysis.statistics import Summary, summarize
@@ -20,6 +20,7 @@ from tasks.glue import METRICS
 
 MOST = 6  # settings in one panel
 PANELS = 4  # in a row
+MARKERS = "osD^v<>Pp*h"
 COST_NOTES = [
     "Medians over seeds of one setting. Samples/s: training steps alone, without warm-up and evaluations. Peak: allocated on "
     "a GPU; on a CPU resident, with the interpreter and its libraries. `x full FT`: over full fine-tuning's on the same "
@@ -122,9 +123,9 @@ def score(runs: pd.DataFrame) -> Summary:
     return summarize(list(chosen_scores(runs).values()))
 
 
-def draw_point(ax: Axes, x: float, s: Summary, method: str) -> None:
-    """A mean, and its 95 % t interval where there are three seeds."""
-    style = line_style(method) | {"linestyle": "", "markersize": 6}
+def draw_point(ax: Axes, x: float, s: Summary, method: str, **more: str) -> None:
+    """A mean, and its 95 % t interval where there are three seeds; `more` changes the method's style."""
+    style = line_style(method) | {"linestyle": "", "markersize": 6} | more
     if s.low is None or s.high is None:
         ax.plot([x], [s.mean], **style | {"fillstyle": "none"})
     else:
@@ -136,14 +137,19 @@ def trade_offs(runs: pd.DataFrame, task: str) -> Figure:
     figure, axes = panels(3, width=2.8, height=3.0)
     names = {"parameters": "trained parameters", "samples_per_second": "samples/s", "peak_bytes": "peak memory, GB"}
     for ax, (column, name) in zip(axes, names.items(), strict=True):
-        for _, part in settings(runs):
+        places: dict[str, int] = {}
+        for label, part in settings(runs):
             method, x = part["method"].iloc[0], part[column].median() / (1e9 if column == "peak_bytes" else 1)
-            if x:
-                draw_point(ax, x, score(part), method)
+            place = places[method] = places.get(method, -1) + 1
+            if x:  # a method's settings differ in their markers
+                more = {"marker": MARKERS[place % len(MARKERS)]} if place else {}
+                draw_point(ax, x, score(part), method, label=label, **more)
             else:  # nothing trains but the head: a level, since a log axis has no 0
-                ax.axhline(score(part).mean, color=LOOKS.get(method, OTHER)[0], linestyle=":", linewidth=0.8)
+                ax.axhline(score(part).mean, color=look(method)[0], linestyle=":", linewidth=0.8)
         ax.set(xlabel=name)
     axes[0].set_xscale("log")
+    axes[0].xaxis.set_minor_formatter(NullFormatter())  # they would overlap
+    axes[0].xaxis.set_major_locator(LogLocator(numticks=4, subs=(1.0, 3.0)))
     axes[0].set_ylabel(f"{METRICS[metric_of(runs)]} x 100")
     legend(figure, axes[-1])
     figure.suptitle(f"{title(runs, task)}: mean and 95 % t interval; open: fewer than three seeds", fontsize=9)
@@ -166,8 +172,8 @@ def learning_rates(runs: pd.DataFrame, task: str) -> Figure | None:
         ax.plot(
             [rate for rate, _ in points],
             [s.mean for _, s in points],
-            color=LOOKS.get(method, OTHER)[0],
-            linestyle=LOOKS.get(method, OTHER)[2],
+            color=look(method)[0],
+            linestyle=look(method)[2],
         )
         for rate, s in points:
             draw_point(ax, rate, s, method)

@@ -12,7 +12,7 @@ from core.console import log
 from core.errors import Damaged, UserError
 from core.io import with_checksum, write_json
 from experiments.config import file_name, identity
-from experiments.naming import PER_SEED, differing, flat, short, show
+from experiments.naming import PER_SEED, differing, flat, short, show, unequal
 from experiments.record import RECORD, parse
 from methods.base import REGISTERED
 from tasks.glue import GLUE
@@ -164,7 +164,7 @@ def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     rows = pd.DataFrame(list(map(row, records)), columns=list(COLUMNS))
     order = {name: place for place, name in enumerate(METHODS)}
     rows["order"] = rows["method"].map(lambda name: order.get(name, len(order)))
-    keys = ["experiment", "backbone", "order", "method", "task", "learning_rate", "rank", "alpha", "seed"]
+    keys = ["experiment", "backbone", "order", "method", "task", "learning_rate", "rank", "alpha", "variant", "seed"]
     return rows.sort_values(keys, kind="stable").reset_index(drop=True)
 
 
@@ -271,10 +271,12 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     Complete runs of one experiment, backbone, task and label differ in nothing but the seed.
     """
     frame = frame.assign(label=[METHODS[name] for name in frame["method"]])
-    for _, group in frame.groupby(["experiment", "backbone", "method"]):
-        keys = differing(list(group["settings"]), within=("task.name",))
-        words = ["".join(f", {short(key)} {show(values.get(key))}" for key in keys) for values in group["settings"]]
-        frame.loc[group.index, "label"] += pd.Series(words, index=group.index)
+    for _, grid in frame.groupby(["experiment", "backbone"]):
+        shared = unequal(list(grid["settings"]))
+        for _, group in grid.groupby("method"):
+            keys = dict.fromkeys([*differing(list(group["settings"]), within=("task.name",)), *shared])
+            words = ["".join(f", {short(key)} {show(values.get(key))}" for key in keys) for values in group["settings"]]
+            frame.loc[group.index, "label"] += pd.Series(words, index=group.index)
     return frame
 
 

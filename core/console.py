@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import yaml
 from hydra._internal.utils import get_args_parser
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
@@ -60,7 +60,12 @@ def sentence(error: Exception) -> str:
     """One line for an error of ours, Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         kind, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return unknown(kind, name, error.options or [])
+        own = f"; a new one is a file conf/experiment/{name}.yaml" if kind == "experiment" else ""
+        return unknown(kind, name, error.options or []) + own
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        return f"{error.override}: put a value with spaces, commas or brackets in quotes, as in 'note=\"so (to say)\"'"
+    if "Could not override 'profile'" in str(error):
+        return "an experiment cannot choose the profile: give profile=offline on the command line"
     if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it
         return str(error.__cause__)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error

@@ -30,7 +30,8 @@ def right_name(name: str, settings: Mapping[str, Any]) -> str | None:
 
 
 def amend(words: Sequence[str], conf: Path) -> list[str]:
-    """The command line with choices spelt as their files are: `method=lora` for `method=LoRA`, in a sweep's lists too.
+    """The command line with choices spelt as their files are: `method=lora` for `method=LoRA`, in a sweep's lists too,
+    and with `tags=a,b` as the list that it means.
 
     Args:
         conf: the folder with a folder for each group of choices.
@@ -51,6 +52,8 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
             raise UserError(f"settings have no dashes: write {setting}={value or following}")
         if equals and name in groups:
             spelt = {choice.lower(): choice for choice in groups[name]}
-            word = f"{name}=" + ",".join(spelt.get(part.lower(), part) for part in value.split(","))
+            word = f"{name}=" + ",".join(dict.fromkeys(spelt.get(part.lower(), part) for part in value.split(",")))
+        if name == "tags" and value and "[" not in value:
+            word = f"tags=[{value}]"
         amended.append(word)
     return amended

@@ -9,7 +9,8 @@ from core.errors import UserError
 
 WAY_OUT = (
     "run scripts/download.py where there is a network, or use profile=offline (no download at all), "
-    "or local folders (data=local data.path=DIR, backbone=custom backbone.source=DIR)"
+    "the encoder of a Python package (backbone=minilm), or local folders (data=local data.path=DIR, "
+    "backbone=custom backbone.source=DIR)"
 )
 
 

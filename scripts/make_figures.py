@@ -32,7 +32,7 @@ def main(words: list[str]) -> None:
     elif paths:
         runs = read_runs(paths)
         for path in write_figures(lambda: own_study.figures(runs), Path(options["into"] or paths[0] / "figures")):
-            print(os.path.relpath(path))
+            print(path)
         return
     records, into = load(), Path(options["into"] or ROOT / "paper_tables" / "figures")
     for path in write_figures(lambda: all_figures(records, read_similarity()), into):

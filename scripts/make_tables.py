@@ -36,7 +36,7 @@ def main(words: list[str]) -> None:
     paths = [Path(folder) for folder in folders]
     if paths and options["take_over"] == "false":
         for path in write_tables(own_study.tables(read_runs(paths)), Path(options["into"] or paths[0] / "tables")):
-            print(os.path.relpath(path))
+            print(path)
         return
     for folder in paths:
         print(f"{len(collect(folder, check=check))} runs taken over from {folder}")

@@ -20,7 +20,7 @@ import pandas as pd
 from analysis.records import METHODS, TASKS, chosen_scores, complete, in_order, read_runs
 from analysis.statistics import summarize
 from core.checks import one_of
-from experiments.naming import differing, short, show
+from experiments.naming import differing, short, show, unequal
 from scripts.cli import command, parse
 from training.selection import best
 
@@ -28,9 +28,9 @@ RATE = "trainer.learning_rate"
 
 
 def settings_that_differ(runs: pd.DataFrame) -> list[str]:
-    """The learning rate, and every setting in which runs of one method differ on one task."""
+    """The learning rate, every setting in which runs of one method differ on one task, and what methods do not share."""
     parts = [differing(list(part["settings"]), within=("task.name",)) for _, part in runs.groupby("method")]
-    return list(dict.fromkeys([RATE, *chain.from_iterable(parts)]))
+    return list(dict.fromkeys([RATE, *chain.from_iterable(parts), *unequal(list(runs["settings"]))]))
 
 
 def summaries(runs: pd.DataFrame) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import yaml
 from core.console import duration
 from core.errors import UserError
 from experiments.config import RunConfig, from_dict, identity, to_dict
-from experiments.naming import differing, flat, short, show
+from experiments.naming import differing, flat, short, show, unequal
 from experiments.run_folder import CONFIG, RunFolder
 from experiments.sweep import cells
 from scripts.cli import command
@@ -45,7 +45,7 @@ def read(words: list[str]) -> list[Cell]:
     if not runs:
         raise UserError("there is no run; give a sweep's overrides or a folder of runs")
     settings = [flat(identity(to_dict(run))) for run, _ in runs]
-    keys = differing(settings, within=("method.name", "task.name"))
+    keys = list(dict.fromkeys([*differing(settings, within=("method.name", "task.name")), *unequal(settings)]))
     return [
         Cell(run, *folder.status(), label(values, keys)) for (run, folder), values in zip(runs, settings, strict=True)
     ]

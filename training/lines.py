@@ -26,9 +26,9 @@ def minute_line(step: int, steps: int, loss: str, seconds_left: float) -> str:
 def last_line(record: dict[str, Any]) -> str:
     """`best matthews_correlation 0.2767 at epoch 3; 45 samples/s; peak 1.1 GB; 12 min`."""
     metric, best, selected = record["metric"], record["best"], record["selected"]
-    parts = [f"best {metric} {best[metric]:.4f} at epoch {best['epoch']:g}"]
+    parts = [f"best {metric} {best[metric]:.4f} at epoch {best['epoch']:.3g}"]
     if selected:
-        parts.append(f"{selected[metric]:.4f} at epoch {selected['epoch']:g}, the best on held-out data")
+        parts.append(f"{selected[metric]:.4f} at epoch {selected['epoch']:.3g}, the best on held-out data")
     if speed := record["speed"]["samples_per_second"]:
         parts.append(f"{speed:.0f} samples/s")
     return "; ".join([*parts, f"peak {record['memory']['peak_bytes'] / 1e9:.1f} GB", duration(record["seconds"])])
