@@ -12,6 +12,7 @@ from support.command_line import ENVIRONMENT, ROOT, TINY, science
 
 from core.errors import UserError
 from experiments.sweep import require_launcher
+from hydra_plugins.slurm_queue import Queue, refusal
 
 
 def start(output: Path, *words: str) -> subprocess.Popen:
@@ -77,12 +78,76 @@ def test_slurm_is_asked_for_one_gpu_a_job(tmp_path, monkeypatch):
     assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in asked
 
 
-def test_missing_slurm_is_one_sentence(tmp_path):
+def test_missing_slurm_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "PATH", str(tmp_path))  # this machine may have sbatch
     process = start(tmp_path, "hydra/launcher=slurm", "seed=0,1")
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 2
-    assert "slurm" in said
+    assert "hydra/launcher=slurm needs sbatch on the PATH" in said
     assert said.count("\n") == 1
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch) -> Queue:
+    """A watcher whose squeue and sacct print the files `squeue` and `sacct`, and fail without them."""
+    for name in ("squeue", "sacct"):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        script = tmp_path / "bin" / name
+        script.write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path / name}\n")
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return Queue()
+
+
+def states(queue: Queue, *jobs: str) -> list[tuple[str, bool]]:
+    return [(queue.get_state(job, "force"), queue.is_done(job)) for job in jobs]
+
+
+def test_squeue_tells_the_state_of_jobs_and_sacct_that_of_forgotten_ones(queue, tmp_path):
+    rows = ("7_0|CONFIGURING|None", "7_1|CANCELLED|None", "7_2|PENDING|PartitionConfig", "8|CANCELLED|Dependency")
+    (tmp_path / "squeue").write_text("\n".join(rows))
+    assert states(queue, "7_0", "7_1", "7_2", "8_0") == [
+        ("CONFIGURING", False),
+        ("CANCELLED", True),
+        ("UNSATISFIABLE", True),
+        ("CANCELLED", True),
+    ]
+    (tmp_path / "sacct").write_text("9_0|CANCELLED by 1000\n9_1|RUNNING\n")
+    assert states(queue, "9_0", "9_1") == [("CANCELLED", True), ("FORGOTTEN", True)]
+
+
+def test_without_accounting_a_forgotten_job_is_over(queue, tmp_path):
+    (tmp_path / "squeue").touch()
+    (tmp_path / "bin/sacct").unlink()
+    assert states(queue, "7") == [("FORGOTTEN", True)]
+
+
+def test_a_queue_that_does_not_answer_is_said_once_and_keeps_what_it_said(queue, tmp_path, capsys):
+    (tmp_path / "squeue").write_text("7|RUNNING|None")
+    assert states(queue, "7") == [("RUNNING", False)]
+    (tmp_path / "squeue").unlink()
+    for _ in range(2):
+        time.sleep(0.002)
+        assert states(queue, "7") == [("RUNNING", False)]
+    assert capsys.readouterr().err.count("squeue does not answer") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "way_out"),
+    [
+        ("Invalid generic resource (gres) specification", "hydra.launcher.gpus_per_node=null"),
+        ("Memory specification can not be satisfied", "hydra.launcher.mem_gb=N"),
+        ("CPU count per node can not be satisfied", "hydra.launcher.cpus_per_task=N"),
+        ("Requested node configuration is not available", "hydra.launcher.cpus_per_task=N"),
+        ("Invalid account or account/partition combination specified", "hydra.launcher.account=NAME"),
+        ("invalid partition specified: gpu", "hydra.launcher.partition=NAME"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "hydra.launcher.timeout_min=N"),
+    ],
+)
+def test_a_refusal_names_the_setting(said, way_out):
+    sentence = refusal(f"sbatch: error: {said}\nsbatch: error: Batch job submission failed: {said}\n")
+    assert sentence.startswith(f"Slurm refuses the jobs: {said} (")
+    assert way_out in sentence
 
 
 def test_launchers_that_would_not_name_a_failed_run_are_refused():
