@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo check test faults tables lint types audit clean
+.PHONY: help setup demo check test faults test-slurm tables lint types audit clean
 
 help:                ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 $(VENV)/run.stamp: requirements.txt requirements-demo.txt constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,11 @@ test: $(VENV)/dev.stamp ## all tests, on every core
 
 faults: $(VENV)/dev.stamp ## the long form: fifty kills, a full disk, bad input by the hundred, every compiled method
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/models/test_packed.py tests/docs/test_readme.py --long -n auto
+
+test-slurm: $(VENV)/dev.stamp ## sweeps through a real Slurm of one node, as root; installs its Debian packages if they are missing
+	which slurmctld slurmd munged sbatch >/dev/null || \
+		apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm --slurm -v
 
 tables: $(VENV)/dev.stamp ## tables, figures, notebooks and the README's headline table, from the committed records
 	$(BIN)/python scripts/make_tables.py

@@ -14,6 +14,7 @@ from methods.base import Method
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="`make faults`: what takes too long for each change")
+    parser.addoption("--slurm", action="store_true", help="`make test-slurm`: sweeps through a real Slurm of one node")
 
 
 @pytest.fixture(scope="session")
