@@ -56,7 +56,8 @@ def answers(task: "Task", split: "Split", logits: "np.ndarray") -> list[dict[str
 
 def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
     """The examples from the command line or from a file."""
-    from tasks.loading import is_text, read_examples, unlabelled
+    from tasks.loading import read_examples, unlabelled
+    from tasks.rows import is_text
 
     if file:
         if sentences:

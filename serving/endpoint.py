@@ -25,7 +25,8 @@ from core.errors import UserError
 from models.batches import Encoded, as_encoded
 from serving.mixed import Server
 from tasks.glue import Task
-from tasks.loading import Split, is_text
+from tasks.loading import Split
+from tasks.rows import is_text
 
 MOST_TEXTS = 256  # in one request
 MOST_WAITING = 4096  # texts in the queue; a request beyond is told to come again

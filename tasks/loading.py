@@ -1,27 +1,25 @@
-"""From a task's name to its examples: one path for the hub, a local mirror and generated data.
+"""From a task's name to its examples: one path for the hub, a local folder and generated data.
 
 Each source gives a table per split in GLUE's columns. Everything after that, checks included, is the same for all sources.
 """
 
-import csv
 import hashlib
 import json
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core.errors import UserError
-from core.hub import checksum, snapshot
+from core.hub import snapshot
 from tasks.generated import generate
 from tasks.glue import GLUE, Task
+from tasks.layouts import layout_of
+from tasks.rows import read_rows, require_texts
 from tasks.settings import DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
@@ -71,9 +69,9 @@ def _load(task: Task, config: DataConfig) -> dict[str, Split]:
             name: _split(task, name, datasets.Dataset(pa.table(generate(task.name, name, sizes[name], config.seed))))
             for name in names
         }
-    folder = hub_folder(task, config) if config.name == "hub" else Path(config.path or "").expanduser()
     limits = dict.fromkeys(names, config.eval_size) | {"train": config.train_size}
-    return {name: _split(task, name, _draw(_read(folder, task, name), limits[name], config.seed)) for name in names}
+    tables = _tables(task, config, names)
+    return {name: _split(task, name, _draw(tables[name], limits[name], config.seed)) for name in names}
 
 
 def load_test(task: Task, config: DataConfig) -> dict[str, Split]:
@@ -87,8 +85,20 @@ def load_test(task: Task, config: DataConfig) -> dict[str, Split]:
             "a submission is made of GLUE's own test split: it needs a GLUE task and data=hub or data=local"
         )
     names = tuple(name.replace("validation", "test") for name in task.validation)
-    folder = hub_folder(task, config, names) if config.name == "hub" else Path(config.path or "").expanduser()
-    return {name: unlabelled(task, f"{task.name}/{name}", _read(folder, task, name).to_list()) for name in names}
+    tables = _tables(task, config, names)
+    return {name: unlabelled(task, f"{task.name}/{name}", tables[name].to_list()) for name in names}
+
+
+def layout_name(task: Task, config: DataConfig) -> str | None:
+    """The layout in which `data.path` has the task; None for other sources.
+
+    Raises:
+        UserError: the folder is in no layout, or lacks a split.
+    """
+    if config.name != "local":
+        return None
+    names = ("train", *task.validation)
+    return layout_of(_folder(task, config, names), task, names).name
 
 
 def read_examples(task: Task, file: Path) -> Split:
@@ -97,49 +107,7 @@ def read_examples(task: Task, file: Path) -> Split:
     Raises:
         UserError: the file is missing, of another kind, damaged, or lacks a column.
     """
-    return unlabelled(task, str(file), _rows(file))
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a table that a user wrote.
-
-    Raises:
-        UserError: the file is missing, of another kind, or damaged.
-    """
-    if file.suffix not in READERS:
-        raise UserError(f"{file} is none of: {', '.join(f'*{suffix}' for suffix in READERS)}")
-    try:
-        return READERS[file.suffix](file)
-    except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _separated(file: Path, **dialect: Any) -> list[dict[str, Any]]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, strict=True, **dialect)
-        rows = list(reader)
-        header = reader.fieldnames or []
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():  # csv's key for surplus fields, and its value for missing ones
-            raise ValueError(f"row {number} has not the header's {len(header)} fields")
-    if len(set(header)) < len(header):
-        raise ValueError("two of its columns have the same name")
-    return rows
-
-
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("not every line is an object")
-    return rows
-
-
-READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
-    ".csv": _separated,
-    ".tsv": partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".jsonl": _json_lines,
-    ".parquet": lambda file: pq.read_table(file).to_pylist(),
-}
+    return unlabelled(task, str(file), read_rows(file))
 
 
 def unlabelled(task: Task, where: str, rows: list[dict[str, Any]]) -> Split:
@@ -148,21 +116,9 @@ def unlabelled(task: Task, where: str, rows: list[dict[str, Any]]) -> Split:
     Raises:
         UserError: there are none, or a column is missing or no text.
     """
-    if not rows:
-        raise UserError(f"{where} has no rows")
-    for number, row in enumerate(rows):
-        for column in task.columns:
-            if column not in row:
-                raise UserError(f"{where} has no column {column}; its columns are: {', '.join(map(str, row))}")
-            if not is_text(row[column]):
-                raise UserError(f"{where}, row {number}: {column} is not a text")
+    require_texts(task, where, rows)
     texts = [tuple(row[column] for column in task.columns) for row in rows]
     return Split(where, texts, [0] * len(rows), [row.get("idx", number) for number, row in enumerate(rows)])
-
-
-def is_text(value: object) -> bool:
-    """Whether it is a string that UTF-8 can encode: JSON has others."""
-    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 def hub_folder(task: Task, config: DataConfig, names: tuple[str, ...] = ()) -> Path:
@@ -179,66 +135,19 @@ def fingerprint(splits: dict[str, Split]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(folder: Path, task: Task, split: str) -> datasets.Dataset:
-    """One split of a folder in the hub's layout."""
-    if not folder.is_dir():
-        raise UserError(f"data.path: there is no folder {folder}")
-    files = sorted((folder / task.name).glob(f"{split}-*.parquet"))
-    if not files and (file := _one_file(folder, task, split)):
-        return _own_table(task, file)
-    if not files:
-        if any(folder.glob("train-*.parquet")):
-            raise UserError(f"data.path: {folder} is the folder of one task; give the one above it, {folder.parent}")
-        there = sorted(path.name for path in folder.iterdir() if any(path.glob("train-*.parquet")))
-        raise UserError(
-            f"data.path: {folder} has no {task.name}/{split}-*.parquet; the tasks there are: {', '.join(there) or 'none'}"
-        )
-    tables = [_table(file) for file in files]
-    try:
-        return datasets.Dataset(pa.concat_tables(tables))
-    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:  # in the metadata, which datasets reads
-        first, *others = (file.name for file in files)
-        where = f"{folder / task.name / first}" + (f" with {', '.join(others)}" if others else "")
-        raise UserError(f"{where} makes no table: {' '.join(str(error).split())}") from error
+def _tables(task: Task, config: DataConfig, names: tuple[str, ...]) -> dict[str, datasets.Dataset]:
+    """These splits as they lie on disk; rows without an idx are counted, before any are drawn."""
+    folder = _folder(task, config, names)
+    layout = layout_of(folder, task, names)
+    tables = {name: layout.read(task, name, layout.find(folder, task, name)) for name in names}
+    return {
+        name: table if "idx" in table.column_names else table.add_column("idx", list(range(len(table))))
+        for name, table in tables.items()
+    }
 
 
-def _one_file(folder: Path, task: Task, split: str) -> Path | None:
-    """`SPLIT.csv` (or of another kind) in the task's folder, or in the folder itself."""
-    places = [place / f"{split}{suffix}" for place in (folder / task.name, folder) for suffix in READERS]
-    return next((place for place in places if place.is_file()), None)
-
-
-def _own_table(task: Task, file: Path) -> datasets.Dataset:
-    """A user's file as a table in the hub's layout: labels by name or by number become ids, or scores."""
-    rows = _rows(file)
-    unlabelled(task, str(file), rows)
-    labels = [_label(task, f"{file}, row {number}", row.get("label")) for number, row in enumerate(rows)]
-    columns: dict[str, list[Any]] = {column: [row[column] for row in rows] for column in task.columns}
-    return datasets.Dataset(pa.table(columns | {"label": labels}))
-
-
-def _label(task: Task, where: str, value: Any) -> int | float:
-    try:
-        if task.is_regression:
-            return float(value)
-        if value in task.labels:
-            return task.labels.index(value)
-        if int(value) != float(value):
-            raise ValueError("between two labels")
-        return int(value)
-    except (TypeError, ValueError) as error:
-        expected = "a number" if task.is_regression else f"one of: {', '.join(task.labels)}"
-        raise UserError(f"{where}: the label is {value!r}; it must be {expected}") from error
-
-
-def _table(file: Path) -> pa.Table:
-    try:
-        checksum(file)  # raises for a file that is not what the hub sent
-        table = pq.ParquetFile(file).read()
-        table.validate(full=True)  # also for texts that are not UTF-8
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} cannot be read as parquet: {' '.join(str(error).split())}") from error
-    return table
+def _folder(task: Task, config: DataConfig, names: tuple[str, ...]) -> Path:
+    return hub_folder(task, config, names) if config.name == "hub" else Path(config.path or "").expanduser()
 
 
 def _draw(dataset: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
@@ -263,7 +172,7 @@ def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
     _check_columns(task, where, dataset)
     texts = list(zip(*(dataset[column] for column in task.columns), strict=True))
     labels = list(dataset["label"])
-    idx = list(dataset["idx"]) if "idx" in dataset.column_names else list(range(len(dataset)))
+    idx = list(dataset["idx"])
     for row, values in enumerate(zip(texts, labels, idx, strict=True)):
         _check_row(task, f"{where}, row {row}", *values)
     return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)

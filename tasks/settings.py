@@ -68,8 +68,8 @@ class DataConfig:
     Attributes:
         name: hub, local or generated.
         repository, revision: of the hub's data set.
-        path: a folder in the hub's layout, `PATH/TASK/SPLIT-*.parquet`; or one with `SPLIT.csv` (`.tsv`, `.jsonl`,
-            `.parquet`) in it, or in its folder TASK.
+        path: a folder in one of the layouts of `tasks/layouts.py`: the hub's files or cache, GLUE's old download, what
+            `save_to_disk` writes, or `SPLIT.csv` (`.tsv`, `.jsonl`, `.parquet`) in it, or in its folder TASK.
         train_size, eval_size: how many examples of a split are drawn with `seed`; null: all.
         holdout: the fraction of the training set that is held out of training, to choose an epoch on.
         seed: it decides the generated data, the draw, and what is held out.
@@ -92,4 +92,4 @@ class DataConfig:
         if self.name == "hub" and self.path:
             raise UserError(f"data.path is {self.path}, and data=hub reads no folder: add data=local")
         if self.name == "local" and not self.path:
-            raise UserError("data=local needs data.path=DIR, a folder that holds TASK/train-*.parquet or train.csv")
+            raise UserError("data=local needs data.path=DIR, a folder with GLUE in it, or with your train.csv")

@@ -206,8 +206,8 @@ def test_tables_are_read_in_each_format_and_wrong_ones_are_refused(tmp_path):
     (tmp_path / "q.csv").write_text('id,sentence\n1,"one, two"\n2,three\n')
     assert read_examples(cola, tmp_path / "q.csv").texts == [("one, two",), ("three",)]
     wrong = {
-        "a.csv": ("sentence\nabc, def\n", "row 1 has not the header's 1 fields"),
-        "b.csv": ("id,sentence\n1,a\n2\n", "row 2 has not the header's 2 fields"),
+        "a.csv": ("sentence\nabc, def\n", "row 0 has too few fields or too many; they are: sentence"),
+        "b.csv": ("id,sentence\n1,a\n2\n", "row 1 has too few fields or too many; they are: id, sentence"),
         "c.csv": ("sentence,sentence\na,b\n", "the same name"),
         "d.csv": ("text\na\n", "has no column sentence"),
         "e.csv": ("sentence\n", "has no rows"),

@@ -1,0 +1,204 @@
+"""The layouts in which people have GLUE on disk: how a split is found in each, and how it is read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.errors import UserError, refused
+from core.hub import checksum
+from tasks.glue import GLUE, Task
+from tasks.rows import READERS, Row, as_table, read_rows, read_with, tab_separated
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One row: a layout.
+
+    Attributes:
+        name: what a run and its record call it.
+        shape: the path of a split, for messages; `label` and `dev` are what the old download calls task and split.
+        find: the files of a split in a folder; none if the folder is not in this layout.
+        read: those files as a table in the hub's columns. A UserError names a file that is damaged, or its row.
+    """
+
+    name: str
+    shape: str
+    find: Callable[[Path, Task, str], list[Path]]
+    read: Callable[[Task, str, list[Path]], datasets.Dataset]
+
+    def path(self, task: Task, split: str) -> str:
+        """The shape, filled in."""
+        return self.shape.format(task=task.name, label=task.label, split=split, dev=_old_name(split))
+
+
+def layout_of(folder: Path, task: Task, splits: Sequence[str]) -> Layout:
+    """The layout in which a folder has these splits of a task.
+
+    Raises:
+        UserError: there is no such folder, it is in no layout, or it lacks a split.
+    """
+    if not folder.is_dir():
+        raise UserError(f"data.path: there is no folder {folder}")
+    best = max(LAYOUTS, key=lambda layout: len(_found(layout, folder, task, splits)))  # of two, the earlier one
+    if lacking := [split for split in splits if not best.find(folder, task, split)]:
+        raise UserError(f"data.path: {folder} has no {_lack(best, folder, task, splits, lacking)}")
+    return best
+
+
+def _found(layout: Layout, folder: Path, task: Task, splits: Sequence[str]) -> list[str]:
+    return [split for split in splits if layout.find(folder, task, split)]
+
+
+def _lack(best: Layout, folder: Path, task: Task, splits: Sequence[str], lacking: Sequence[str]) -> str:
+    """What a folder has not, and what there is: in the folder above it, or in itself."""
+    lack = f"{best.path(task, lacking[0])} ({best.name})"
+    if len(lacking) == len(splits):
+        shapes = "; ".join(f"{layout.path(task, splits[0])} ({layout.name})" for layout in LAYOUTS)
+        tasks = [name for name in GLUE if any(layout.find(folder, GLUE[name], "train") for layout in LAYOUTS)]
+        lack = f"{task.name} in any of the layouts: {shapes}; the tasks there are: {', '.join(tasks) or 'none'}"
+    if any(len(_found(layout, folder.parent, task, splits)) == len(splits) for layout in LAYOUTS):
+        lack += f"; give the folder above it, {folder.parent}"
+    return lack
+
+
+# The hub's parquet files, and its cache
+
+
+def _find_parquet(folder: Path, task: Task, split: str) -> list[Path]:
+    return sorted((folder / task.name).glob(f"{split}-*.parquet"))
+
+
+def _find_cached(folder: Path, task: Task, split: str) -> list[Path]:
+    """In the cache's root, or in its folder of one data set; of each revision that is there."""
+    repositories = [folder, *(place for place in folder.glob("datasets--*") if place.name.endswith("--glue"))]
+    return sorted(file for place in repositories for file in place.glob(f"snapshots/*/{task.name}/{split}-*.parquet"))
+
+
+def _read_cached(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
+    there = {file.parents[1] for place in files for file in place.parents[2].glob(f"*/{task.name}/*.parquet")}
+    if len(there) > 1:
+        revisions = ", ".join(sorted(map(str, there)))
+        raise UserError(f"data.path: the cache has several revisions of {task.name}; give one of: {revisions}")
+    return _read_parquet(task, split, files)
+
+
+def _read_parquet(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
+    tables = [_table(file) for file in files]
+    try:
+        return datasets.Dataset(pa.concat_tables(tables))
+    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:  # in the metadata, which datasets reads
+        first, *others = files
+        where = f"{first}" + (f" with {', '.join(file.name for file in others)}" if others else "")
+        raise UserError(f"{where} makes no table: {' '.join(str(error).split())}") from error
+
+
+def _table(file: Path) -> pa.Table:
+    try:
+        checksum(file)  # raises for a file that is not what the hub sent
+        table = pq.ParquetFile(file).read()
+        table.validate(full=True)  # also for texts that are not UTF-8
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file} cannot be read as parquet: {' '.join(str(error).split())}") from error
+    return table
+
+
+# The download of gluebenchmark.com, as its script unpacks it
+
+OLD_COLUMNS = {  # our columns that have another name there
+    "mnli": {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
+    "mrpc": {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
+    "qqp": {"label": "is_duplicate"},
+    "stsb": {"label": "score"},
+}
+COLA_HEADER = ["source", "label", "mark", "sentence"]  # its train.tsv and dev.tsv have none
+PAIR_IDS = ["#1 ID", "#2 ID"]
+
+
+def _old_name(split: str) -> str:
+    return split.replace("validation", "dev")
+
+
+def _is_test(split: str) -> bool:
+    return split.startswith("test")
+
+
+def _find_download(folder: Path, task: Task, split: str) -> list[Path]:
+    """`SPLIT.tsv`; or for MRPC the corpus as Microsoft has it, and the ids that divide its training set."""
+    if task.name not in GLUE:
+        return []
+    place = folder / task.label
+    file = place / f"{_old_name(split)}.tsv"
+    corpus = place / f"msr_paraphrase_{'test' if _is_test(split) else 'train'}.txt"
+    if task.name == "mrpc" and corpus.is_file() and not file.is_file():
+        return [corpus] if _is_test(split) else [corpus, place / "dev_ids.tsv"]
+    return [file] if file.is_file() else []
+
+
+def _read_download(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
+    file, *ids = files
+    is_headless = task.name == "cola" and not _is_test(split)
+    rows = read_with(lambda path: tab_separated(path, COLA_HEADER if is_headless else None), file)
+    wanted = task.columns if _is_test(split) else (*task.columns, "label")
+    names = {column: OLD_COLUMNS.get(task.name, {}).get(column, column) for column in wanted}
+    _require_columns(file, rows, list(names.values()))
+    renamed = [{column: row[name] for column, name in names.items()} for row in rows]
+    table = as_table(task, str(file), renamed, not _is_test(split))
+    return table.select(_part(rows, file, ids[0], split), keep_in_memory=True) if ids else table
+
+
+def _part(rows: list[Row], file: Path, ids: Path, split: str) -> list[int]:
+    """Which of MRPC's rows a split has: validation those whose pair of ids is in the list, train the others."""
+    _require_columns(file, rows, PAIR_IDS)
+    listed = {tuple(pair.values()) for pair in read_with(lambda path: tab_separated(path, PAIR_IDS), ids)}
+    pairs = [tuple(row[name] for name in PAIR_IDS) for row in rows]
+    return [number for number, pair in enumerate(pairs) if (pair in listed) == (split != "train")]
+
+
+def _require_columns(file: Path, rows: list[Row], names: list[str]) -> None:
+    """Raises a UserError unless the rows, which all have the same columns, have these."""
+    if rows and (absent := [name for name in names if name not in rows[0]]):
+        raise UserError(f"{file} has no column {absent[0]}; its columns are: {', '.join(rows[0])}")
+
+
+# What datasets' save_to_disk writes: for a DatasetDict a folder with one folder for each split
+
+
+def _find_saved(folder: Path, task: Task, split: str) -> list[Path]:
+    places = [place / split for place in (folder / task.name, folder)]
+    return [place for place in places if (place / "state.json").is_file()][:1]
+
+
+def _read_saved(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
+    [folder] = files
+    with refused(f"{folder} cannot be read as a data set"):
+        dataset = datasets.Dataset.load_from_disk(str(folder)).with_format(None)
+        dataset.data.validate(full=True)
+        if isinstance(dataset.features.get("label"), datasets.ClassLabel):  # its names are checked as the hub's are
+            return dataset
+        return as_table(task, str(folder), dataset.to_list(), not _is_test(split))
+
+
+# A user's own files
+
+
+def _find_file(folder: Path, task: Task, split: str) -> list[Path]:
+    files = [place / f"{split}{suffix}" for place in (folder / task.name, folder) for suffix in READERS]
+    return [file for file in files if file.is_file()][:1]
+
+
+def _read_file(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
+    [file] = files
+    return as_table(task, str(file), read_rows(file), not _is_test(split))
+
+
+LAYOUTS = (
+    Layout("the hub's files", "{task}/{split}-*.parquet", _find_parquet, _read_parquet),
+    Layout("the hub's cache", "datasets--*--glue/snapshots/*/{task}/{split}-*.parquet", _find_cached, _read_cached),
+    Layout("GLUE's old download", "{label}/{dev}.tsv", _find_download, _read_download),
+    Layout("save_to_disk", "[{task}/]{split}/state.json", _find_saved, _read_saved),
+    Layout("own files", "[{task}/]{split}" + " or ".join(READERS), _find_file, _read_file),
+)

@@ -1,0 +1,137 @@
+"""Rows of files that a user has (.csv, .tsv, .jsonl, .parquet): read, checked, and as a table in GLUE's columns."""
+
+import csv
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.errors import UserError
+from tasks.glue import GLUE, Task
+
+Row = dict[str, Any]
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a file, which its suffix says how to read.
+
+    Raises:
+        UserError: it is missing, of another kind, or damaged.
+    """
+    if file.suffix not in READERS:
+        raise UserError(f"{file} is none of: {', '.join(f'*{suffix}' for suffix in READERS)}")
+    return read_with(READERS[file.suffix], file)
+
+
+def read_with(reader: Callable[[Path], list[Row]], file: Path) -> list[Row]:
+    """The rows that `reader` finds in a file.
+
+    Raises:
+        UserError: it is missing, or damaged.
+    """
+    try:
+        return reader(file)
+    except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _separated(file: Path, columns: list[str] | None = None, **dialect: Any) -> list[Row]:
+    """The rows of a file; `columns` are its header if it has none of its own.
+
+    Raises:
+        ValueError: a row has more or fewer fields than the header, or two columns have the same name.
+    """
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, columns, strict=True, **dialect)
+        rows = list(reader)
+        header = reader.fieldnames or []
+    for number, row in enumerate(rows):
+        if None in row or None in row.values():  # csv's key for surplus fields, and its value for missing ones
+            raise ValueError(f"row {number} has too few fields or too many; they are: {', '.join(header)}")
+    if len(set(header)) < len(header):
+        raise ValueError("two of its columns have the same name")
+    return rows
+
+
+def _json_lines(file: Path) -> list[Row]:
+    lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split within some texts
+    rows = [json.loads(line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("not every line is an object")
+    return rows
+
+
+tab_separated = partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".csv": _separated,
+    ".tsv": tab_separated,
+    ".jsonl": _json_lines,
+    ".parquet": lambda file: pq.read_table(file).to_pylist(),
+}
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can encode: JSON has others."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
+
+
+def require_texts(task: Task, where: str, rows: list[Row]) -> None:
+    """Raises a UserError if there are no rows, or one lacks a column of text."""
+    if not rows:
+        raise UserError(f"{where} has no rows")
+    for number, row in enumerate(rows):
+        for column in task.columns:
+            if column not in row:
+                columns = ", ".join(map(str, row))
+                raise UserError(f"{where}, row {number} has no column {column}; its columns are: {columns}")
+            if not is_text(row[column]):
+                raise UserError(f"{where}, row {number}: {column} is not a text")
+
+
+def as_table(task: Task, where: str, rows: list[Row], is_labelled: bool = True) -> datasets.Dataset:
+    """Rows as a table in the hub's columns and types; rows without idx are counted.
+
+    Args:
+        is_labelled: whether there are labels, by name or by number; they become ids, or scores.
+
+    Raises:
+        UserError: there are no rows, or one lacks a text or a label, or has a label or an idx that is none.
+    """
+    require_texts(task, where, rows)
+    columns: dict[str, Any] = {column: [row[column] for row in rows] for column in task.columns}
+    if is_labelled:
+        labels = [_label(task, f"{where}, row {number}", row.get("label")) for number, row in enumerate(rows)]
+        is_hubs_score = task.is_regression and task.name in GLUE
+        columns["label"] = pa.array(labels, pa.float32()) if is_hubs_score else labels
+    columns["idx"] = [_idx(f"{where}, row {number}", row.get("idx", number)) for number, row in enumerate(rows)]
+    return datasets.Dataset(pa.table(columns))
+
+
+def _label(task: Task, where: str, value: Any) -> int | float:
+    try:
+        if task.is_regression:
+            return float(value)
+        if value in task.labels:
+            return task.labels.index(value)
+        if int(value) != float(value) or not 0 <= int(value) < task.outputs:
+            raise ValueError("no label's number")
+        return int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        expected = "a number" if task.is_regression else f"one of: {', '.join(task.labels)}"
+        raise UserError(f"{where}: the label is {value!r}; it must be {expected}") from error
+
+
+def _idx(where: str, value: Any) -> int:
+    try:
+        idx = int(str(value))
+        if abs(idx) >= 2**63:
+            raise ValueError("more than 64 bits")
+        return idx
+    except ValueError as error:
+        raise UserError(f"{where}: idx is {value!r}; it must be a whole number") from error
