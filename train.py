@@ -58,7 +58,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     inputs = load_inputs(run)
     backbone, data = inputs.backbone, fingerprint(inputs.splits)
     machine = describe_machine(accelerator)
-    record = describe(run, backbone.provenance, data, machine, describe_start(run, start))
+    record = describe(run, backbone.provenance, data, inputs.layout, machine, describe_start(run, start))
 
     with folder.locked(accelerator):
         if folder.is_settled(record, run.force, run.retry):
@@ -80,6 +80,8 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
             load_initial_state(run, start, model, backbone.provenance)
         if accelerator.is_main_process:
             folder.write_settings(record["config"])
+            if inputs.layout:
+                say(f"data: {inputs.layout} in {run.data.path}")
 
         trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded(), run.seed, accelerator)
         trainer.resume(checkpoint)

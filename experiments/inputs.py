@@ -10,15 +10,20 @@ from core.seeding import seeded
 from experiments.config import RunConfig
 from models.backbone import Backbone, load_backbone, samples
 from models.batches import Encoded, collate, encode
-from tasks.loading import Split, load_splits
+from tasks.loading import Split, layout_name, load_splits
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The splits, and the encoder with a fresh head, before the method is applied."""
+    """The splits, and the encoder with a fresh head, before the method is applied.
+
+    Attributes:
+        layout: the one in which `data.path` has the splits; None for other sources.
+    """
 
     run: RunConfig
     splits: dict[str, Split]
+    layout: str | None
     backbone: Backbone
 
     def encoded(self) -> dict[str, Encoded]:
@@ -32,7 +37,7 @@ def load_inputs(run: RunConfig) -> Inputs:
     splits = load_splits(run.task.row, run.data)
     backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)
     backbone.require_length(run.task.max_length)
-    return Inputs(run, splits, backbone)
+    return Inputs(run, splits, layout_name(run.task.row, run.data), backbone)
 
 
 def apply_method(run: RunConfig, backbone: Backbone, accelerator: Accelerator | None = None) -> list[str]:

@@ -37,6 +37,7 @@ def describe(
     run: RunConfig,
     backbone: dict[str, Any],
     data_fingerprint: str,
+    data_layout: str | None,
     machine: dict[str, Any],
     start: dict[str, Any] | None,
 ) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def describe(
     Args:
         backbone: where its weights come from.
         data_fingerprint: a hash of every text and label.
+        data_layout: the layout in which `data.path` has them; None for other sources.
         machine: what the run trains on: device, precision, processes.
         start: what the run starts from, if not from pretrained weights.
     """
@@ -67,6 +69,7 @@ def describe(
             "versions": versions(),
             "hardware": hardware() | machine,
             "data_fingerprint": data_fingerprint,
+            "data_layout": data_layout,
             "backbone": backbone,
             "start": start,
         },

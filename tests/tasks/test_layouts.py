@@ -9,8 +9,11 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from support.command_line import compose
 
+import train
 from core.errors import UserError
+from experiments.record import read_record
 from tasks.generated import generate
 from tasks.glue import GLUE
 from tasks.loading import fingerprint, layout_name, load_splits, load_test
@@ -277,6 +280,23 @@ def test_csv_and_jsonl_keep_tabs_and_line_ends_within_texts(tmp_path):
             csv.writer(stream).writerows([["sentence", "label"], *([text, 1] for text in texts)])
     for folder in (tmp_path, tmp_path / "json"):
         assert load(folder, "cola")["train"].texts == [(text,) for text in texts]
+
+
+def test_the_layout_is_said_and_recorded_and_leaves_the_runs_name(tmp_path, capsys):
+    folders = {way: tmp_path / way for way in ("download", ".csv")}
+    words = ["profile=offline", "backbone=tiny", "backbone.random_init=true", "task=rte", "data=local", "logger=none"]
+    quick = ["trainer.max_steps=1", "trainer.batch_size=2", f"output_dir={tmp_path / 'runs'}", "data.train_size=4"]
+    runs = {}
+    for way, folder in folders.items():
+        folder.mkdir()
+        WRITERS[way][0](folder, "rte")
+        runs[way] = compose(*words, *quick, f"data.path={folder}")
+    train.train(runs["download"])
+    assert capsys.readouterr().out.splitlines()[0] == f"data: GLUE's old download in {folders['download']}"
+    record = read_record(runs["download"].folder)
+    assert record["provenance"]["data_layout"] == "GLUE's old download"
+    train.train(runs[".csv"])  # the same examples: the run is finished
+    assert read_record(runs[".csv"].folder) == record
 
 
 def test_a_folder_in_no_layout_is_told_which_there_are(tmp_path):
