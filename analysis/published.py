@@ -199,6 +199,15 @@ LORA_TABLE2 = {
 }
 
 
+REPLICATIONS = {
+    "RoB base LoRA (issue 149)": [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")],
+    "RoB base LoRA (issue 151)": [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")],
+    "RoB large LoRA (issue 151)": [Runs("lora_table2_large", "lora"), Runs("lora_table2_large_scripts", "lora")],
+    "RoB large LoRA, 32 a step (issue 35)": [Runs("lora_table2_large_scripts", "lora")],
+    "RoB large full FT (LQ-LoRA)": [Runs("lora_table2_large_full", "full")],
+}
+
+
 def vera_table2(row: str) -> list[Runs]:
     return [Runs("vera_table2_large" if "large" in row else "vera_table2_base", "vera")] if "VeRA" in row else []
 
@@ -248,6 +257,11 @@ PUBLISHED = (
         comparable=False,
     ),
     Published("vera_table2", "VeRA, table 2: GLUE", vera_table2),
+    Published("replications", "RoBERTa on GLUE: later papers and users", lambda row: REPLICATIONS.get(row, [])),
+    Published("qlora_table3", "QLoRA, table 3: RoBERTa-large (published alone)"),
+    Published("lora_sizes", "LoRA: sizes and speed of GPT-3 175B (published alone)"),
+    Published("hilgart", "Hilgart: the summary of his table (published alone)"),
+    Published("insights", "lightning.ai, Insights: settings and costs of LoRA, Llama 2 7B (published alone)"),
     Published("quantization", "lightning.ai, Insights: LoRA against QLoRA, Llama 2 7B (published alone)"),
     Published("optimizers", "lightning.ai, Insights: AdamW against SGD, Llama 2 7B (published alone)"),
 )
