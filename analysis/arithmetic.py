@@ -24,11 +24,31 @@ def checkpoint() -> Measured:
     return [("GPT-3", holds, f"{whole / 1e9:.0f} GB over {adapter / 1e6:.1f} MB is {whole / adapter:,.0f}")]
 
 
+def moment_bytes(rank: int) -> int:
+    """AdamW's two moments in 16 bits: Llama 7B (32 layers, d = 4,096), query and value."""
+    return 2 * 2 * lora_parameters(32, 2, 4_096, rank)
+
+
 def moments() -> Measured:
-    """Llama 7B (32 layers, d = 4,096), r = 8 on query and value, two moments in 16 bits."""
-    parameters = lora_parameters(32, 2, 4_096, 8)
-    size = 2 * 2 * parameters
-    return [("Llama 7B", f"{size / 1e6:.2f}" == "16.78", f"{parameters:,} numbers x 2 x 2 bytes = {size / 1e6:.2f} MB")]
+    """Of r = 8."""
+    size = moment_bytes(8)
+    return [("Llama 7B", f"{size / 1e6:.2f}" == "16.78", f"{size // 4:,} numbers x 2 x 2 bytes = {size / 1e6:.2f} MB")]
+
+
+def moments_grow() -> Measured:
+    """What SGD without momentum need not keep, from the post's smallest rank to its largest."""
+    sizes = {rank: moment_bytes(rank) / 1e6 for rank in (8, 16, 32, 64, 128, 256)}
+    figures = "; ".join(f"r = {rank}: {size:,.1f} MB" for rank, size in sizes.items())
+    return [("Llama 7B", sorted(sizes.values()) == list(sizes.values()), figures)]
+
+
+def llama_parameters() -> Measured:
+    """32 layers, d = 4,096, feed-forward 11,008, vocabulary 32,000 (embedding and head apart), RMSNorms without biases."""
+    width, vocabulary = 4_096, 32_000
+    layer = 4 * width**2 + 3 * width * 11_008 + 2 * width
+    whole, adapter = 2 * vocabulary * width + 32 * layer + width, lora_parameters(32, 2, width, 8)
+    holds = (whole, adapter) == (6_738_415_616, 4_194_304)
+    return [("Llama 7B", holds, f"{adapter:,} of r = 8 on query and value beside {whole:,}")]
 
 
 def dev_set_error(task: str) -> float:

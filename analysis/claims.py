@@ -9,27 +9,35 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import arithmetic, latency, serving
+from analysis import arithmetic, latency, printed, serving
 from analysis.records import BACKBONES, TASKS, complete
 from analysis.verdicts import (
     NF4,
     PAR,
     Test,
     above,
-    alpha_is_twice_the_rank,
+    below,
     compare,
+    compare_methods,
     cost,
+    dora_like_full,
+    easier_to_get_right,
     fewest_parameters,
     higher_rates,
     level,
     level_or_above,
+    level_or_below,
+    lower_loss_is_no_better,
     lower_training_loss,
     mnli_start_explains,
     one_epoch_is_best,
     one_rate_is_why,
     quantization_cost,
+    query_and_value_lead,
+    repeats_agree,
     sgd_memory,
     trained_share,
+    twice_the_rank,
 )
 from core.io import write_text
 
@@ -38,6 +46,7 @@ NOT_RUN, ELSEWHERE = "not yet run", "not tested here"
 WORDS = {True: HOLDS, False: FAILS, None: UNDECIDED}
 TUNED = ("parikh_wu_table1_own_rates", "parikh_wu_table1_minilm", "minilm")
 RATES = ("learning_rates", "learning_rates_minilm", "minilm")
+PRINTED = ("reported/",)  # the folder of published numbers
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,9 @@ class Claim:
 
 
 LORA, PARIKH, HILGART = "Hu et al. 2021", "Parikh and Wu", "Hilgart"
+CHEN = "Chen et al. 2022 (arXiv 2202.07962), abstract"
+REGRET = "Schulman et al. 2025, LoRA Without Regret (not verified at the source)"
+ANEESH = "Aneesh, slides"
 INSIGHTS, SLIDES = "lightning.ai, Insights from hundreds of experiments", "Satchanov, slides"
 ALL_FOUR = {"target_modules": "query|key|value|attention.output.dense"}
 QUERY_AND_VALUE = {"target_modules": "query|value"}
@@ -106,8 +118,50 @@ CLAIMS = (
         one_rate_is_why,
     ),
     Claim(
+        "on CoLA DoRA performs like full fine-tuning, and LoRA does significantly worse",
+        PARIKH,
+        ("parikh_wu_table1", *TUNED),
+        f"DoRA within {PAR:g} point of full fine-tuning, LoRA more than {PAR:g} point below it",
+        dora_like_full,
+    ),
+    Claim(
+        "on CoLA DoRA performs like full fine-tuning, and LoRA does significantly worse",
+        PARIKH,
+        PRINTED,
+        "in their own table DoRA is nearer to full fine-tuning than to LoRA",
+        measured=printed.dora_on_cola,
+    ),
+    Claim(
+        "on MRPC full fine-tuning, LoRA and DoRA are nearly identical",
+        PARIKH,
+        ("parikh_wu_table1", *TUNED),
+        f"LoRA and DoRA within {PAR:g} point of full fine-tuning, in accuracy",
+        compare_methods(("lora", "dora"), "full", level, only="mrpc"),
+    ),
+    Claim(
+        "variants improve on LoRA by little",
+        PARIKH,
+        ("parikh_wu_table1", *TUNED),
+        f"DoRA, LoRA-FA and VeRA no more than {PAR:g} point above LoRA, on every task run (QLoRA adapts more layers here)",
+        compare_methods(("dora", "lora_fa", "vera"), "lora", level_or_below),
+    ),
+    Claim(
+        "LoRA is easier to get right than full fine-tuning",
+        ANEESH,
+        TUNED,
+        "its standard deviation over seeds is below full fine-tuning's on every task run (95 % interval of the ratio, by F)",
+        easier_to_get_right,
+    ),
+    Claim(
+        "repeated runs agree",
+        INSIGHTS,
+        TUNED,
+        f"LoRA's standard deviation over seeds is below {PAR:g} point on every task run (95 % interval, by chi-squared)",
+        repeats_agree,
+    ),
+    Claim(
         "adapters want a learning rate ten times full fine-tuning's, or more",
-        "table 9 of Hu et al. 2021 beside Parikh and Wu's 4e-5",
+        f"table 9 of Hu et al. 2021 beside Parikh and Wu's 4e-5; {REGRET}",
         RATES,
         "the rate that held-out data choose is at least ten times full fine-tuning's, for every method",
         higher_rates,
@@ -147,6 +201,13 @@ CLAIMS = (
         "on every task run, at the last epoch",
         lower_training_loss,
     ),
+    Claim(
+        "a lower training loss is no better score",
+        PARIKH,
+        ("parikh_wu_table1", *TUNED),
+        f"on some task full fine-tuning's last training loss is lower, and LoRA's score no more than {PAR:g} point below",
+        lower_loss_is_no_better,
+    ),
     Claim("a small share of the parameters is trained", LORA, TUNED, "below 1 % of all", trained_share),
     Claim(
         "VeRA trains fewer parameters than any other method here",
@@ -170,11 +231,63 @@ CLAIMS = (
         compare(NF4, {"method": "lora"}, ("QLoRA", "LoRA"), level_or_above),
     ),
     Claim(
+        "QLoRA loses quality: 3 %",
+        HILGART,
+        ("quantization",),
+        f"more than {PAR:g} point below LoRA on the same layers",
+        compare(NF4, {"method": "lora"}, ("QLoRA", "LoRA"), below),
+    ),
+    Claim(
+        "0.2, 3, 7 and 2.5 % of quality, 6 and 32 times the memory",
+        f"{HILGART}, summary",
+        PRINTED,
+        "each follows from his own table, to the digits printed",
+        measured=printed.summary,
+    ),
+    Claim(
         "alpha = 2 r is best",
         f"{HILGART}; {INSIGHTS}",
         ("rank_alpha",),
         f"at every rank within {PAR:g} point of the best alpha",
-        alpha_is_twice_the_rank,
+        twice_the_rank(level_or_above, lambda alpha, rank: True, least=2),
+    ),
+    Claim(
+        "alpha above 2 r hurts",
+        INSIGHTS,
+        ("rank_alpha",),
+        f"at every rank more than {PAR:g} point below alpha = 2 r",
+        twice_the_rank(above, lambda alpha, rank: alpha > 2 * rank),
+    ),
+    Claim(
+        "alpha = 1 is too small",
+        INSIGHTS,
+        ("rank_alpha",),
+        f"at every rank more than {PAR:g} point below alpha = 2 r",
+        twice_the_rank(above, lambda alpha, rank: alpha == 1),
+    ),
+    Claim(
+        "a larger rank at the same alpha is worse",
+        f"{INSIGHTS} (r = 8 to 16)",
+        ("rank_alpha",),
+        f"every layer, alpha = 16: r = 32 more than {PAR:g} point below r = 8",
+        compare({"rank": 32, "alpha": 16}, {"rank": 8, "alpha": 16}, ("r = 32", "r = 8"), below),
+    ),
+    Claim(
+        "a larger rank is better if alpha is 2 r",
+        f"{HILGART} (every layer, r = 8 to 256: 2.5 %)",
+        ("rank_alpha",),
+        f"every layer, alpha = 2 r: r = 128 more than {PAR:g} point above r = 8",
+        compare({"rank": 128, "alpha": 256}, {"rank": 8, "alpha": 16}, ("r = 128", "r = 8"), above),
+    ),
+    Claim(
+        "ranks of 512, 1,024 and 2,048 are worse",
+        INSIGHTS,
+        ("`rank_alpha` at these ranks, which its grid does not reach",),
+    ),
+    Claim(
+        "at r = d LoRA is full fine-tuning",
+        SLIDES,
+        ("LoRA on every layer at r = 768 beside full fine-tuning on RoBERTa-base, which no experiment has",),
     ),
     Claim(
         "SGD saves little memory over AdamW",
@@ -182,6 +295,37 @@ CLAIMS = (
         ("optimizers",),
         "on a GPU, less than 5 % of the peak",
         sgd_memory,
+    ),
+    Claim(
+        "AdamW's memory over SGD's grows with the rank",
+        INSIGHTS,
+        ("arithmetic",),
+        "its two moments of two bytes take more at each larger rank, query and value",
+        measured=arithmetic.moments_grow,
+    ),
+    Claim(
+        "learning rate schedules help",
+        INSIGHTS,
+        ("optimizers",),
+        f"with AdamW, a cosine schedule more than {PAR:g} point above a constant rate",
+        compare(
+            {"optimizer": "adamw", "schedule": "cosine"},
+            {"optimizer": "adamw", "schedule": "constant"},
+            ("cosine", "constant"),
+            above,
+        ),
+    ),
+    Claim(
+        "SGD needs a learning rate schedule",
+        INSIGHTS,
+        ("optimizers",),
+        f"with SGD, a cosine schedule more than {PAR:g} point above a constant rate",
+        compare(
+            {"optimizer": "sgd", "schedule": "cosine"},
+            {"optimizer": "sgd", "schedule": "constant"},
+            ("cosine", "constant"),
+            above,
+        ),
     ),
     Claim(
         "AdamW or SGD makes little difference",
@@ -215,6 +359,27 @@ CLAIMS = (
         ("lora_table5",),
         f"all four at r = 2 more than {PAR:g} point above the query alone at r = 8",
         compare(ALL_FOUR, {"target_modules": "query"}, ("all four, r = 2", "query alone, r = 8"), above),
+    ),
+    Claim(
+        "query and value are the best matrices at one budget",
+        f"{LORA}, table 5",
+        ("lora_table5",),
+        f"no other choice more than {PAR:g} point above them, on every task run",
+        query_and_value_lead,
+    ),
+    Claim(
+        "query and value are the best matrices at one budget",
+        f"{LORA}, table 5",
+        PRINTED,
+        "in its own table they are the best on both tasks, within a standard deviation over seeds",
+        measured=printed.query_and_value,
+    ),
+    Claim(
+        "attention alone falls behind every layer",
+        REGRET,
+        ("target_modules",),
+        f"every layer more than {PAR:g} point above all of attention, on every task run",
+        compare({"target_modules": "."}, {"target_modules": "attention"}, ("every layer", "attention"), above),
     ),
     Claim(
         "adapting every layer beats query and value",
@@ -265,6 +430,23 @@ CLAIMS = (
         ("arithmetic",),
         "two moments of two bytes for each number of r = 8 on query and value, to four digits",
         measured=arithmetic.moments,
+    ),
+    Claim(
+        "LoRA's defaults train 4,194,304 numbers beside Llama 2 7B's 6,738,415,616",
+        INSIGHTS,
+        ("arithmetic",),
+        "both counts follow from the architecture, to the last digit",
+        measured=arithmetic.llama_parameters,
+    ),
+    Claim(
+        "chosen on held-out data, full fine-tuning stays the best method where data are many",
+        CHEN,
+        ("every method on MNLI, QQP, QNLI and SST-2 with `data.holdout=0.1`, which no experiment has",),
+    ),
+    Claim(
+        "fewer trained parameters and longer training make adapters more stable",
+        CHEN,
+        ("one method at several ranks and lengths of training, five seeds each, which no experiment has",),
     ),
     Claim(
         "200 numbers tune RoBERTa to 90 % of full fine-tuning",

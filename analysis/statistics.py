@@ -67,6 +67,26 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summar
     return summarize([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
 
 
+def spread_interval(s: Summary) -> tuple[float, float] | None:
+    """95 % interval of the standard deviation, by the chi-squared distribution; None for fewer than three seeds."""
+    if s.n < LEAST or s.std is None:
+        return None
+    low, high = (s.std * float(np.sqrt((s.n - 1) / stats.chi2.ppf(q, s.n - 1))) for q in (0.975, 0.025))
+    return low, high
+
+
+def spread_ratio(ours: Summary, theirs: Summary) -> tuple[float, float, float] | None:
+    """Ratio of two standard deviations and its 95 % interval, by the F distribution (not paired).
+
+    None for fewer than three seeds, or where `theirs` do not vary.
+    """
+    if min(ours.n, theirs.n) < LEAST or not ours.std or not theirs.std:
+        return None
+    ratio = ours.std / theirs.std
+    low, high = (ratio / float(np.sqrt(stats.f.ppf(q, ours.n - 1, theirs.n - 1))) for q in (0.975, 0.025))
+    return ratio, low, high
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's (1979) step-down correction; a None stays None and is not counted."""
     order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import TASKS, at_chosen_setting, chosen_scores, complete, in_order, main_metric
-from analysis.statistics import LEAST, Summary, difference, interval, summarize
+from analysis.records import METHODS, TASKS, at_chosen_setting, chosen_scores, complete, in_order, main_metric
+from analysis.statistics import LEAST, Summary, difference, interval, spread_interval, spread_ratio, summarize
 from analysis.tables import pick_rate
 from training.selection import best
 
@@ -50,6 +50,14 @@ def above(d: Summary) -> bool | None:
     return within(d, low=PAR)
 
 
+def below(d: Summary) -> bool | None:
+    return within(d, high=-PAR)
+
+
+def level_or_below(d: Summary) -> bool | None:
+    return within(d, high=PAR)
+
+
 def level(d: Summary) -> bool | None:
     return within(d, -PAR, PAR)
 
@@ -73,6 +81,34 @@ def compare(
         return all_of(map(rule, found.values())), f"{names[0]} less {names[1]}: {figures}"
 
     return test
+
+
+def compare_methods(
+    methods: tuple[str, ...], other: str, rule: Callable[[Summary], bool | None], only: str | None = None
+) -> Test:
+    """Compares several methods with one other, on every task or on one; the rule has to hold for each of them."""
+
+    def test(runs: pd.DataFrame) -> Verdict | None:
+        tasks = [task for task in in_order(runs["task"]) if only in (None, task)]
+        pairs = {
+            (name, t): (scores(runs, t, method=name), scores(runs, t, method=other)) for t in tasks for name in methods
+        }
+        found = {pair: d for pair, (a, b) in pairs.items() if (d := difference(a, b))}
+        if not found:
+            return None
+        figures = "; ".join(f"{name} on {TASKS[task]}: {shown(d)}" for (name, task), d in found.items())
+        return all_of(map(rule, found.values())), f"less {METHODS[other]}: {figures}"
+
+    return test
+
+
+def dora_like_full(runs: pd.DataFrame) -> Verdict | None:
+    """On CoLA DoRA is level with full fine-tuning, and LoRA is behind."""
+    full, lora, dora = (scores(runs, "cola", method=name) for name in ("full", "lora", "dora"))
+    dora_gap, lora_gap = difference(dora, full), difference(lora, full)
+    if dora_gap is None or lora_gap is None:
+        return None
+    return all_of((level(dora_gap), below(lora_gap))), f"less full FT: DoRA {shown(dora_gap)}; LoRA {shown(lora_gap)}"
 
 
 def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
@@ -152,19 +188,64 @@ def fewest_parameters(runs: pd.DataFrame) -> Verdict | None:
     return counts.idxmin() == "vera", "; ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
+def loss_gap(runs: pd.DataFrame, task: str) -> Summary | None:
+    """LoRA's training loss at the last epoch less full fine-tuning's."""
+    losses = []
+    for method in ("lora", "full"):
+        part = at_chosen_setting(complete(runs, task=task, method=method))
+        losses.append({run.seed: run.history[-1]["train_loss"] for run in part.itertuples()})
+    return difference(*losses)
+
+
 def lower_training_loss(runs: pd.DataFrame) -> Verdict | None:
-    found = {}
-    for task in in_order(runs["task"]):
-        losses = []
-        for method in ("lora", "full"):
-            part = at_chosen_setting(complete(runs, task=task, method=method))
-            losses.append({run.seed: run.history[-1]["train_loss"] for run in part.itertuples()})
-        if d := difference(*losses):
-            found[task] = d
+    found = {task: d for task in in_order(runs["task"]) if (d := loss_gap(runs, task))}
     if not found:
         return None
     figures = "; ".join(f"{TASKS[task]}: {ratio(d)}" for task, d in found.items())
     return all_of(within(d, low=0) for d in found.values()), f"LoRA less full FT: {figures}"
+
+
+def lower_loss_is_no_better(runs: pd.DataFrame) -> Verdict | None:
+    """On some task full fine-tuning's training loss is lower and its score is not above LoRA's."""
+    found = {}
+    for task in in_order(runs["task"]):
+        loss, gap = loss_gap(runs, task), difference(*(scores(runs, task, method=name) for name in ("lora", "full")))
+        if loss and gap:
+            found[task] = loss, gap
+    if not found:
+        return None
+    verdicts = [all_of((within(loss, low=0), level_or_above(gap))) for loss, gap in found.values()]
+    figures = "; ".join(f"{TASKS[task]}: loss {ratio(loss)}, score {shown(gap)}" for task, (loss, gap) in found.items())
+    return True if True in verdicts else None if None in verdicts else False, f"LoRA less full FT: {figures}"
+
+
+def easier_to_get_right(runs: pd.DataFrame) -> Verdict | None:
+    """LoRA's scores vary less over seeds than full fine-tuning's, on every task."""
+    found = {}
+    for task in in_order(runs["task"]):
+        lora, full = (list(scores(runs, task, method=name).values()) for name in ("lora", "full"))
+        if lora and full and (r := spread_ratio(summarize(lora), summarize(full))):
+            found[task] = r
+    if not found:
+        return None
+    figures = "; ".join(f"{TASKS[task]}: x {r:.2f} ({low:.2f} to {high:.2f})" for task, (r, low, high) in found.items())
+    verdicts = (True if high < 1 else False if low > 1 else None for _, low, high in found.values())
+    return all_of(verdicts), f"LoRA's standard deviation over full FT's: {figures}"
+
+
+def repeats_agree(runs: pd.DataFrame) -> Verdict | None:
+    """LoRA's standard deviation over seeds is below the margin, on every task."""
+    summaries = {
+        task: summarize(list(x.values())) for task in in_order(runs["task"]) if (x := scores(runs, task, method="lora"))
+    }
+    found = {task: (s, ends) for task, s in summaries.items() if (ends := spread_interval(s))}
+    if not found:
+        return None
+    figures = "; ".join(
+        f"{TASKS[task]}: {s.std:.1f} ({low:.1f} to {high:.1f}, n = {s.n})" for task, (s, (low, high)) in found.items()
+    )
+    verdicts = (True if high < PAR else False if low > PAR else None for _, (low, high) in found.values())
+    return all_of(verdicts), f"LoRA's standard deviation: {figures}"
 
 
 def one_epoch_is_best(runs: pd.DataFrame) -> Verdict | None:
@@ -199,19 +280,40 @@ def quantization_cost(runs: pd.DataFrame) -> Verdict | None:
     return all_of(verdicts), figures
 
 
-def alpha_is_twice_the_rank(runs: pd.DataFrame) -> Verdict | None:
+def twice_the_rank(
+    rule: Callable[[Summary], bool | None], which: Callable[[float, float], bool], least: int = 1
+) -> Test:
+    """Compares alpha = 2 r with other alphas at each rank: those that `which(alpha, rank)` names, `least` or more of them."""
+
+    def test(runs: pd.DataFrame) -> Verdict | None:
+        found = {}
+        for rank, part in runs.groupby("rank"):
+            others = [alpha for alpha in sorted(set(part["alpha"])) if alpha != 2 * rank and which(alpha, rank)]
+            for task in in_order(part["task"]):
+                twice = scores(part, task, alpha=2 * rank)
+                for alpha in others if len(others) >= least else ():
+                    if d := difference(twice, scores(part, task, alpha=alpha)):
+                        found[f"r = {rank:g}, less alpha {alpha:g} on {TASKS[task]}"] = d
+        if not found:
+            return None
+        figures = "; ".join(f"{name}: {shown(d)}" for name, d in found.items())
+        return all_of(map(rule, found.values())), figures
+
+    return test
+
+
+def query_and_value_lead(runs: pd.DataFrame) -> Verdict | None:
+    """No other choice of matrices at the same budget is more than the margin above query and value."""
     found = {}
-    for rank, part in runs.groupby("rank"):
-        others = [alpha for alpha in sorted(set(part["alpha"])) if alpha != 2 * rank]
-        for task in in_order(part["task"]):
-            twice = scores(part, task, alpha=2 * rank)
-            for alpha in others if len(others) > 1 else ():
-                if d := difference(twice, scores(part, task, alpha=alpha)):
-                    found[f"r = {rank:g}, less alpha {alpha:g} on {TASKS[task]}"] = d
+    for task in in_order(runs["task"]):
+        ours = scores(runs, task, target_modules="query|value")
+        for other in sorted(set(runs["target_modules"]) - {"query|value"}):
+            if d := difference(ours, scores(runs, task, target_modules=other)):
+                found[f"{other.replace('|', ' ')} on {TASKS[task]}"] = d
     if not found:
         return None
     figures = "; ".join(f"{name}: {shown(d)}" for name, d in found.items())
-    return all_of(map(level_or_above, found.values())), figures
+    return all_of(map(level_or_above, found.values())), f"query and value less {figures}"
 
 
 def sgd_memory(runs: pd.DataFrame) -> Verdict | None:

@@ -10,17 +10,26 @@ from scipy import stats
 from support.command_line import ROOT
 from support.records import record
 
-from analysis import study
+from analysis import printed, study
 from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED
 from analysis.figures import all_figures, write_figures
 from analysis.published import PUBLISHED
 from analysis.records import RECORDS, TASKS, at_chosen_setting, collect, complete, frame, load
 from analysis.render import latex_text, write_tables
 from analysis.reported import read_reported
-from analysis.statistics import Summary, difference, holm, summarize
+from analysis.statistics import Summary, difference, holm, spread_interval, spread_ratio, summarize
 from analysis.subspace import read_similarity, similarity
 from analysis.tables import all_tables, learning_rates, training_cost
-from analysis.verdicts import one_epoch_is_best
+from analysis.verdicts import (
+    above,
+    dora_like_full,
+    easier_to_get_right,
+    lower_loss_is_no_better,
+    one_epoch_is_best,
+    query_and_value_lead,
+    repeats_agree,
+    twice_the_rank,
+)
 from core.errors import UserError
 from tasks.glue import GLUE
 
@@ -48,6 +57,18 @@ def test_mean_deviation_and_interval_match_the_textbook():
     assert s.p == pytest.approx(reference.pvalue)
     with pytest.raises(ValueError, match="nothing"):
         summarize([])
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_the_intervals_of_a_spread_cover_it_at_their_stated_rate(n):
+    draws = np.random.default_rng(0).normal(scale=2, size=(4000, 2, n))
+    pairs = [(summarize(a), summarize(b)) for a, b in draws]
+    spreads = [spread_interval(a) for a, _ in pairs]
+    assert np.mean([low <= 2 <= high for low, high in spreads]) == pytest.approx(0.95, abs=0.012)
+    ratios = [spread_ratio(a, b) for a, b in pairs]
+    assert np.mean([low <= 1 <= high for _, low, high in ratios]) == pytest.approx(0.95, abs=0.012)
+    assert spread_interval(summarize([1.0, 2.0])) is None
+    assert spread_ratio(summarize([1.0, 2.0, 3.0]), summarize([1.0, 1.0, 1.0])) is None
 
 
 def test_fewer_than_three_seeds_have_no_interval():
@@ -134,6 +155,12 @@ def test_the_published_numbers_equal_those_in_the_papers():
     assert value("lora_table6", "W_q W_k W_v W_o, r = 64", "MNLI") == "91.4"
     assert value("vera_table2", "RoB base VeRA", "cola") == "65.6±.8"
     assert value("quantization", "QLoRA nf4", "seconds") == "10059.53"
+    assert value("qlora_table3", "QLoRA Int8", "GLUE") == "88.8"
+    assert value("qlora_table3", "QLoRA NF4 + DQ", "GLUE") == ""
+    assert value("replications", "RoB large QLoRA, 3.127 bits (LQ-LoRA)", "rte") == "70.8"
+    assert value("replications", "RoB base full FT (VeLoRA)", "MRPC F1") == "91.30"
+    assert value("lora_table1", "Adapter-L", "added, batch 1, length 128, 11M") == "+20.7%"
+    assert value("insights", "parameters of the model", "value") == "6,738,415,616"
     assert value("adapters_beside_a_model", "QLoRA r = 128, all", "adapters") == "~30"
 
 
@@ -351,6 +378,79 @@ def test_the_one_epoch_claim_is_judged_by_seeds_and_not_by_runs():
     assert figures == "the first epoch is the best one in 67 % of a seed's runs (-76.8 to 210.1, n = 3; 6 runs)"
     assert one_epoch_is_best(frame([run(seed, first, "1e-3") for seed in range(3)]))[0] is True
     assert one_epoch_is_best(frame([run(seed, last, "1e-3") for seed in range(2)]))[0] is None
+
+
+def seeded(words, scores, loss=None, experiment="x"):
+    """A run of one evaluation for each score, seeds from 0."""
+    runs = [record(*words, f"seed={seed}", scores=(score,), experiment=experiment) for seed, score in enumerate(scores)]
+    for run in runs if loss is not None else ():
+        run["history"][-1]["train_loss"] = loss + run["seed"] / 1000
+    return runs
+
+
+def test_doras_claim_needs_both_halves():
+    def verdict(lora, dora):
+        scores = {"full": (0.6, 0.61, 0.62), "lora": lora, "dora": dora}
+        runs = [run for name, each in scores.items() for run in seeded(("task=cola", f"method={name}"), each)]
+        return dora_like_full(frame(runs))[0]
+
+    near, far = (0.601, 0.611, 0.622), (0.5, 0.511, 0.52)
+    assert verdict(far, near) is True
+    assert verdict(far, far) is False
+    assert verdict(near, near) is False
+
+
+def test_a_lower_loss_that_brings_no_score_upholds_the_claim():
+    def verdict(lora):
+        full = seeded(("task=cola", "method=full"), (0.6, 0.61, 0.62), 0.1)
+        return lower_loss_is_no_better(frame([*full, *seeded(("task=cola", "method=lora"), lora, 0.3)]))[0]
+
+    assert verdict((0.6, 0.611, 0.62)) is True
+    assert verdict((0.5, 0.511, 0.52)) is False
+    assert lower_loss_is_no_better(frame(seeded(("task=cola", "method=lora"), (0.5, 0.6)))) is None
+
+
+def test_spread_claims_follow_the_seeds():
+    full = seeded(("task=cola", "method=full"), (0.1, 0.5, 0.9, 0.3, 0.7))
+    steady = seeded(("task=cola", "method=lora"), (0.6, 0.601, 0.602, 0.6, 0.601))
+    assert easier_to_get_right(frame([*full, *steady]))[0] is True
+    assert repeats_agree(frame(steady))[0] is True
+    loose = seeded(("task=cola", "method=lora"), (0.2, 0.6, 0.9, 0.3, 0.7))
+    assert easier_to_get_right(frame([*full, *loose]))[0] is None
+    assert repeats_agree(frame(loose))[0] is False
+
+
+def test_alphas_and_matrices_are_compared_within_their_rank_and_task():
+    def runs(key, scores):
+        return [
+            run
+            for value, each in scores.items()
+            for run in seeded(("task=cola", "method=lora", f"{key}={value}"), each)
+        ]
+
+    high, low = (0.6, 0.611, 0.62), (0.5, 0.51, 0.521)
+    alphas = frame(runs("method.alpha", {1: low, 16: high, 64: low}))  # r = 8
+    larger, smaller = (twice_the_rank(above, which) for which in (lambda a, r: a > 2 * r, lambda a, r: a == 1))
+    assert larger(alphas) == (True, "r = 8, less alpha 64 on CoLA: +10.0 (9.8 to 10.2, n = 3)")
+    assert smaller(alphas)[0] is True
+    assert twice_the_rank(above, lambda a, r: True, least=3)(alphas) is None
+    matrices = {"query": low, "query|value": high, "query|key": low}
+    assert query_and_value_lead(frame(runs("method.target_modules", matrices)))[0] is True
+    assert (
+        query_and_value_lead(frame(runs("method.target_modules", {**matrices, "query|value": low, "key": high})))[0]
+        is False
+    )
+
+
+def test_the_papers_own_tables_decide_what_they_can():
+    assert printed.dora_on_cola() == [("roberta-base", False, "full FT 0.61, LoRA 0.56, DoRA 0.55")]
+    assert printed.query_and_value() == [("GPT-3", False, "WikiSQL: 73.7, best 73.7; MNLI: 91.3, best 91.7")]
+    [(_, holds, figures)] = printed.summary()
+    assert holds is False
+    assert figures.startswith(
+        "LoRA r = 8 beside the base model: .2% against -1.6%; QLoRA beside LoRA, r = 8, q v: -3% against"
+    )
+    assert figures.count("against") == 6
 
 
 # Subspaces

@@ -8,10 +8,12 @@ from analysis.arithmetic import (
     accuracy_error,
     checkpoint,
     dev_set_error,
+    llama_parameters,
     lora_parameters,
     matthews,
     matthews_error,
     moments,
+    moments_grow,
     pearson_error,
 )
 from methods.base import parameter_counts
@@ -20,6 +22,8 @@ from methods.base import parameter_counts
 def test_the_papers_sizes_follow_from_their_settings():
     assert checkpoint() == [("GPT-3", True, "350 GB over 37.7 MB is 9,272")]
     assert moments() == [("Llama 7B", True, "4,194,304 numbers x 2 x 2 bytes = 16.78 MB")]
+    assert moments_grow()[0][2].endswith("r = 256: 536.9 MB")
+    assert llama_parameters()[0][1] is True
 
 
 def test_loras_formula_counts_the_parameters_of_a_real_model():
