@@ -73,15 +73,13 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         model = backbone.model.to(accelerator.device)
         backbone_parameters = {name: p.numel() for name, p in model.named_parameters()}
         unused = apply_method(run, backbone, accelerator)
-        if unused and accelerator.is_main_process:
-            say(f"frozen, since no gradient reaches them: {', '.join(unused)}")
         record["parameters"] = parameter_counts(model, backbone_parameters)
         if checkpoint is None:
             load_initial_state(run, start, model, backbone.provenance)
         if accelerator.is_main_process:
             folder.write_settings(record["config"])
-            if inputs.layout:
-                say(f"data: {inputs.layout} in {run.data.path}")
+            for line in inputs.notes(unused):
+                say(line)
 
         trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded(), run.seed, accelerator)
         trainer.resume(checkpoint)

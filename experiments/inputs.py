@@ -1,11 +1,12 @@
 """What a run begins with: splits, backbone, method. train.py, benchmarks and the outside check all load it here."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from core.errors import refused
+from core.errors import UserError, out_of_memory
 from core.seeding import seeded
 from experiments.config import RunConfig
 from models.backbone import Backbone, load_backbone, samples
@@ -30,6 +31,13 @@ class Inputs:
         """The splits in the backbone's tokens."""
         length, tokenizer = self.run.task.max_length, self.backbone.tokenizer
         return {name: encode(split, tokenizer, length) for name, split in self.splits.items()}
+
+    def notes(self, unused: list[str]) -> Iterator[str]:
+        """What a run says of its inputs before it trains; `unused` as from `apply_method`."""
+        if self.layout:
+            yield f"data: {self.layout} in {self.run.data.path}"
+        if unused:
+            yield f"frozen, since no gradient reaches them: {', '.join(unused)}"
 
 
 def load_inputs(run: RunConfig) -> Inputs:
@@ -58,12 +66,16 @@ def apply_method(run: RunConfig, backbone: Backbone, accelerator: Accelerator | 
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
     batch = collate(samples(backbone.tokenizer, run.task.row, backbone.max_length), [0, 1])
-    is_bf16 = accelerator is not None and accelerator.mixed_precision == "bf16"
-    hint = " in bf16 (try trainer.precision=fp32)" if is_bf16 else ""
-    with refused(f"backbone {backbone.name} does not train with method={run.method.name}{hint}"):
+    batch = batch.to(next(model.parameters()).device)
+    try:
         with accelerator.autocast() if accelerator else nullcontext():
-            loss = model(**batch.to(next(model.parameters()).device).inputs).logits.float().sum()
+            loss = model(**batch.inputs).logits.float().sum()
         loss.backward()
+    except RuntimeError as error:
+        if accelerator is None or accelerator.mixed_precision != "bf16" or out_of_memory(error):
+            raise
+        reason = str(error).partition(".")[0]
+        raise UserError(f"{backbone.name} does not train in bf16 ({reason}): give trainer.precision=fp32") from error
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     model.zero_grad(set_to_none=True)
     for name in unused:
