@@ -406,12 +406,23 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
+def tell_truncated(figure: Figure) -> None:
+    """Writes on each linear y axis that does not begin at 0 where it does, so that no difference looks too large."""
+    for ax in figure.axes:
+        begin = ax.get_ylim()[0]
+        if ax.get_visible() and ax.get_yscale() == "linear" and begin > 0 and ax.yaxis.get_visible():
+            ax.annotate(
+                f" axis from {begin:.3g}", (0, 0), xycoords="axes fraction", fontsize=6, color="0.4", va="bottom"
+            )
+
+
 def write_figures(figures: Callable[[], dict[str, Figure]], folder: Path) -> list[Path]:
     """Draws figures in our style as `folder/NAME.png` and `.pdf`, without dates: equal figures are equal files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with mpl.rc_context(STYLE):
         for name, figure in figures().items():
+            tell_truncated(figure)
             for ending, metadata in (
                 ("png", {"Software": None}),
                 ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),

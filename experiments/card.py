@@ -36,6 +36,7 @@ def card(restored: Restored, library: str, place: str) -> str:
     header = ModelCardData(
         base_model=hub,
         library_name=library,
+        license=run.backbone.license,
         language="en",
         model_name=name,
         tags=["glue"] if run.task.name in GLUE else None,

@@ -54,7 +54,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     config["data"].pop("path", None)
     for key in ("forward", "packed"):  # packed: what forward was called in old records
         config["trainer"].pop(key, None)
-    for key in ("learning_rates", "head_learning_rates"):  # the rates in force are the trainer's
+    for key in ("learning_rates", "head_learning_rates", "license"):  # the rates in force are the trainer's
         config["backbone"].pop(key, None)
     return config
 

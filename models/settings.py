@@ -26,6 +26,7 @@ class BackboneConfig:
         random_init: the architecture with random weights, no download; its tokenizer is trained on the task's text.
         learning_rates: by method, rates that suit it on this backbone better than its own default.
         head_learning_rates: by method, the same for the head.
+        license: of the weights, for the card of an exported run, by the hub's short names.
     """
 
     name: str = ""
@@ -36,6 +37,7 @@ class BackboneConfig:
     random_init: bool = False
     learning_rates: dict[str, float] = field(default_factory=dict)
     head_learning_rates: dict[str, float] = field(default_factory=dict)
+    license: str | None = None
 
     def __post_init__(self) -> None:
         check(self, "backbone.")

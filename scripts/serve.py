@@ -60,7 +60,7 @@ def main(words: list[str]) -> None:
         server.store.add(name, from_folder(folder, backbone.provenance))
     endpoint = Endpoint(server, backbone.tokenizer, tasks, backbone.max_length, batch)
     address = f"http://{options['host']}:{port}/classify"
-    started = f"{', '.join(named)} on {backbone.name}: {address} (Ctrl-C ends it)"
+    started = f"{len(named)} adapter{'s' * (len(named) > 1)} of {backbone.name}: {address} (Ctrl-C ends it)"
     web.run_app(endpoint.app(), host=options["host"], port=port, print=lambda _: say(started))
 
 

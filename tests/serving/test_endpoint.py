@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from benchmarks.serving import RANKS, draw_adapter
 from core.errors import UserError
 from models.random_init import train_tokenizer
 from scripts.serve import folders
+from scripts.serve_load import load
 from serving.endpoint import MOST_TEXTS, Endpoint, encode
 from serving.mixed import Server
 from tasks.glue import GLUE, Task
@@ -126,6 +128,22 @@ def test_adapters_beyond_the_budget_together_are_served_in_parts(endpoint):
     endpoint.server.store.budget = max(block.nbytes for block in endpoint.server.store.host.values())
     answers = call(endpoint, *requests(9))
     assert {status for status, _ in answers} == {200}
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_a_load_is_measured_both_ways_and_wrong_answers_are_counted(is_wrong, endpoint, monkeypatch, capsys):
+    logits = endpoint.logits
+    if is_wrong:
+        monkeypatch.setattr(endpoint, "logits", lambda batch: [row + torch.rand_like(row) for row in logits(batch)])
+
+    async def run():
+        async with TestServer(endpoint.app()) as server:
+            await load(str(server.make_url("")).rstrip("/"), 12, 6, 3)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    said = capsys.readouterr().out
+    assert re.match(r"3 adapters: \d+ requests/s one at a time, \d+ with 6 at once, x ", said)
+    assert said.endswith("; 0 of 36 answers differ\n") != is_wrong
 
 
 def test_the_adapters_are_listed(endpoint):
