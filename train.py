@@ -29,7 +29,7 @@ from core.redact import redacted
 from experiments.config import RunConfig, from_hydra
 from experiments.record import describe
 from experiments.run_folder import RunFolder
-from experiments.sweep import exit_statuses, require_launcher, start_config
+from experiments.sweep import exit_statuses, require_expected, require_sweep, start_config
 from experiments.warm_start import describe_start, load_initial_state
 from methods.base import parameter_counts
 from training.lines import last_line
@@ -122,7 +122,8 @@ def main(cfg: DictConfig) -> None:
     """A job of Hydra's. Its error is printed and noted, so that the other jobs of a sweep continue."""
     try:
         run = from_hydra(cfg, HydraConfig.get().runtime.choices["experiment"])
-        start = start_config(run, HydraConfig.get().overrides.task)
+        require_expected(run)
+        start = start_config(run, HydraConfig.get().overrides.task, HydraConfig.get().job.config_name or "config")
         if start and (run.force or RunFolder.of(run).status()[0] != "complete"):
             there = RunFolder.of(start)
             train(replace(start, force=there.status()[0] == "complete" and not there.has_best()))
@@ -142,7 +143,7 @@ def cli() -> int:
     try:
         sys.argv[1:] = amend(sys.argv[1:], Path(__file__).parent / "conf")
         require_flags()
-        require_launcher(sys.argv[1:])
+        require_sweep(sys.argv[1:])
         with composing():
             main()
     except (OSError, *USER_ERRORS) as error:

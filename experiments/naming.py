@@ -38,12 +38,15 @@ def unequal(settings: Sequence[dict[str, Any]]) -> list[str]:
 
     Learning rates are left out: each method has its own.
     """
-    values: dict[tuple[str, str], set[str]] = {}
-    for run in settings:
-        for key, value in run.items():
-            values.setdefault((key, str(run.get("task.name"))), set()).add(str(value))
-    keys = dict.fromkeys(key for (key, _), seen in values.items() if len(seen) > 1)
-    return [k for k in keys if k not in PER_SEED and not k.startswith("method.") and not k.endswith("learning_rate")]
+    shared = [
+        {
+            key: value
+            for key, value in run.items()
+            if not key.startswith("method.") and not key.endswith("learning_rate")
+        }
+        for run in settings
+    ]
+    return differing(shared, within=("task.name",))
 
 
 def short(key: str) -> str:

@@ -1,12 +1,16 @@
 """The runs that a sweep's overrides expand to, which of them are pending, and what a run starts from."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from hydra import initialize_config_dir
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,12 +36,34 @@ def run_config(cfg: DictConfig) -> RunConfig:
     return from_hydra(cfg, hydra_part.runtime.choices.experiment)
 
 
-def require_launcher(words: Sequence[str]) -> None:
-    """Raises a UserError for a launcher of Hydra's or of another package: it would not give each run a folder of its own.
+FLAGS = ("config_path", "config_name", "config_dir")  # Hydra's, that choose what overrides are over
+EXPECTED = "PEFT_GLUE_EXPECTED_HASH"  # of the run that a sweep starts in a process of its own
+
+
+def flags(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The flags of a command line that choose the configuration, `{"config_name": "mine"}`, and its other words."""
+    chosen = vars(get_args_parser().parse_known_args(list(words))[0])
+    return {name: chosen[name] for name in FLAGS if chosen[name]}, chosen["overrides"]
+
+
+def require_expected(run: RunConfig) -> None:
+    """Raises a UserError if a sweep expects other settings of this process than it has composed."""
+    if (expected := os.environ.get(EXPECTED, run.hash)) != run.hash:
+        raise UserError(
+            f"the sweep expects a run with hash {expected}, this process composes {run.hash}: files have changed"
+        )
+
+
+def require_sweep(words: Sequence[str]) -> None:
+    """Raises a UserError for several experiments at once, whose grids would be lost, or for a launcher that does not suit.
+
+    A launcher of Hydra's or of another package would not give each run a folder of its own.
 
     Args:
         words: of the command line.
     """
+    if several := [word for word in words if word.startswith("experiment=") and "," in word]:
+        raise UserError(f"{several[0]}: a command trains the grid of one experiment; give one command for each")
     for name in [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]:
         Plugins.instance()  # registers launchers
         if (ROOT / "conf/hydra/launcher" / f"{name}.yaml").exists():
@@ -52,14 +78,18 @@ def require_launcher(words: Sequence[str]) -> None:
             )
 
 
-def start_config(run: RunConfig, overrides: Sequence[str]) -> RunConfig | None:
-    """The run that `run.start` names: the same command on that task, from the pretrained weights."""
+def start_config(run: RunConfig, overrides: Sequence[str], name: str = "config") -> RunConfig | None:
+    """The run that `run.start` names: the same command on that task, from the pretrained weights.
+
+    Args:
+        name: of the configuration that the overrides are over.
+    """
     if run.start is None:
         return None
     kept = [word for word in overrides if word.lstrip("+").partition("=")[0] not in ("task", "start")]
     loader = GlobalHydra.instance().config_loader()
     return run_config(
-        loader.load_configuration("config", [*kept, f"task={run.start}", "start=null", "force=false"], RunMode.RUN)
+        loader.load_configuration(name, [*kept, f"task={run.start}", "start=null", "force=false"], RunMode.RUN)
     )
 
 
@@ -75,15 +105,22 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
 def cells(overrides: Sequence[str]) -> list[RunConfig]:
     """Every run that `train.py -m` would train with these overrides; runs that others start from come first."""
+    require_sweep(overrides)
+    chosen, overrides = flags(overrides)
     overrides = amend(overrides, ROOT / "conf")
-    with composing(), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    folder, name = Path(chosen.get("config_path", ROOT / "conf")), chosen.get("config_name", "config")
+    with composing(), initialize_config_dir(str((ROOT / folder).resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+        if more := chosen.get("config_dir"):
+            place = f"file://{Path(more).resolve()}"
+            loader.get_search_path().prepend("command-line", place, SearchPathQuery(provider="schema"))
+            loader.repository = ConfigRepository(loader.get_search_path())  # type: ignore[attr-defined]  # has read it
+        master = loader.load_configuration(name, list(overrides), RunMode.MULTIRUN)
         grid = [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create(loader).parse_overrides([*grid, *overrides])
         [jobs] = BasicSweeper.split_arguments(parsed, None)
         pairs = [(run_config(loader.load_sweep_config(master, job)), job) for job in jobs]
-        starts = [start for run, job in pairs if (start := start_config(run, job))]
+        starts = [start for run, job in pairs if (start := start_config(run, job, name))]
     return list({run.folder: run for run in [*starts, *(run for run, _ in pairs)]}.values())
 
 

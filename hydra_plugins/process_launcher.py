@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import torch
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -23,7 +24,7 @@ from omegaconf import DictConfig
 
 from core.console import log
 from core.errors import Interrupted, UserError
-from experiments.sweep import ROOT, exit_statuses, pending
+from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, run_config
 
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -89,10 +90,12 @@ class ProcessLauncher(Launcher):
     def start(self, job: list[str], number: int) -> None:
         slot = min(set(range(self.parallel)) - {slot for slot, _ in self.running.values()})
         hydra_overrides = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode")]
+        chosen = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags(sys.argv[1:])[0].items()]
+        expected = run_config(GlobalHydra.instance().config_loader().load_sweep_config(self.config, job)).hash
         # in a separate session a run receives Ctrl-C once, from here, and not from the terminal too
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *hydra_overrides, *job],
-            env=os.environ | self.share(slot),
+            [sys.executable, str(ROOT / "train.py"), *chosen, *hydra_overrides, *job],
+            env=os.environ | self.share(slot) | {EXPECTED: expected},
             start_new_session=True,
             stdout=subprocess.PIPE if self.parallel > 1 else None,
             stderr=subprocess.STDOUT if self.parallel > 1 else None,

@@ -19,7 +19,7 @@ from core.errors import UserError
 from experiments.config import RunConfig, from_dict, identity, to_dict
 from experiments.naming import differing, flat, short, show, unequal
 from experiments.run_folder import CONFIG, RunFolder
-from experiments.sweep import cells
+from experiments.sweep import cells, flags
 from scripts.cli import command
 
 LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 
 def read(words: list[str]) -> list[Cell]:
     """The cells of the grid, in the sweep's order, or those of folders of runs."""
-    folders = [Path(word) for word in words if "=" not in word]
+    folders = [Path(word) for word in flags(words)[1] if "=" not in word and not word.startswith("~")]
     runs = [pair for folder in folders for pair in begun(folder)]
     if folders and len(folders) < len(words):
         raise UserError("give folders of runs, or overrides, not both")

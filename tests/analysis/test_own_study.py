@@ -13,6 +13,7 @@ from analysis import own_study
 from analysis.figures import write_figures
 from analysis.records import RECORDS, collect, frame, read_runs
 from core.errors import UserError
+from scripts.results import settings_that_differ, summaries
 
 
 def leave(folder, *overrides: str, **more) -> None:
@@ -46,6 +47,20 @@ def test_one_setting_without_a_common_seed_is_one_line_and_two_are_two():
     apart = frame([record("seed=0"), record("seed=1", "trainer.weight_decay=0.3")])
     assert len(own_study.costs(same).cells) == 1
     assert len(own_study.costs(apart).cells) == 2
+
+
+def test_what_methods_do_not_share_is_in_their_labels_and_in_results_columns(tmp_path):
+    """Two methods on other budgets do not look alike; their learning rates differ by nature."""
+    leave(tmp_path, "method=lora", "trainer.epochs=3", experiment="mine")
+    leave(tmp_path, "method=dora", "trainer.epochs=1", "data.train_size=200", experiment="mine")
+    runs = read_runs([tmp_path])
+    statistics, _ = own_study.tables(runs)
+    assert sorted(statistics.cells["runs"]) == ["DoRA, train_size 200", "LoRA, train_size null"]
+    assert settings_that_differ(runs) == ["trainer.learning_rate", "data.train_size"]
+    leave(tmp_path, "method=dora", "trainer.epochs=3", experiment="mine")
+    runs = read_runs([tmp_path])
+    rows = [(row["method"], row["train_size"], row["seeds"]) for row in summaries(runs)]
+    assert rows == [("lora", None, 1), ("dora", 200, 1), ("dora", None, 1)]
 
 
 def test_every_grid_has_figures_and_rates_have_theirs(tmp_path):

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 
-from support.command_line import ROOT, call, science, start
+from support.command_line import ENVIRONMENT, ROOT, TINY, call, science, start
 from support.files import mirror
+from support.warm import WarmProcess
 
 from experiments.run_folder import RunFolder
+from experiments.sweep import EXPECTED, cells
 
 
 def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
@@ -24,6 +26,40 @@ def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
     status, out, err = call(tmp_path, *words)
     assert status == 2
     assert out == "sweep: 3 runs, 0 of them to train\n"
+
+
+def test_a_sweep_hands_its_configuration_to_its_runs(tmp_path):
+    """`--config-dir` and `--config-name`; status.py finds the same cells."""
+    (tmp_path / "own").mkdir()
+    own = "defaults: [config, _self_]\nseed: 7\ntrainer: {weight_decay: 0.25}\n"
+    (tmp_path / "own" / "mine.yaml").write_text(own)
+    flags = (f"--config-dir={tmp_path / 'own'}", "--config-name=mine")
+    words = (*TINY, f"output_dir={tmp_path}", "method=lora", "task=cola,rte")
+    [first, second] = cells([*flags, *words])
+    assert {(run.seed, run.trainer.weight_decay) for run in (first, second)} == {(7, 0.25)}
+    process = WarmProcess([*flags, "-m", *words], ENVIRONMENT, tmp_path)
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err.count("error")) == (0, 0), err
+    assert {path.parent for path in tmp_path.rglob("result.json")} == {first.folder, second.folder}
+
+
+def test_a_run_refuses_other_settings_than_its_sweep_expects(tmp_path):
+    words = [*TINY, f"output_dir={tmp_path}", "method=lora", "task=cola"]
+    process = WarmProcess(words, ENVIRONMENT | {EXPECTED: "0" * 16}, tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "the sweep expects a run with hash 0000000000000000, this process composes " in err
+
+
+def test_a_command_takes_one_experiment(tmp_path):
+    for words in (["-m", "experiment=lora_table5,lora_table6"], ["experiment=lora_table5,lora_table6"]):
+        process = WarmProcess(words, ENVIRONMENT, tmp_path)
+        _, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (
+            2,
+            "error: experiment=lora_table5,lora_table6: a command trains the grid of one experiment; "
+            "give one command for each\n",
+        )
 
 
 def kill(process: subprocess.Popen) -> None:

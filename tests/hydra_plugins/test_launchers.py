@@ -11,7 +11,7 @@ import pytest
 from support.command_line import ENVIRONMENT, ROOT, TINY, science
 
 from core.errors import UserError
-from experiments.sweep import require_launcher
+from experiments.sweep import require_sweep
 from hydra_plugins.slurm_queue import Queue, refusal
 
 
@@ -152,7 +152,7 @@ def test_a_refusal_names_the_setting(said, way_out):
 
 def test_launchers_that_would_not_name_a_failed_run_are_refused():
     for own in ("processes", "local", "slurm"):
-        require_launcher([f"hydra/launcher={own}", "method=lora"])
+        require_sweep([f"hydra/launcher={own}", "method=lora"])
     for other in ("basic", "submitit_local", "submitit_slurm"):
         with pytest.raises(UserError, match=f"hydra/launcher={other} does not skip finished runs"):
-            require_launcher([f"hydra/launcher={other}"])
+            require_sweep([f"hydra/launcher={other}"])
