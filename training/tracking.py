@@ -76,8 +76,10 @@ class WandbTracker(Tracker):
         self.started = Event()
         self.upload = ""  # how, once there is something to upload
         self.has_given_up = False
-        about = {"config": config, "group": group, "name": folder.name, "dir": folder}
-        about |= {"tags": config.get("tags"), "notes": config.get("note")}
+        method, task, backbone = (config[part]["name"] for part in ("method", "task", "backbone"))
+        about = {"group": group, "job_type": method, "name": folder.name, "dir": folder, "notes": config.get("note")}
+        about |= {"config": config | {"config_hash": config_hash}}
+        about |= {"tags": [*config.get("tags", ()), task, backbone, f"seed{config['seed']}"]}
         place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
         self.thread = Thread(target=self._work, args=(settings, f"{config_hash[:8]}-{place}", about), daemon=True)
         self.thread.start()
