@@ -63,7 +63,8 @@ def sentence(error: Exception) -> str:
         own = f"; a new one is a file conf/experiment/{name}.yaml" if kind == "experiment" else ""
         return unknown(kind, name, error.options or []) + own
     if isinstance(error, OverrideParseException) and "=" in error.override:
-        return f"{error.override}: put a value with spaces, commas or brackets in quotes, as in 'note=\"so (to say)\"'"
+        word = error.override if error.override.isprintable() else ascii(error.override)
+        return f"{word}: put a value with spaces, commas or brackets in quotes, as in 'note=\"so (to say)\"'"
     if "Could not override 'profile'" in str(error):
         return "an experiment cannot choose the profile: give profile=offline on the command line"
     if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it

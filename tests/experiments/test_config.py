@@ -36,7 +36,13 @@ MUST = {
 }
 
 
-NAMES = {"backbone=custom": "else", "method=lora_all": "lora", "method=dora_all": "dora", "method=qlora_fp4": "qlora"}
+NAMES = {
+    "backbone=custom": "else",
+    "method=lora_all": "lora",
+    "method=lora_plus_a0": "lora_plus",
+    "method=dora_all": "dora",
+    "method=qlora_fp4": "qlora",
+}
 
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] != "experiment"])

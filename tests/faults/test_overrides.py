@@ -90,6 +90,7 @@ def test_an_override_runs_or_is_refused(folder, is_long, tally):
     @example(("method=vera", "method.d_initial=1e300"))
     @example(("data.eval_size=999999999999",))
     @example(("data.seed=-1",))
+    @example(("note=a\x1d(b",))
     def attempt(overrides: tuple[str, ...]) -> None:
         tried.append(overrides)
         train_in(folder, *overrides, output=not any("output_dir" in word for word in overrides))

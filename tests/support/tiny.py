@@ -12,6 +12,7 @@ from methods.full import Full
 from methods.head import Head
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA, LoRAFACorrected
+from methods.lora_plus import LoRAPlus
 from methods.qlora import QLoRA
 from methods.top_layers import TopLayers
 from methods.vera import VeRA
@@ -23,6 +24,8 @@ METHODS: dict[str, Method] = {
     "full": Full(),
     "lora": LoRA(rank=4),
     "lora_gaussian_all": LoRA(rank=4, rank_stabilized=True, init_A="gaussian", target_modules="."),
+    "lora_plus": LoRAPlus(rank=4),
+    "lora_plus_a0": LoRAPlus(rank=4, ratio=16.0, zero="A"),
     "dora": DoRA(rank=4, alpha=16),
     "dora_all": DoRA(rank=4, target_modules="."),
     "lora_fa": LoRAFA(rank=4),
