@@ -96,7 +96,7 @@ def compare_methods(
         found = {pair: d for pair, (a, b) in pairs.items() if (d := difference(a, b))}
         if not found:
             return None
-        figures = "; ".join(f"{name} on {TASKS[task]}: {shown(d)}" for (name, task), d in found.items())
+        figures = "; ".join(f"{METHODS[name]} on {TASKS[task]}: {shown(d)}" for (name, task), d in found.items())
         return all_of(map(rule, found.values())), f"less {METHODS[other]}: {figures}"
 
     return test
@@ -136,7 +136,7 @@ def higher_rates(runs: pd.DataFrame) -> Verdict | None:
     if "full" not in rates or len(rates) < 2 or runs["learning_rate"].nunique() < 3:
         return None
     seeds = runs.groupby(["method", "learning_rate"])["seed"].nunique().min()
-    figures = "; ".join(f"{name} {rate:g}" for name, rate in rates.items()) + f" (n = {seeds})"
+    figures = "; ".join(f"{METHODS[name]} {rate:g}" for name, rate in rates.items()) + f" (n = {seeds})"
     if seeds < LEAST:
         return None, figures
     return all(rate >= 10 * rates["full"] for name, rate in rates.items() if name != "full"), figures
@@ -157,7 +157,7 @@ def cost(column: str, methods: list[str], low: float = -math.inf, high: float = 
             for method in methods:
                 ratios = (values[method] / values["full"]).dropna()
                 if len(ratios):
-                    found[f"{method} on {TASKS[task]} ({machine}, {precision})"] = summarize(ratios.tolist())
+                    found[f"{METHODS[method]} on {TASKS[task]} ({machine}, {precision})"] = summarize(ratios.tolist())
         if not found:
             return None
         figures = "; ".join(f"{name}: {ratio(each)}" for name, each in found.items())
@@ -185,7 +185,7 @@ def fewest_parameters(runs: pd.DataFrame) -> Verdict | None:
     counts = runs.groupby("method")["parameters"].max().sort_values()
     if "vera" not in counts or len(counts) < 3:
         return None
-    return counts.idxmin() == "vera", "; ".join(f"{name} {count:,}" for name, count in counts.items())
+    return counts.idxmin() == "vera", "; ".join(f"{METHODS[name]} {count:,}" for name, count in counts.items())
 
 
 def loss_gap(runs: pd.DataFrame, task: str) -> Summary | None:
