@@ -116,7 +116,7 @@ def test_methods_and_an_experiment_dropped_into_a_clone_pass_its_tests(only_long
     )
     where = ("tests/house", "tests/methods", "tests/experiments/test_config.py", "tests/training/test_train.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *where],
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", chosen, *where],
         cwd=clone,
         env=os.environ | {"PYTHONPATH": str(clone)},
         capture_output=True,
