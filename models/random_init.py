@@ -28,13 +28,13 @@ def task_settings(task: Task) -> dict[str, Any]:
 def draw(
     config: BackboneConfig, task: Task, seed: int, texts: Iterable[tuple[str, ...]]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Provenance]:
-    """Model and tokenizer from the seed's own stream; the sha256 is of the settings and texts that they come from."""
+    """Model and tokenizer from the seed's own stream; the sha256 is of the seed, settings and texts that they come from."""
     require_memory(config, task)
     with seeded(seed, "backbone"):
         model = build(config, task)
     with refused("backbone.architecture suits no tokenizer"):
         tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
-    drawn = json.dumps(config.architecture, sort_keys=True) + tokenizer.backend_tokenizer.to_str()
+    drawn = f"{seed} {json.dumps(config.architecture, sort_keys=True)} {tokenizer.backend_tokenizer.to_str()}"
     sha256 = hashlib.sha256(drawn.encode()).hexdigest()
     return model, tokenizer, {"source": f"random, seed {seed}", "revision": None, "sha256": sha256}
 

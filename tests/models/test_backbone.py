@@ -177,11 +177,13 @@ def test_random_weights_follow_the_seed_and_train(name, tmp_path):
     record = read_record(run.folder)
     assert record["status"] == "complete"
     assert record["provenance"]["backbone"]["source"] == "random, seed 0"
-    one, same, other = (load_backbone(run.backbone, GLUE["cola"], seed, TEXTS).model for seed in (0, 0, 1))
+    backbones = [load_backbone(run.backbone, GLUE["cola"], seed, TEXTS) for seed in (0, 0, 1)]
     name = "encoder.layer.1.output.dense.weight"
-    weights = [model.base_model.get_parameter(name) for model in (one, same, other)]
+    weights = [backbone.model.base_model.get_parameter(name) for backbone in backbones]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+    one, same, other = (backbone.provenance["sha256"] for backbone in backbones)  # by which weights are known
+    assert one == same != other
 
 
 def test_deberta_adapts_its_query_and_value(architecture):
