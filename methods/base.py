@@ -100,9 +100,12 @@ class AdaptedLinear(nn.Module):
     Subclasses keep their own tensors as direct parameters (trained) or persistent buffers (frozen, saved with the run).
 
     Attributes:
+        reads_base: whether `forward` reads the base's weight for more than the product with x, and so needs it in fp32.
         base: the frozen layer; for QLoRA a `Linear4bit`, which has the same attributes.
         pretrained: checksum of the base's weight when it was wrapped.
     """
+
+    reads_base: ClassVar[bool] = False
 
     base: nn.Linear
     in_features: int

@@ -26,6 +26,8 @@ from methods.lora import LoRA, LoRALinear
 class DoRALinear(LoRALinear):
     """h = (m / ‖V‖_c) · (W·x + s·B·A·drop(x)) + b."""
 
+    reads_base: ClassVar[bool] = True  # ‖V‖ is exact in a bf16 run too
+
     W_squared: Tensor
 
     def __init__(self, base: nn.Linear, config: "DoRA"):

@@ -38,8 +38,9 @@ class CorrectedLoRAFALinear(LoRAFALinear):
 
     def correct(self, gradient: Tensor) -> Tensor:
         """s⁻²·(∂L/∂B)·(A·Aᵀ)⁻¹, shape (out, r)."""
-        gram = self.A @ self.A.T  # (r, r); r rows of a random A are linearly independent
-        return torch.linalg.solve_ex(gram, gradient, left=False).result / self.scale**2
+        with torch.autocast(self.A.device.type, enabled=False):  # solve takes no bf16
+            gram = self.A @ self.A.T  # (r, r); r rows of a random A are linearly independent
+            return torch.linalg.solve_ex(gram, gradient, left=False).result / self.scale**2
 
 
 @register

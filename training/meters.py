@@ -173,6 +173,16 @@ def weight_bytes(model: nn.Module) -> int:
     return storage_bytes(chain(model.parameters(), model.buffers()))
 
 
+def weight_types(model: nn.Module) -> dict[str, int]:
+    """The same by type: in a bf16 run frozen weights are bfloat16, a 4-bit layer's are uint8."""
+    tensors = list(chain(model.parameters(), model.buffers()))
+    types = sorted({str(tensor.dtype) for tensor in tensors})
+    return {
+        kind.removeprefix("torch."): storage_bytes(tensor for tensor in tensors if str(tensor.dtype) == kind)
+        for kind in types
+    }
+
+
 def gradient_bytes(model: nn.Module) -> int:
     """Of the gradients of all that trains."""
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)

@@ -38,8 +38,10 @@ from training.meters import (
     gradient_bytes,
     optimizer_bytes,
     weight_bytes,
+    weight_types,
 )
 from training.optimizers import build_optimizer, set_learning_rate
+from training.precision import round_frozen
 from training.settings import TrainerConfig
 from training.tracking import Tracker
 
@@ -103,6 +105,8 @@ class Trainer:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         if accelerator.device.type == "cpu":
             replace_dropout(model)
+        if accelerator.mixed_precision == "bf16":
+            round_frozen(model)
         self.path = forward_path(model, self.config.forward)
         self.parallel = accelerator.prepare_model(self.path)
         self.trained = [p for p in model.parameters() if p.requires_grad]
@@ -428,6 +432,7 @@ class Trainer:
                 "peak_kind": self.memory.peak_kind,
                 "reserved_bytes": self.memory.reserved_bytes,
                 "weights": weight_bytes(self.model),
+                "weight_types": weight_types(self.model),
                 "gradients": gradient_bytes(self.model),
                 "optimizer": optimizer_bytes(self.optimizer),
                 "activations": self.progress.activations,

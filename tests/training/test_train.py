@@ -4,69 +4,17 @@ import itertools
 import json
 import re
 import signal
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support.command_line import ROOT, compose
+from support.command_line import compose
 from support.files import save_encoder
+from support.runs import NAMES, outcome, run, settings, stop_at
 
-import train
 from core.errors import Diverged, Interrupted, UserError
 from experiments.record import read_record
 from tasks.glue import GLUE
 from training.trainer import Trainer
-
-NAMES = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
-SMALL = {
-    **{"head": [], "full": [], "bitfit": [], "vera": ["method.rank=16"], "top_layers": ["method.layers=1"]},
-    **{name: ["method.bottleneck=4"] for name in ("houlsby", "lin", "pfeiffer")},
-    "adapterdrop": ["method.bottleneck=4", "method.dropped_layers=1"],
-}
-
-
-def settings(output: Path, method: str = "lora", task: str = "cola", *more: str) -> list[str]:
-    has_rank = method in SMALL or hasattr(compose(f"method={method}").method, "rank")
-    rank = SMALL.get(method, ["method.rank=4"] if has_rank else [])
-    return [
-        f"method={method}",
-        f"task={task}",
-        "profile=offline",
-        "backbone=tiny",
-        "logger=none",
-        f"output_dir={output}",
-        "data.train_size=70",
-        "data.eval_size=40",
-        "trainer.epochs=2",
-        "trainer.batch_size=8",
-        "trainer.log_every=3",
-        "trainer.learning_rate=1e-3",
-        *rank,
-        *more,
-    ]
-
-
-def run(*arguments) -> tuple[Path, dict]:
-    config = compose(*settings(*arguments))
-    train.train(config)
-    return config.folder, read_record(config.folder)
-
-
-def stop_at(monkeypatch, step: int) -> None:
-    monkeypatch.setattr(Trainer, "is_stop_requested", lambda trainer: trainer.progress.step == step)
-
-
-def outcome(folder: Path) -> dict:
-    """All of a run that two equal runs must share to the bit."""
-    record = read_record(folder)
-    tensors = {name: load_file(folder / name) for name in ("best.safetensors", "last.safetensors")}
-    return {
-        "history": record["history"],
-        "best": record["best"],
-        "predictions": (folder / "predictions.jsonl").read_text(),
-        "tensors": {f"{file}/{name}": t.tolist() for file, state in tensors.items() for name, t in state.items()},
-    }
 
 
 @pytest.mark.parametrize("name", NAMES)
