@@ -46,7 +46,7 @@ class Projections(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         for name, shape in (("A", (rank, in_features)), ("B", (out_features, rank))):
-            matrix = nn.init.kaiming_uniform_(torch.empty(shape), generator=generator)
+            matrix = nn.init.kaiming_uniform_(torch.empty(shape, device="cpu"), generator=generator)
             self.register_buffer(name, matrix, persistent=False)
 
 

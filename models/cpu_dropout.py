@@ -17,7 +17,7 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        kept = torch.empty(x.shape, dtype=torch.int32).random_() >= int(p * RANGE)
+        kept = torch.empty(x.shape, dtype=torch.int32, device=x.device).random_() >= int(p * RANGE)
         ctx.save_for_backward(kept)
         ctx.scale = 1 / (1 - p)
         return (x * kept).mul_(ctx.scale)

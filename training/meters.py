@@ -81,7 +81,7 @@ class SpeedMeter:
 
     def summary(self) -> dict[str, float | None]:
         """The record's `speed`; all None when no step came after the warm-up."""
-        median = 1000 * torch.tensor(self.step_seconds).median().item() if self.step_seconds else None
+        median = 1000 * torch.tensor(self.step_seconds, device="cpu").median().item() if self.step_seconds else None
         return {
             "samples_per_second": self.samples_per_second,
             "tokens_per_second": self.tokens_per_second,
@@ -92,7 +92,8 @@ class SpeedMeter:
 
     def state(self) -> tuple[Tensor, list[int]]:
         """What a checkpoint keeps."""
-        return torch.tensor(self.step_seconds, dtype=torch.float64), [self.samples, self.tokens, self.padded_tokens]
+        seconds = torch.tensor(self.step_seconds, dtype=torch.float64, device="cpu")
+        return seconds, [self.samples, self.tokens, self.padded_tokens]
 
     def load(self, step_seconds: Tensor, sizes: list[int]) -> None:
         self.step_seconds = step_seconds.tolist()
