@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo check test faults test-slurm tables lint types audit clean
+.PHONY: help setup demo check test faults test-slurm gpu-check tables lint types audit clean
 
 help:                ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,6 +39,9 @@ test-slurm: $(VENV)/dev.stamp ## sweeps through a real Slurm of one node, as roo
 	which slurmctld slurmd munged sbatch >/dev/null || \
 		apt-get install -y --no-install-recommends munge slurmctld slurmd slurm-client
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm --slurm -v
+
+gpu-check: $(VENV)/dev.stamp ## the first thing to run on a GPU: each method on it, and a benchmark cell; prints what a bug report needs
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/gpu_check.py
 
 tables: $(VENV)/dev.stamp ## tables, figures, notebooks and the README's headline table, from the committed records
 	$(BIN)/python scripts/make_tables.py
