@@ -174,6 +174,10 @@ def check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any
     there = {"sha256": ours["backbone"]["sha256"]} if ours else {"source": config.get("base_model_name_or_path")}
     if not ours and config.get("revision") and backbone["revision"]:
         there["revision"] = config["revision"]
+    if ours and ours["backbone"].get("tokenizer") != backbone.get("tokenizer"):
+        raise UserError(
+            f"{folder} was trained with another tokenizer than this backbone's: give backbone.tokenizer as it was there"
+        )
     for key in there:
         if there[key] != backbone[key]:
             raise UserError(

@@ -33,6 +33,7 @@ HASH_NEUTRAL_DEFAULTS = {
     "init_from": None,
     "init_head": "fresh",
     "deterministic": False,
+    "backbone.tokenizer": None,
     "method.activation": None,
     "trainer.patience": None,
     "task.columns": None,

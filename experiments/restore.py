@@ -46,23 +46,27 @@ class Restored:
     tokenizer: PreTrainedTokenizerBase
 
 
-def restore(folder: Path, data_path: str | None = None, source: str | None = None) -> Restored:
+def restore(
+    folder: Path, data_path: str | None = None, source: str | None = None, tokenizer: str | None = None
+) -> Restored:
     """Builds the model of a finished run and loads its best state.
 
     Args:
-        data_path, source: the folders with the data and with the backbone, if they have moved.
+        data_path, source, tokenizer: the folders with the data, the backbone and its tokenizer, if they have moved.
 
     Raises:
         UserError: the folder holds no finished run or a damaged one, or the backbone's weights have changed.
     """
-    run, record = finished(folder, data_path, source)
+    run, record = finished(folder, data_path, source, tokenizer)
     backbone = pretrained(folder, run, record)
     apply_method(run, backbone)
     load_trained_state(backbone.model, RunFolder(folder, record["config_hash"]).best())
     return Restored(run, record, backbone.model.eval(), backbone.tokenizer)
 
 
-def finished(folder: Path, data_path: str | None = None, source: str | None = None) -> tuple[RunConfig, dict[str, Any]]:
+def finished(
+    folder: Path, data_path: str | None = None, source: str | None = None, tokenizer: str | None = None
+) -> tuple[RunConfig, dict[str, Any]]:
     """The settings and the record of a finished run, whose data and backbone may have moved.
 
     Raises:
@@ -75,6 +79,7 @@ def finished(folder: Path, data_path: str | None = None, source: str | None = No
     trainer = replace(run.trainer, precision="fp32", device="auto", forward="packed", threads=None)
     data = replace(run.data, path=data_path or run.data.path)
     backbone = replace(run.backbone, source=source, revision=None) if source else run.backbone
+    backbone = replace(backbone, tokenizer=tokenizer or backbone.tokenizer)
     return replace(run, trainer=trainer, data=data, backbone=backbone), record
 
 
@@ -82,13 +87,16 @@ def pretrained(folder: Path, run: RunConfig, record: dict[str, Any]) -> Backbone
     """The backbone that a finished run began with.
 
     Raises:
-        UserError: its weights have changed.
+        UserError: its weights or its tokenizer have changed.
     """
 
     def texts() -> Iterator[tuple[str, ...]]:  # read only if the tokenizer has to be trained again
         yield from load_data(run, record)["train"].texts
 
     backbone = load_backbone(run.backbone, run.task.row, run.seed, texts())
-    if backbone.provenance["sha256"] != record["provenance"]["backbone"]["sha256"]:
+    here, there = backbone.provenance, record["provenance"]["backbone"]
+    if here.get("tokenizer") != there.get("tokenizer"):  # first: of random weights the sha256 covers it
+        raise UserError(f"{folder} was trained with another tokenizer: backbone.tokenizer=DIR says where that one is")
+    if here["sha256"] != there["sha256"]:
         raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
     return backbone

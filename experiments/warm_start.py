@@ -73,6 +73,8 @@ def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> N
     for key in ["name", *sorted((theirs.keys() | here.keys()) - {"name", *FREE})]:
         if theirs.get(key) != here.get(key):
             raise UserError(f"it was trained with method.{key}={theirs.get(key)}, this run has {here.get(key)}")
+    if there["backbone"].get("tokenizer") != backbone.get("tokenizer"):
+        raise UserError("it was trained with another tokenizer: give backbone.tokenizer as it was there")
     theirs, ours = there["backbone"]["sha256"], backbone["sha256"]
     if theirs != ours:  # a folder that moved is the same backbone
         raise UserError(f"it was trained on a backbone with sha256 '{theirs}', this run's has '{ours}'")

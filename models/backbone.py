@@ -19,6 +19,7 @@ from methods.base import head_prefixes
 from models.batches import Encoded, collate, encode
 from models.random_init import Provenance, draw, task_settings
 from models.settings import BackboneConfig
+from models.tokenizer import load_tokenizer
 from tasks.glue import Task
 from tasks.loading import Split
 
@@ -29,7 +30,7 @@ PADDING = 1e-3  # what padding may change of a logit, as a part of the largest o
 TRIED = 512  # tokens at most, of a text that a backbone is tried on
 UNBOUNDED = 2**20  # tokens, where positions are relative
 FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-REQUIRED = ["config.json", "*.safetensors", "tokenizer*"]
+REQUIRED = ["config.json", "*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     """The encoder with a fresh head, drawn from the seed's own stream.
 
     Args:
-        texts: the training set's; with `random_init` the tokenizer is trained on them.
+        texts: the training set's; with `random_init` the tokenizer is trained on them, unless one is given.
 
     Raises:
         UserError: the files are missing, hold no encoder, or differ from the checksum in the settings.
@@ -79,11 +80,18 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     model, tokenizer, provenance = draw(config, task, seed, texts) if config.random_init else _load(config, task, seed)
     if tokenizer.pad_token_id is None:
         raise UserError(f"backbone {config.name}: its tokenizer has no padding token: give it one, and save it again")
-    if position_padding(model) is None:  # GPT-2 finds a text's last token by it
+    padding_id = position_padding(model)
+    if padding_id is None:  # GPT-2 finds a text's last token by it
         model.config.pad_token_id = tokenizer.pad_token_id
-    if len(tokenizer) > model.config.vocab_size:
+    elif config.tokenizer and padding_id != tokenizer.pad_token_id:  # a checkpoint's own may differ, and works
         raise UserError(
-            f"backbone {config.name}: its tokenizer knows {len(tokenizer)} tokens, its embedding {model.config.vocab_size}"
+            f"backbone.tokenizer: its padding id is {tokenizer.pad_token_id}, {config.name} counts positions by "
+            f"pad_token_id {padding_id}: give a tokenizer of this encoder"
+        )
+    if (ids := 1 + max(tokenizer.get_vocab().values())) > (rows := model.config.vocab_size):
+        raise UserError(
+            f"backbone {config.name}: its tokenizer gives ids below {ids}, its embedding has {rows} rows: "
+            "give backbone.tokenizer=FOLDER with a tokenizer of this encoder"
         )
     backbone = Backbone(config.name, model, tokenizer, provenance)
     with refused(f"backbone {config.name} takes no text"):
@@ -126,16 +134,17 @@ def try_out(backbone: Backbone, task: Task) -> None:
 def find(config: BackboneConfig) -> Path:
     """The folder with the checkpoint, which is downloaded if it is not there."""
     source = config.source or ""
+    required = REQUIRED if config.tokenizer else [*REQUIRED, "tokenizer*"]
     if source.startswith("package:"):
         return _package_folder(source.removeprefix("package:"))
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if lacking := missing(folder, REQUIRED):
+        if lacking := missing(folder, required):
             raise UserError(f"backbone.source: {folder} has no file like {lacking[0]}")
         return folder
     if source.startswith((".", "/", "~")):
         raise UserError(f"backbone.source: there is no folder {folder}")
-    return snapshot(source, config.revision, "model", FILES, REQUIRED)
+    return snapshot(source, config.revision, "model", FILES, required)
 
 
 def _package_folder(package: str) -> Path:
@@ -157,10 +166,14 @@ def _load(config: BackboneConfig, task: Task, seed: int) -> tuple[PreTrainedMode
             f"the weights in {folder} have sha256 {sha256}, not {config.sha256}: it is damaged or another model"
         )
     model = _pretrained(folder, task, seed)
+    revision = folder.name if folder.parent.name == "snapshots" else None
+    provenance = {"source": config.source, "revision": revision, "sha256": sha256}
+    if config.tokenizer:
+        tokenizer, content = load_tokenizer(config, model)
+        return model, tokenizer, provenance | {"tokenizer": content}
     with refused(f"backbone.source: {folder} gives no tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)  # "</s>" in a text is text
-    revision = folder.name if folder.parent.name == "snapshots" else None
-    return model, tokenizer, {"source": config.source, "revision": revision, "sha256": sha256}
+    return model, tokenizer, provenance
 
 
 def _checksum(folder: Path) -> str:

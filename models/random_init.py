@@ -1,4 +1,4 @@
-"""An architecture with random weights, and a tokenizer trained on the task's own text: no download, for measurements."""
+"""An architecture with random weights, and a tokenizer, by default trained on the task's text: no download, to measure."""
 
 import hashlib
 import json
@@ -8,14 +8,21 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from core.errors import UserError, refused
 from core.seeding import seeded
 from models.settings import BackboneConfig
+from models.tokenizer import load_tokenizer
 from tasks.glue import Task
 
-Provenance = dict[str, str | None]  # source, revision and sha256, as in a record
+Provenance = dict[str, str | None]  # source, revision and sha256, as in a record; `tokenizer`, if one is given
 
 
 def task_settings(task: Task) -> dict[str, Any]:
@@ -27,16 +34,26 @@ def task_settings(task: Task) -> dict[str, Any]:
 
 def draw(
     config: BackboneConfig, task: Task, seed: int, texts: Iterable[tuple[str, ...]]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Provenance]:
-    """Model and tokenizer from the seed's own stream; the sha256 is of the seed, settings and texts that they come from."""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Provenance]:
+    """Model and tokenizer; the weights are from the seed's own stream.
+
+    The sha256 is of the seed, the architecture and the tokenizer's content, and so of the texts that one is trained on.
+    """
     require_memory(config, task)
     with seeded(seed, "backbone"):
         model = build(config, task)
-    with refused("backbone.architecture suits no tokenizer"):
-        tokenizer = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
-    drawn = f"{seed} {json.dumps(config.architecture, sort_keys=True)} {tokenizer.backend_tokenizer.to_str()}"
+    tokenizer: PreTrainedTokenizerBase
+    given: Provenance = {}
+    if config.tokenizer:
+        tokenizer, content = load_tokenizer(config, model)
+        given = {"tokenizer": content}
+    else:
+        with refused("backbone.architecture suits no tokenizer"):
+            trained = train_tokenizer(texts, model.config.vocab_size, model.config.pad_token_id)
+        tokenizer, content = trained, trained.backend_tokenizer.to_str()
+    drawn = f"{seed} {json.dumps(config.architecture, sort_keys=True)} {content}"
     sha256 = hashlib.sha256(drawn.encode()).hexdigest()
-    return model, tokenizer, {"source": f"random, seed {seed}", "revision": None, "sha256": sha256}
+    return model, tokenizer, {"source": f"random, seed {seed}", "revision": None, "sha256": sha256} | given
 
 
 def build(config: BackboneConfig, task: Task) -> PreTrainedModel:

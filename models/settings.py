@@ -23,7 +23,9 @@ class BackboneConfig:
         revision: the hub's commit; null for folders and packages.
         sha256: of `model.safetensors`; null: not checked.
         architecture: keyword arguments of its transformers config, `model_type` among them, for `random_init`.
-        random_init: the architecture with random weights, no download; its tokenizer is trained on the task's text.
+        random_init: the architecture with random weights, no download.
+        tokenizer: a hub name or a local folder, whose tokenizer is used; null: the checkpoint's own, or with `random_init`
+            one that is trained on the task's text.
         learning_rates: by method, rates that suit it on this backbone better than its own default.
         head_learning_rates: by method, the same for the head.
         license: of the weights, for the card of an exported run, by the hub's short names.
@@ -35,6 +37,7 @@ class BackboneConfig:
     sha256: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict)
     random_init: bool = False
+    tokenizer: str | None = None
     learning_rates: dict[str, float] = field(default_factory=dict)
     head_learning_rates: dict[str, float] = field(default_factory=dict)
     license: str | None = None
@@ -49,6 +52,8 @@ class BackboneConfig:
             raise UserError(
                 f"backbone.random_init needs an architecture; backbone '{self.name or self.source}' has none in its YAML"
             )
+        if self.tokenizer == "":
+            raise UserError("backbone.tokenizer is empty: give a hub name or a folder, or leave it out")
         for key, most in SIZES.items():
             size = self.architecture.get(key, 1)
             if not isinstance(size, int) or not 1 <= size <= most:

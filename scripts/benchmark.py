@@ -1,7 +1,9 @@
 """Our training step against peft's under transformers.Trainer, side by side: `python scripts/benchmark.py [overrides]`.
 
     python scripts/benchmark.py backbone=minilm data=local data.path=DIR              # on a CPU, MiniLM on real text
-    python scripts/benchmark.py backbone=roberta-base backbone.random_init=true data=generated   # on a GPU, no download
+    # on a GPU, at true lengths: no weights are downloaded, only FOLDER has the tokenizer
+    python scripts/benchmark.py backbone=roberta-base backbone.random_init=true backbone.tokenizer=FOLDER \\
+        data=local data.path=DIR
 
 For each cell of `conf/experiment/benchmark.yaml` (methods by tasks; overrides as for `train.py -m`) five sides load the same
 model, method, data and settings, each in its own process. They train in turns: `rounds=6` turns of `steps=4` steps, over the

@@ -2,8 +2,8 @@
 
 form=merged (the default) writes a plain transformers checkpoint, with the adapter merged into the weights, and evaluates it
 again. form=adapter writes what `peft.PeftModel.from_pretrained` loads. Both include the tokenizer and a model card with the
-record's numbers. push=USER/NAME sends the folder to the Hugging Face hub. data.path=DIR and backbone.source=DIR name the
-folders of the data and of the backbone if they moved.
+record's numbers. push=USER/NAME sends the folder to the Hugging Face hub. data.path=DIR, backbone.source=DIR and
+backbone.tokenizer=DIR name the folders of the data and of the backbone if they moved.
 """
 
 import shutil
@@ -15,7 +15,15 @@ from pathlib import Path
 from core.errors import UserError
 from scripts.cli import command, parse
 
-OPTIONS = {"run": None, "into": None, "form": "merged", "push": None, "data.path": None, "backbone.source": None}
+OPTIONS = {
+    "run": None,
+    "into": None,
+    "form": "merged",
+    "push": None,
+    "data.path": None,
+    "backbone.source": None,
+    "backbone.tokenizer": None,
+}
 FORMS = ("merged", "adapter")
 
 
@@ -31,7 +39,7 @@ def export(options: dict[str, str | None]) -> None:
     run_folder, folder = Path(options["run"].removesuffix("result.json")), Path(options["into"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
-    restored = restore(run_folder, options["data.path"], options["backbone.source"])
+    restored = restore(run_folder, options["data.path"], options["backbone.source"], options["backbone.tokenizer"])
     place = options["push"] or str(folder)
     with complete(folder) as unfinished:
         if options["form"] == "adapter":

@@ -5,7 +5,7 @@ For a task of pairs, two sentences make an example. Prints the label and each la
 file=EXAMPLES   a .csv, .tsv, .jsonl or .parquet with the task's columns, in place of sentences
 into=FILE       writes the predictions there, as .jsonl
 submission=DIR  predicts GLUE's test split and writes the files that gluebenchmark.com takes (CoLA.tsv, ...)
-data.path=DIR, backbone.source=DIR   the folders of the data and of the backbone, if they moved
+data.path=DIR, backbone.source=DIR, backbone.tokenizer=DIR   the folders of the data and of the backbone, if they moved
 """
 
 import json
@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from tasks.glue import Task
     from tasks.loading import Split
 
-OPTIONS = {"run": None, "file": None, "into": None, "submission": None, "data.path": None, "backbone.source": None}
+OPTIONS = {
+    "run": None,
+    "file": None,
+    "into": None,
+    "submission": None,
+    "data.path": None,
+    "backbone.source": None,
+    "backbone.tokenizer": None,
+}
 
 
 def logits_of(restored: "Restored", split: "Split") -> "np.ndarray":
@@ -98,7 +106,7 @@ def main(words: list[str]) -> None:
     from experiments.restore import restore
 
     run = Path(options["run"].removesuffix("result.json"))
-    restored = restore(run, options["data.path"], options["backbone.source"])
+    restored = restore(run, options["data.path"], options["backbone.source"], options["backbone.tokenizer"])
     task = restored.run.task.row
     if options["submission"] and (options["file"] or sentences):
         raise UserError("submission= predicts GLUE's test split: leave out file= and sentences")

@@ -4,9 +4,9 @@
     curl http://127.0.0.1:8000/adapters
 
 A run goes by its folder's name, or by the NAME given with it. Requests that come at the same time, of any adapters, share a
-forward pass of at most `batch=32` texts. `budget=4000` MB of adapters stay on the device. `backbone.source=DIR` names the
-backbone's folder if it moved. The address is `host=127.0.0.1` and `port=8000`; there is no encryption and no login: put a
-proxy in front before another machine may reach it.
+forward pass of at most `batch=32` texts. `budget=4000` MB of adapters stay on the device. `backbone.source=DIR` and
+`backbone.tokenizer=DIR` name the backbone's folders if they moved. The address is `host=127.0.0.1` and `port=8000`; there
+is no encryption and no login: put a proxy in front before another machine may reach it.
 serving/endpoint.py describes the API.
 """
 
@@ -17,7 +17,14 @@ from core.console import say
 from core.errors import UserError
 from scripts.cli import command, parse, whole
 
-OPTIONS = {"host": "127.0.0.1", "port": "8000", "batch": "32", "budget": "4000", "backbone.source": None}
+OPTIONS = {
+    "host": "127.0.0.1",
+    "port": "8000",
+    "batch": "32",
+    "budget": "4000",
+    "backbone.source": None,
+    "backbone.tokenizer": None,
+}
 
 
 def folders(words: list[str]) -> dict[str, Path]:
@@ -51,7 +58,8 @@ def main(words: list[str]) -> None:
     from serving.endpoint import Endpoint
     from serving.mixed import Server
 
-    runs = {name: finished(folder, source=options["backbone.source"]) for name, folder in named.items()}
+    moved = {"source": options["backbone.source"], "tokenizer": options["backbone.tokenizer"]}
+    runs = {name: finished(folder, **moved) for name, folder in named.items()}
     first = next(iter(named))
     backbone = pretrained(named[first], *runs[first])
     tasks = {name: run.task.row for name, (run, _) in runs.items()}

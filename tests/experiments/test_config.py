@@ -210,6 +210,7 @@ MISTAKES = {
     "backbone=custom": "backbone.source is empty",
     "backbone=custom backbone.source=/nonexistent": "there is no folder /nonexistent",
     "backbone=custom backbone.source=no/such/model/x": "neither a folder nor the name of a model",
+    "backbone.tokenizer=/nonexistent": "backbone.tokenizer: there is no folder /nonexistent",
     "backbone.architecture=null": "backbone.architecture",
     "backbone.architecture.hidden_size=31": "backbone",
     "backbone.architecture.model_type=rowberta": "backbone",

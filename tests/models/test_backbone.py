@@ -206,5 +206,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
     save_encoder(tmp_path)
     words = " ".join(f"word{i} thing{i * 7}" for i in range(50))
     train_tokenizer([(words,)], vocabulary=310, pad_id=1).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"its tokenizer knows 310 tokens, its embedding 300"):
+    with pytest.raises(
+        UserError, match=r"its tokenizer gives ids below 310, its embedding has 300 rows: give backbone.tokenizer"
+    ):
         load(tmp_path)
