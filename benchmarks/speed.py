@@ -23,8 +23,11 @@ class Side:
     def __init__(self, run: RunConfig, name: str):
         from benchmarks.sides import serve  # seconds to import: a user's mistake should not wait for it
 
-        context = get_context("forkserver")  # imports the libraries once, for all sides of all cells
-        context.set_forkserver_preload(["benchmarks.sides"])
+        if torch.cuda.is_available():
+            context: Any = get_context("spawn")  # libraries set CUDA up when they are imported, which no fork survives
+        else:
+            context = get_context("forkserver")  # imports the libraries once, for all sides of all cells
+            context.set_forkserver_preload(["benchmarks.sides"])
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(run, name, theirs), daemon=True)
         self.process.start()

@@ -29,7 +29,8 @@ def make_accelerator(settings: TrainerConfig, deterministic: bool) -> Accelerato
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it before its first call
     torch.use_deterministic_algorithms(deterministic)
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_gpu and torch.cuda.is_bf16_supported())
-    AcceleratorState._reset_state()  # an earlier run of the same process may have set another precision
+    # an earlier run of the same process may have set another precision or device; processes that train together share one
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     graphs = TorchDynamoPlugin(backend="inductor", mode="reduce-overhead", dynamic=True)
     return Accelerator(
         cpu=not has_gpu,

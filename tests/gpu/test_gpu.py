@@ -1,6 +1,7 @@
 """What only a GPU can show, whole runs of `train.py` among it; `make gpu-check` runs it on the first GPU."""
 
 import copy
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from training.meters import activation_bytes
 from training.precision import round_frozen
 from training.trainer import Trainer
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before another test's first product
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
 QUIET = ("+backbone.architecture.hidden_dropout_prob=0", "+backbone.architecture.attention_probs_dropout_prob=0")
@@ -173,3 +175,13 @@ def test_a_run_of_the_gpu_is_read_without_one(tmp_path):
     state = load_file(Path(folder) / "best.safetensors")
     assert all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in state.values())
     assert (folder / "adapter").is_dir()
+
+
+def test_a_process_trains_on_the_cpu_and_then_on_the_gpu(tmp_path):
+    devices = []
+    for device in ("cpu", "cuda", "cpu"):
+        _, record = run(
+            tmp_path / device, "lora", "cola", f"trainer.device={device}", "trainer.max_steps=2", "force=true"
+        )
+        devices.append(record["provenance"]["hardware"]["device"])
+    assert devices == ["cpu", "cuda", "cpu"]
