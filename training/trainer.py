@@ -196,7 +196,8 @@ class Trainer:
     def train_step(self, indices: list[int]) -> None:
         """One optimizer step over a global batch."""
         set_learning_rate(self.optimizer, self.progress.step, self.total_steps, self.config)
-        self.model.train()
+        if not self.model.training:  # to set it anew takes a tenth of a short step on a GPU
+            self.model.train()
         batches: list[Batch | PackedBatch] = []
         pieces = self.pieces(indices)
         weight = self.world / len(indices) if self.rank < len(indices) else 0.0
