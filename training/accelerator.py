@@ -25,6 +25,8 @@ def make_accelerator(settings: TrainerConfig, deterministic: bool) -> Accelerato
         raise UserError("trainer.device is cuda, and torch sees no GPU here: use trainer.device=cpu")
     if settings.forward == "compiled" and not has_gpu:
         raise UserError("trainer.forward is compiled, which is for a GPU; on a CPU packed is faster: leave it out")
+    if has_gpu:  # cuDNN's attention plans every new shape for tens of milliseconds, and each batch has a new shape
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it before its first call
     torch.use_deterministic_algorithms(deterministic)
