@@ -26,6 +26,7 @@ from core.console import log
 from core.errors import Interrupted, UserError
 from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, run_config
 
+FRACTION = "per_process_memory_fraction"  # of torch's allocator
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -34,7 +35,8 @@ class ProcessLauncherConfig:
     """`hydra/launcher=processes`.
 
     Attributes:
-        parallel: runs at a time. Parallel runs disturb each other's speed. Of several GPUs, each run gets one.
+        parallel: runs at a time. Parallel runs disturb each other's speed. Of several GPUs, each run gets one; runs that
+            share a GPU may take equal parts of its memory.
     """
 
     _target_: str = "hydra_plugins.process_launcher.ProcessLauncher"
@@ -110,9 +112,14 @@ class ProcessLauncher(Launcher):
             return {}
         threads = str(max(1, (os.cpu_count() or 1) // self.parallel))
         share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-        if (gpus := torch.cuda.device_count()) > 1:
+        gpus = torch.cuda.device_count()
+        if gpus > 1:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
             share["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
+        if gpus and (runs := -(-self.parallel // gpus)) > 1:  # on each GPU
+            given = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
+            if FRACTION not in given:
+                share["PYTORCH_ALLOC_CONF"] = ",".join(filter(None, [given, f"{FRACTION}:{1 / runs:.3f}"]))
         return share
 
     def stop(self) -> None:

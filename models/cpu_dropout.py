@@ -1,7 +1,8 @@
 """Dropout for the CPU at a quarter of torch's cost, which is a third of a LoRA step.
 
-torch draws a 64-bit double for each element; a 31-bit integer is enough. The result is the same: an element becomes 0 with
-probability p (to 2⁻³¹) and is divided by 1 - p otherwise. A GPU's own dropout is cheap and stays.
+torch draws a 64-bit double for each element; here 64 bits make four decisions of 16 bits each. The result is the same: an
+element becomes 0 with probability p and is divided by 1 - p otherwise, with p rounded to a multiple of 2⁻¹⁶ in both places.
+A GPU's own dropout is cheap and stays.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-RANGE = 2**31  # random_() fills int32 from [0, 2³¹)
+RANGE = 2**16  # values of a 16-bit integer, from -2¹⁵
 
 
 class _Dropout(torch.autograd.Function):
@@ -17,15 +18,20 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        kept = torch.empty(x.shape, dtype=torch.int32, device=x.device).random_() >= int(p * RANGE)
+        dropped = min(round(p * RANGE), RANGE - 1)  # of RANGE values
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = (draws.view(torch.int16) >= dropped - RANGE // 2)[: x.numel()].view(x.shape)
         ctx.save_for_backward(kept)
-        ctx.scale = 1 / (1 - p)
-        return (x * kept).mul_(ctx.scale)
+        ctx.scale = RANGE / (RANGE - dropped)
+        return _masked(x, kept, ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return (gradient * kept).mul_(ctx.scale), None
+        return _masked(gradient, *ctx.saved_tensors, ctx.scale), None
+
+
+def _masked(x: Tensor, kept: Tensor, scale: float) -> Tensor:
+    return (x * kept.view(torch.int8)).mul_(scale)  # a product with a bool takes twice as long
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
