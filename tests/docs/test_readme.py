@@ -1,4 +1,4 @@
-"""The README's commands compose, and its worked example is a method that runs: one file and one YAML."""
+"""The commands of README and docs compose, the worked example is a method that runs, and what is generated is current."""
 
 import json
 import os
@@ -11,28 +11,32 @@ import sys
 import pytest
 from support.command_line import ROOT, compose
 
+from methods.base import REGISTERED
+from scripts.methods_page import markdown
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs").glob("*.md"))}
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory):
-    """A copy of the code with the README's files written into it."""
+    """A copy of the code with the documented method written into it."""
     folder = tmp_path_factory.mktemp("house")
     for part in ("adapters", "conf", "core", "experiments", "hydra_plugins", "methods", "models", "tasks", "training"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", folder)
-    write_readmes_files(folder)
+    write_documented_files(folder)
     return folder
 
 
-def write_readmes_files(folder) -> None:
-    files = dict(re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", README, flags=re.S))
+def write_documented_files(folder) -> None:
+    files = dict(re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", PAGES["own_method.md"], flags=re.S))
     assert set(files) == {"methods/ia3.py", "conf/method/ia3.yaml"}
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def test_the_readmes_method_trains_from_the_command_line(house):
+def test_the_documented_method_trains_from_the_command_line(house):
     words = ["method=ia3", "task=rte", "profile=offline", "backbone=tiny", "logger=none", "trainer.max_steps=5"]
     done = subprocess.run([sys.executable, "train.py", *words], cwd=house, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -42,7 +46,7 @@ def test_the_readmes_method_trains_from_the_command_line(house):
     assert record["parameters"]["trained_without_head"] == 2 * 2 * 32
 
 
-def test_the_readmes_method_starts_at_the_pretrained_model_and_merges(house):
+def test_the_documented_method_starts_at_the_pretrained_model_and_merges(house):
     script = """
 import sys; sys.path.insert(0, sys.argv[1])
 import torch
@@ -68,12 +72,62 @@ with torch.no_grad():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readmes_commands_compose():
-    """Each `train.py` line of the README, placeholders filled in."""
-    lines = re.findall(r"^(?:[\w/.]*python|accelerate launch) train\.py (?!-m)(.*?)(?:\s+#.*)?$", README, flags=re.M)
-    assert len(lines) >= 5
+def test_the_documented_commands_compose():
+    """Each `train.py` line of README and docs, placeholders filled in."""
+    text = "\n".join([README, *PAGES.values()])
+    lines = re.findall(r"^(?:[\w/.]*python|accelerate launch) train\.py (?!-m)(.*?)(?:\s+#.*)?$", text, flags=re.M)
+    assert len(lines) >= 8
     for line in lines:
         compose(*shlex.split(line.replace("DIR", "somewhere").replace("HUB_NAME_OR_FOLDER", "some/where")))
+
+
+def test_the_documented_scripts_and_targets_exist():
+    text = "\n".join([README, *PAGES.values()])
+    makefile = (ROOT / "Makefile").read_text()
+    for script in set(re.findall(r"(?:python |`)(scripts/\w+\.py)", text)):
+        assert (ROOT / script).exists(), script
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)(?:`|$|\s+#)", text, flags=re.M)):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+def test_the_readme_is_a_front_door():
+    """At most 150 lines of at most 120 characters, tables and links aside."""
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) > 20
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_methods_md_matches_the_docstrings():
+    """`python scripts/methods_page.py` writes it again. A method that is not listed yet is no difference."""
+    page, written = PAGES["methods.md"], markdown()
+    if any(f"`method={name}`" not in page for name in REGISTERED):
+        pytest.skip("a method of the user's own is not listed")
+    assert page == written
+
+
+def test_the_site_builds_without_a_dead_link(tmp_path):
+    zensical = pytest.importorskip("zensical", reason="zensical is not installed: requirements-dev.txt")
+    assert zensical
+    for part in ("docs", "zensical.toml"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+
+    def build() -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    done = build()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {f"{name[:-3]}.html" for name in PAGES} <= {file.name for file in (tmp_path / "site").glob("*.html")}
+    assert (tmp_path / "site/search.js").exists()
+    (tmp_path / "docs/limits.md").write_text("# Limits\n\n[a dead link](nowhere.md)\n")
+    assert build().returncode != 0
 
 
 OWN_LORA = """
@@ -107,7 +161,7 @@ def test_methods_and_an_experiment_dropped_into_a_clone_pass_its_tests(only_long
     only_long()
     clone, kept = tmp_path / "clone", ["records", "runs", ".*", "*.egg-info", "__pycache__", "figures"]
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*kept))
-    write_readmes_files(clone)
+    write_documented_files(clone)
     (clone / "methods/own_lora.py").write_text(OWN_LORA)
     (clone / "conf/method/own_lora.yaml").write_text("defaults: [/schema/method/own_lora]\n")
     (clone / "conf/experiment/mine.yaml").write_text(OWN_EXPERIMENT)

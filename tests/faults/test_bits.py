@@ -1,6 +1,6 @@
 """How far runs agree: to the bit on one machine, within a stated tolerance across threads and kinds of processors.
 
-The README states the tolerance; here it is measured. The processors are other instruction sets of this one.
+docs/measuring.md states the tolerance; here it is measured. The processors are other instruction sets of this one.
 """
 
 import json

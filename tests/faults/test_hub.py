@@ -52,7 +52,7 @@ def require_refused(tmp_path, tally):
 
 
 def run(output: Path, home: Path, hub: Server | str, *words: str) -> Ended:
-    """The README's command, against a hub of our own and a cache in `home`."""
+    """The documented command, against a hub of our own and a cache in `home`."""
     variables = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("HF_")}
     variables |= {"HF_ENDPOINT": getattr(hub, "url", hub), "HF_HOME": str(home), "HF_TOKEN": TOKEN}
     command = [sys.executable, str(ROOT / "train.py"), *WORDS, f"output_dir={output}", *words]
