@@ -33,7 +33,7 @@ test: $(VENV)/dev.stamp ## all tests, on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 faults: $(VENV)/dev.stamp ## the long form: fifty kills, a full disk, bad input by the hundred, every compiled method
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/models tests/docs/test_readme.py --long -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/models tests/docs/test_readme.py tests/training/test_processes.py --long -n auto
 
 test-slurm: $(VENV)/dev.stamp ## sweeps through a real Slurm of one node, as root; installs its Debian packages if they are missing
 	which slurmctld slurmd munged sbatch >/dev/null || \

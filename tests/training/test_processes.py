@@ -4,8 +4,13 @@ import sys
 
 import pytest
 from faults.harness import call, run_folder
+from support.architectures import save_base
 
 from experiments.record import read_record
+
+# accelerate starts several processes of a CPU through its multi-GPU launcher alone; they find no GPU and meet over gloo
+FLAGS = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+TWO = (sys.executable, "-m", "accelerate.commands.launch", *FLAGS.split())
 
 
 def test_two_processes_train_like_one(tmp_path):
@@ -14,12 +19,7 @@ def test_two_processes_train_like_one(tmp_path):
     words = ["task=stsb", "+backbone.architecture.hidden_dropout_prob=0", *quiet, "data.train_size=97"]
     ended = call(tmp_path / "one", *words)
     assert ended.status == 0, ended.err
-    # accelerate starts several processes of a CPU through its multi-GPU launcher alone; they find no GPU and meet over gloo
-    flags = (
-        "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-    )
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", *flags.split())
-    ended = call(tmp_path / "two", *words, launch=launcher)
+    ended = call(tmp_path / "two", *words, launch=TWO)
     assert ended.status == 0, ended.err
     assert ended.out.count("result: ") == 1
     one, two = (read_record(run_folder(tmp_path / name)) for name in ("one", "two"))
@@ -28,3 +28,16 @@ def test_two_processes_train_like_one(tmp_path):
     for a, b in zip(one["history"], two["history"], strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
         assert a["pearson"] == pytest.approx(b["pearson"], abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["big_bird", "luke"])
+def test_two_processes_train_an_encoder_with_parameters_that_get_no_gradient(architecture, tmp_path, only_long):
+    """BigBird's pooler and LUKE's entity layers: processes that wait for each parameter's gradient would fail."""
+    only_long()
+    save_base(tmp_path / "backbone", architecture)
+    words = ["task=cola", "backbone=custom", f"backbone.source={tmp_path / 'backbone'}"]
+    words += ["task.max_length=60", "trainer.max_steps=4"]
+    ended = call(tmp_path / "two", *words, launch=TWO)
+    assert ended.status == 0, ended.err
+    assert "frozen, since no gradient reaches them" in ended.out
+    assert read_record(run_folder(tmp_path / "two"))["provenance"]["hardware"]["processes"] == 2
