@@ -45,7 +45,7 @@ def difference(model: nn.Module, method: Method) -> str | None:
             checksum(layer.base.weight).cpu(), layer.pretrained.cpu()
         ):
             return f"method={method.name} changes the pretrained weight of {name}, on which PEFT puts its adapter"
-        own = {theirs: getattr(layer, ours) for ours, theirs in method.peft_names.items()}
+        own = method.to_peft({name: tensor for name, tensor in layer.state_dict().items() if "." not in name})
         weight = layer.effective_weight()
         theirs = formula(layer.base.weight.float(), config, own, shared)
         if not torch.allclose(theirs, weight, rtol=1e-4, atol=1e-5 * float(weight.abs().max())):

@@ -1,6 +1,6 @@
 """PEFT's adapter folder, written and read: `adapter_config.json` beside `adapter_model.safetensors`.
 
-Each method names its settings and tensors in PEFT's words itself (`Method.peft_config`, `Method.peft_names`). This module
+Each method names its settings and tensors in PEFT's words itself (`Method.peft_config`, `Method.to_peft`). This module
 never imports peft and never unpickles.
 """
 
@@ -27,15 +27,40 @@ HARMLESS = """
 INITS = (True, False, None, "gaussian", "kaiming", "eva", "orthogonal")  # the others change the backbone's weights too
 
 
-def names(model: nn.Module, method: Method) -> dict[str, str]:
-    """PEFT's name for each tensor of the model's trained state."""
-    adapted = {name for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
+def split(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """A trained state's tensors by adapted layer and name in it; and the other tensors."""
+    layers: dict[str, dict[str, Tensor]] = {
+        name: {} for name, module in model.named_modules() if isinstance(module, AdaptedLinear)
+    }
+    others = {}
+    for name, tensor in state.items():
+        layer, _, own = name.rpartition(".")
+        if layer in layers:
+            layers[layer][own] = tensor
+        else:
+            others[name] = tensor
+    return layers, others
 
-    def theirs(name: str) -> str:
-        module, _, tensor = name.rpartition(".")
-        return f"{PREFIX}{module}.{method.peft_names[tensor]}" if module in adapted else f"{PREFIX}{name}"
 
-    return {name: theirs(name) for name in trained_state(model)}
+def to_peft(model: nn.Module, method: Method, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A trained state in PEFT's tensors, by PEFT's names."""
+    layers, others = split(model, state)
+    tensors = {f"{PREFIX}{name}": tensor for name, tensor in others.items()}
+    for layer, own in layers.items():
+        tensors |= {f"{PREFIX}{layer}.{theirs}": tensor for theirs, tensor in method.to_peft(own).items()}
+    return tensors
+
+
+def from_peft(
+    model: nn.Module, method: Method, state: dict[str, Tensor], tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The trained state that PEFT's tensors hold; what they do not have is as in `state`."""
+    layers, others = split(model, state)
+    read = {name: tensors[f"{PREFIX}{name}"] for name in others if f"{PREFIX}{name}" in tensors}
+    for layer, own in layers.items():
+        theirs = {name: tensors[f"{PREFIX}{layer}.{name}"] for name in method.to_peft(own)}
+        read |= {f"{layer}.{name}": tensor for name, tensor in method.from_peft(theirs).items()}
+    return state | read
 
 
 def write_adapter(
@@ -69,7 +94,7 @@ def write_adapter(
         "modules_to_save": [name.rpartition(".")[2] for name in head_modules(model)],
         "inference_mode": True,
     }
-    tensors = {theirs: state[name] for name, theirs in names(model, method).items()} | method.peft_shared(model)
+    tensors = to_peft(model, method, state) | method.peft_shared(model)
     write_tensors(folder / WEIGHTS, tensors, kept)
     write_json(folder / CONFIG, config)
 
@@ -92,13 +117,12 @@ def read_adapter(folder: Path, model: nn.Module, method: Method, backbone: dict[
         their = tensors.pop(name, own)
         if their.shape != own.shape or not their.equal(own.to(their)):
             raise UserError(f"{folder}: {name} is not what this run's settings draw: its adapter would mean another ΔW")
-    ours = {theirs: name for name, theirs in names(model, method).items()}
-    check_names(folder, tensors, ours, f"{PREFIX}{model.base_model_prefix}.pooler.")
-    state = {name: tensor.detach() for name, tensor in trained_state(model).items()}
-    return state | {ours[theirs]: tensor for theirs, tensor in tensors.items()}
+    state = trained_state(model)
+    check_names(folder, tensors, to_peft(model, method, state), f"{PREFIX}{model.base_model_prefix}.pooler.")
+    return from_peft(model, method, state, tensors)
 
 
-def check_names(folder: Path, tensors: dict[str, Tensor], ours: dict[str, str], pooler: str) -> None:
+def check_names(folder: Path, tensors: dict[str, Tensor], ours: dict[str, Tensor], pooler: str) -> None:
     """Raises a UserError unless the tensors are those that train here; PEFT often leaves BERT's pooler out."""
     for name in ours:
         if name not in tensors and not name.startswith(pooler):

@@ -48,6 +48,7 @@ class Method:
         head_learning_rate: the classification head's rate; None: the method's.
         peft_names: what PEFT calls each tensor of an adapted layer; empty: PEFT does not know the method.
         peft_ignored_keys: keys of `peft_config` that a finished adapter does not depend on.
+        trains_parts: whether a step may give some trained parameters no gradient, so that the optimizer passes them by.
     """
 
     label: ClassVar[str]
@@ -55,6 +56,7 @@ class Method:
     head_learning_rate: ClassVar[float | None] = None
     peft_names: ClassVar[dict[str, str]] = {}
     peft_ignored_keys: ClassVar[tuple[str, ...]] = ()
+    trains_parts: ClassVar[bool] = False
 
     name: str
 
@@ -77,6 +79,31 @@ class Method:
     def peft_shared(self, model: nn.Module) -> dict[str, Tensor]:
         """Frozen tensors that PEFT saves with an adapter and a run of ours does not, by PEFT's names."""
         return {}
+
+    def to_peft(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """An adapted layer's tensors by PEFT's names; `own` are those of its trained state."""
+        return {theirs: own[ours] for ours, theirs in self.peft_names.items()}
+
+    def from_peft(self, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of `to_peft`; shapes may be any. What it leaves out stays as `apply` made it."""
+        return {ours: theirs[name] for ours, name in self.peft_names.items()}
+
+    @property
+    def ranks(self) -> list[int]:
+        """Those at which one trained model can be evaluated (`evaluate_at`); empty: it is trained for its own alone."""
+        return []
+
+    def evaluate_at(self, model: nn.Module, rank: int) -> None:
+        """Evaluates and merges `model` at one of `ranks` from here on."""
+        raise NotImplementedError
+
+    def before_step(self, model: nn.Module, step: int, seed: int) -> None:
+        """Called before each optimizer step, counted from 1.
+
+        Args:
+            seed: the run's. What a step draws comes from `named_seed(seed, NAME/STEP)`: the same in every process and in a
+                resumed run, and nothing else draws otherwise for it.
+        """
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Called after each optimizer step, counted from 1."""
