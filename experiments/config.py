@@ -137,6 +137,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         check(self)
         self._check_start()
+        if self.trainer.forward == "compiled" and self.method.trains_parts:  # each part would be a graph of its own
+            raise UserError(
+                f"method={self.method.name} trains other parts in each step: leave out trainer.forward=compiled"
+            )
         _refuse_secrets(to_dict(self))
         self._settle_rates()
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -96,7 +96,7 @@ class Trainer:
         Args:
             model: after `method.apply`, on the accelerator's device.
             data: `train`, the validation splits, and `held_out` if there is one.
-            seed: of data order and dropout.
+            seed: of data order, dropout, and what the method draws in a step.
         """
         self.model, self.method, self.config, self.task, self.seed = model, method, settings, task, seed
         self.accelerator, self.tracker = accelerator, Tracker()
@@ -108,6 +108,8 @@ class Trainer:
         if accelerator.mixed_precision == "bf16":
             round_frozen(model)
         self.path = forward_path(model, self.config.forward)
+        if method.trains_parts:
+            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.parallel = accelerator.prepare_model(self.path)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(model, self.method, self.config)
@@ -198,6 +200,7 @@ class Trainer:
         set_learning_rate(self.optimizer, self.progress.step, self.total_steps, self.config)
         if not self.model.training:  # to set it anew takes a tenth of a short step on a GPU
             self.model.train()
+        self.method.before_step(self.model, self.progress.step + 1, self.seed)
         batches: list[Batch | PackedBatch] = []
         pieces = self.pieces(indices)
         weight = self.world / len(indices) if self.rank < len(indices) else 0.0

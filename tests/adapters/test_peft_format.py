@@ -36,6 +36,8 @@ METHODS = {
     "vera": ["method=vera", "method.rank=40", "seed=3"],
     "vera_all": ["method=vera", "method.rank=40", "method.target_modules=."],
     "qlora": ["method=qlora", "method.rank=4"],
+    "dylora": ["method=dylora", "method.rank=4"],
+    "dylora_at_2": ["method=dylora", "method.rank=4", "method.eval_rank=2", "method.frozen=false"],
 }
 
 

@@ -9,6 +9,7 @@ import scripts.export
 import scripts.make_tables
 import scripts.plan
 import scripts.predict
+import scripts.ranks
 import scripts.results
 import scripts.status
 import train
@@ -49,10 +50,12 @@ OWN_RUN = {
         (f"into={LONG}",),
         ("into=p", "form=adapter"),
     ),
+    scripts.ranks: ((), ("a",), ("data.path=nowhere",), ("rum=x",)),
 }
 ALONE = {
     scripts.predict: ((), ("run=",), ("run=nowhere", "a"), ("run=/dev/null", "a"), (f"run={LONG}", "a")),
     scripts.export: ((), ("run=nowhere", "into=o")),
+    scripts.ranks: ((), ("run=",), ("run=nowhere",), (f"run={LONG}",)),
     scripts.results: (("nowhere",), ("/dev/null",), (LONG,), ("runs",)),
     scripts.make_tables: (("nowhere",), ("/dev/null",), (LONG,)),
     scripts.status: (

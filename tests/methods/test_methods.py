@@ -142,6 +142,8 @@ COUNTS = {
     "lora_gaussian_all": lambda base, h, r: 2 * (4 * 2 * h + 2 * (h + 48)) * 4,
     "lora_plus": lambda base, h, r: 2 * 2 * 2 * h * 4,
     "lora_plus_a0": lambda base, h, r: 2 * 2 * 2 * h * 4,
+    "dylora": lambda base, h, r: 2 * 2 * 2 * h * 2,
+    "dylora_together": lambda base, h, r: 2 * 2 * 2 * h * 4,
     "dora": lambda base, h, r: 2 * 2 * (2 * h * 4 + h),
     "dora_all": lambda base, h, r: 2 * ((4 * 2 * h + 2 * (h + 48)) * 4 + 5 * h + 48),
     "lora_fa": lambda base, h, r: 2 * 2 * h * 4,

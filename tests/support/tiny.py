@@ -8,6 +8,7 @@ from methods.adapterdrop import AdapterDrop
 from methods.base import REGISTERED, AdaptedLinear, Method, head_parameters
 from methods.bitfit import BitFit
 from methods.dora import DoRA
+from methods.dylora import DyLoRA
 from methods.full import Full
 from methods.head import Head
 from methods.lora import LoRA
@@ -26,6 +27,8 @@ METHODS: dict[str, Method] = {
     "lora_gaussian_all": LoRA(rank=4, rank_stabilized=True, init_A="gaussian", target_modules="."),
     "lora_plus": LoRAPlus(rank=4),
     "lora_plus_a0": LoRAPlus(rank=4, ratio=16.0, zero="A"),
+    "dylora": DyLoRA(rank=2),
+    "dylora_together": DyLoRA(rank=4, alpha=6, frozen=False),
     "dora": DoRA(rank=4, alpha=16),
     "dora_all": DoRA(rank=4, target_modules="."),
     "lora_fa": LoRAFA(rank=4),
@@ -109,6 +112,7 @@ def train_steps(model: torch.nn.Module, method: Method, steps: int = 3, lr: floa
     optimizer = build_optimizer(model, method, config)
     model.train()
     for step in range(steps):
+        method.before_step(model, step + 1, seed=0)
         logits = model(**tiny_inputs(seed=step)).logits
         torch.nn.functional.cross_entropy(logits, torch.arange(4) % logits.shape[1]).backward()
         optimizer.step()

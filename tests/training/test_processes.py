@@ -13,10 +13,17 @@ FLAGS = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --d
 TWO = (sys.executable, "-m", "accelerate.commands.launch", *FLAGS.split())
 
 
-def test_two_processes_train_like_one(tmp_path):
+@pytest.mark.parametrize("method", ["dora", "dylora"])  # DyLoRA: a step trains a part, the same in each process
+def test_two_processes_train_like_one(method, tmp_path):
     """Same batches, same sums: but for rounding, as dropout is off."""
     quiet = [f"+backbone.architecture.{name}_probs_dropout_prob=0" for name in ("attention",)]
-    words = ["task=stsb", "+backbone.architecture.hidden_dropout_prob=0", *quiet, "data.train_size=97"]
+    words = [
+        f"method={method}",
+        "task=stsb",
+        "+backbone.architecture.hidden_dropout_prob=0",
+        *quiet,
+        "data.train_size=97",
+    ]
     ended = call(tmp_path / "one", *words)
     assert ended.status == 0, ended.err
     ended = call(tmp_path / "two", *words, launch=TWO)
