@@ -19,8 +19,8 @@ optimizer pass them by: weight, moments and count of steps rest.
 Deviations: in the authors' code W_dw and W_up are one tensor each, whose other rows get a gradient of zero and still move, by
 AdamW's momentum and weight decay; it evaluates at the rank that the last step drew, we at `method.eval_rank`. The paper draws
 W_dw from a Gaussian, the code Kaiming-uniform, as here. The paper also draws b geometrically (p = 0.15), and we do not. The
-code scales each factor by √(r / b) and their product by α / r, which is the same. The paper's settings do not say which mode
-they mean; the authors' scripts for RoBERTa-base have `frozen=True`.
+code scales each factor by √(r / b) and their product by α / r, which is the same. We do not know which mode the paper's main
+table has; the authors' scripts for RoBERTa-base have `frozen=True`, its ablation is better without.
 """
 
 from dataclasses import dataclass, replace
