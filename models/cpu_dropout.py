@@ -27,7 +27,8 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _masked(gradient, *ctx.saved_tensors, ctx.scale), None
+        (kept,) = ctx.saved_tensors
+        return _masked(gradient, kept, ctx.scale), None
 
 
 def _masked(x: Tensor, kept: Tensor, scale: float) -> Tensor:

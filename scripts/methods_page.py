@@ -95,10 +95,11 @@ def markdown() -> str:
             rate = f"learning rate {method.learning_rate:g}"
             if method.head_learning_rate:
                 rate += f", the head's {method.head_learning_rate:g}"
+            rate += " on RoBERTa-base"
             if (parent := method.__base__) in REGISTERED.values():
-                rate += f"; the settings of {parent.label} too"
+                rate += f"; {parent.label}'s settings too"
             about = re.sub(r"\s+", " ", (inspect.getdoc(method) or "").partition("Attributes:")[0]).strip()
-            lines += [f"`method={method.name}`: trains {trained(method):,}; {rate} on RoBERTa-base. {about}", ""]
+            lines += [f"`method={method.name}`: trains {trained(method):,}; {rate}. {about}", ""]
             rows = list(settings(method))
             lines += ["| setting | default | |", "| --- | --- | --- |", *rows, ""] if rows else []
         lines += [f"Code: `{module.replace('.', '/')}.py`", ""]
