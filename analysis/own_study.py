@@ -37,7 +37,8 @@ def costs(runs: pd.DataFrame) -> Table:
     """Speed and memory of each setting on each task and machine."""
     lines = []
     keys = ["backbone", "hardware", "precision", "task"]
-    for (backbone, hardware, precision, task), group in as_one(runs).groupby(keys, sort=False, dropna=False):
+    for (backbone, hardware, precision, task), own in runs.groupby(keys, sort=False, dropna=False):
+        group = as_one(own)
         full = complete(group, method="full")
         base = full if full["variant"].nunique() == 1 else full.iloc[:0]
         for label, part in group.groupby("label", sort=False):
@@ -45,7 +46,8 @@ def costs(runs: pd.DataFrame) -> Table:
             line.append(f"{part['parameters'].iloc[0]:,}")
             for column, unit, form in (("samples_per_second", 1, ".1f"), ("peak_bytes", 2**20, ",.0f")):
                 value, reference = part[column].median(), base[column].median()
-                line += [format(value / unit, form), "" if np.isnan(reference) else f"{value / reference:.2f}"]
+                line.append("" if np.isnan(value) else format(value / unit, form))
+                line.append("" if np.isnan(reference) or np.isnan(value) else f"{value / reference:.2f}")
             lines.append(line)
     columns = ["backbone", "machine", "task", "runs", "trained", "samples/s", "x full FT", "peak MiB", "x full FT "]
     return Table("costs", "Speed and memory", pd.DataFrame(lines, columns=columns), COST_NOTES, 4)
@@ -54,9 +56,9 @@ def costs(runs: pd.DataFrame) -> Table:
 def figures(runs: pd.DataFrame) -> dict[str, Figure]:
     """By name: for each backbone and task the curves, the trade-offs and, where rates vary, the learning rates."""
     found: dict[str, Figure | None] = {}
-    for backbone, of in as_one(runs).groupby("backbone", sort=False):
+    for backbone, of in complete(runs).groupby("backbone", sort=False):
         for task in in_order(of["task"]):
-            part, place = of[of["task"] == task], f"{backbone}_{task}"
+            part, place = as_one(of[of["task"] == task]), f"{backbone}_{task}"
             found[f"curves_{place}"] = curves(part, task)
             found[f"trade_offs_{place}"] = trade_offs(part, task)
             found[f"learning_rates_{place}"] = learning_rates(part, task)
@@ -84,7 +86,8 @@ def curves(runs: pd.DataFrame, task: str) -> Figure:
     methods = list(dict.fromkeys(runs["method"]))
     rows = -(-len(methods) // PANELS)
     columns = min(len(methods), PANELS)
-    figure = Figure(figsize=(max(3.0 * columns, 4.2), 2.8 * rows), layout="constrained")
+    most = min(runs.groupby("method")["label"].nunique().max(), MOST)  # lines of a legend
+    figure = Figure(figsize=(max(3.0 * columns, 4.2), (2.8 + 0.14 * most) * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for ax, method in zip(axes, methods, strict=False):
         parts = list(settings(runs[runs["method"] == method]))
@@ -94,9 +97,10 @@ def curves(runs: pd.DataFrame, task: str) -> Figure:
             draw_curve(ax, part, metric, shade, setting_words(name, method))
         left_out = f" (best {MOST} of {len(parts)} settings)" if len(parts) > MOST else ""
         ax.set(title=METHODS[method] + left_out, xlabel="epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(parts) > 1:
-            ax.legend(fontsize=6, frameon=True, framealpha=0.7, edgecolor="none")
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=ax.get_xlim()[1] >= 1))
+        if len(parts) > 1 or setting_words(parts[0][0], method):
+            ax.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.26))
     for ax in axes[len(methods) :]:
         ax.set_visible(False)
     figure.supylabel(f"{METRICS[metric]} x 100", fontsize=9)
@@ -116,7 +120,7 @@ def draw_curve(ax: Axes, runs: pd.DataFrame, metric: str, shade: float, label: s
 
 def setting_words(label: str, method: str) -> str:
     """The label without the method's name."""
-    return label.removeprefix(METHODS[method]).removeprefix(", ") or "as it is"
+    return label.removeprefix(METHODS[method]).removeprefix(", ")
 
 
 def score(runs: pd.DataFrame) -> Summary:
@@ -134,24 +138,33 @@ def draw_point(ax: Axes, x: float, s: Summary, method: str, **more: str) -> None
 
 def trade_offs(runs: pd.DataFrame, task: str) -> Figure:
     """Quality against trained parameters, speed and peak memory: a point for each setting."""
-    figure, axes = panels(3, width=2.8, height=3.0)
+    labels = runs["label"].nunique()
+    columns = 3 if runs["label"].str.len().max() < 30 else 2
+    figure, axes = panels(3, width=2.8, height=3.0 + 0.17 * -(-labels // columns))
     names = {"parameters": "trained parameters", "samples_per_second": "samples/s", "peak_bytes": "peak memory, GB"}
     for ax, (column, name) in zip(axes, names.items(), strict=True):
         places: dict[str, int] = {}
         for label, part in settings(runs):
             method, x = part["method"].iloc[0], part[column].median() / (1e9 if column == "peak_bytes" else 1)
             place = places[method] = places.get(method, -1) + 1
-            if x:  # a method's settings differ in their markers
-                more = {"marker": MARKERS[place % len(MARKERS)]} if place else {}
+            if x:  # a method's settings differ in their markers; a run of three steps has no speed, and no point
+                own = look(method)[1]
+                others = [marker for marker in MARKERS if marker != own]
+                more = {"marker": others[(place - 1) % len(others)]} if place else {}
                 draw_point(ax, x, score(part), method, label=label, **more)
             else:  # nothing trains but the head: a level, since a log axis has no 0
                 ax.axhline(score(part).mean, color=look(method)[0], linestyle=":", linewidth=0.8)
         ax.set(xlabel=name)
+        ax.xaxis.set_major_locator(MaxNLocator(3))  # more would overlap
+        if runs[column].isna().all():
+            ax.set(xticks=[], yticks=[])
+            ax.text(0.5, 0.5, "not measured", ha="center", transform=ax.transAxes, color="0.5")
     axes[0].set_xscale("log")
-    axes[0].xaxis.set_minor_formatter(NullFormatter())  # they would overlap
-    axes[0].xaxis.set_major_locator(LogLocator(numticks=4, subs=(1.0, 3.0)))
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
+    axes[0].xaxis.set_major_locator(LogLocator(numticks=4))
     axes[0].set_ylabel(f"{METRICS[metric_of(runs)]} x 100")
-    legend(figure, axes[-1])
+    once = dict(zip(*reversed(axes[-1].get_legend_handles_labels()), strict=True))
+    figure.legend(once.values(), once, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
     figure.suptitle(f"{title(runs, task)}: mean and 95 % t interval; open: fewer than three seeds", fontsize=9)
     return figure
 

@@ -21,7 +21,7 @@ from training.selection import best, selected
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
-MEASURED = ("benchmark", "latency", "serving")  # folders of the scripts' measurements, which have other forms
+MEASURED = ("benchmark", "latency", "serving", "similarity")  # folders of the scripts' measurements, of other forms
 ORDER = (  # of methods in tables; others come last
     *("head", "full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora", "bitfit", "top_layers"),
     *("houlsby", "lin", "pfeiffer", "adapterdrop"),

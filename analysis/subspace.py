@@ -52,7 +52,8 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     runs = [
         (record, adapters(file.parent))
         for file, record in ended(sorted(folder.rglob("result.json")))
-        if record["status"] == "complete" and record["method"] == "lora"
+        if (record["status"], record["method"], record["experiment"]) == ("complete", "lora", "subspace")
+        and record["data"] != "generated"
     ]
     runs.sort(key=lambda run: (run[0]["config"]["method"]["rank"], run[0]["seed"]))
     pairs = []
@@ -72,17 +73,19 @@ def compare(folder: Path) -> list[dict[str, Any]]:
                 }
             )
     if not pairs:
-        raise UserError(f"{folder} holds no two finished LoRA runs; train them with -m experiment=subspace")
+        raise UserError(
+            f"{folder} holds no two finished LoRA runs of experiment=subspace on real data: train them with -m"
+        )
     return pairs
 
 
-def write_similarity(folder: Path, into: Path = RECORDS / "subspace") -> Path:
+def write_similarity(folder: Path, into: Path = RECORDS / "similarity") -> Path:
     """Writes `into/similarity.json`; returns its path."""
     write_json(into / NAME, compare(folder))
     return into / NAME
 
 
-def read_similarity(folder: Path = RECORDS / "subspace") -> list[dict[str, Any]]:
+def read_similarity(folder: Path = RECORDS / "similarity") -> list[dict[str, Any]]:
     """What `write_similarity` wrote; empty if it did not."""
     file = folder / NAME
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []

@@ -20,6 +20,7 @@ from analysis.records import ROOT, collect, load, read_runs
 from analysis.render import write_tables
 from analysis.tables import all_tables
 from core.checks import one_of
+from core.errors import UserError
 from scripts.cli import command, parse
 
 
@@ -38,8 +39,11 @@ def main(words: list[str]) -> None:
         for path in write_tables(own_study.tables(read_runs(paths)), Path(options["into"] or paths[0] / "tables")):
             print(path)
         return
-    for folder in paths:
-        print(f"{len(collect(folder, check=check))} runs taken over from {folder}")
+    taken = {folder: len(collect(folder, check=check)) for folder in paths}
+    for folder, count in taken.items():
+        print(f"{count} runs taken over from {folder}")
+    if paths and not any(taken.values()):
+        raise UserError("no run was taken over: the tables stay as they are")
     runs, into = load(), Path(options["into"] or ROOT / "paper_tables")
     written = [*write_tables(all_tables(runs), into), write_claims(runs, into)]
     if options["into"] is None:

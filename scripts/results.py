@@ -10,6 +10,7 @@ interval, median, speed, peak memory and the runs' folders.
 """
 
 import json
+import math
 import sys
 from itertools import chain
 from pathlib import Path
@@ -63,10 +64,15 @@ def summary(runs: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
             "median": s.median,
         },
         "collapsed": sum(best(history, metric)["collapsed"] for history in runs["history"]),
-        "samples_per_second": runs["samples_per_second"].median(),
-        "peak_bytes": runs["peak_bytes"].median(),
+        "samples_per_second": number(runs["samples_per_second"].median()),
+        "peak_bytes": number(runs["peak_bytes"].median()),
         "runs": list(runs["path"]),
     }
+
+
+def number(value: float) -> float | None:
+    """A run of three steps or fewer has no speed, and JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def natural(value: Any) -> tuple[bool, Any]:
@@ -111,7 +117,7 @@ def main(words: list[str]) -> None:
         return
     flat = [{"backbone": backbone, "data": data, **row} for (backbone, data), rows in groups.items() for row in rows]
     if options["format"] == "json":
-        print(json.dumps(flat, indent=1))
+        print(json.dumps(flat, indent=1, allow_nan=False))
     else:
         table = pd.DataFrame(flat)
         print(table.assign(runs=table["runs"].map(" ".join)).to_csv(index=False), end="")

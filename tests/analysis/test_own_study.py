@@ -9,9 +9,11 @@ from support.records import record
 
 import scripts.make_figures
 import scripts.make_tables
+import scripts.results
 from analysis import own_study
 from analysis.figures import write_figures
 from analysis.records import RECORDS, collect, frame, read_runs
+from analysis.subspace import write_similarity
 from core.errors import UserError
 from scripts.results import settings_that_differ, summaries
 
@@ -72,6 +74,63 @@ def test_every_grid_has_figures_and_rates_have_theirs(tmp_path):
     runs = read_runs([tmp_path])
     files = {path.stem for path in write_figures(lambda: own_study.figures(runs), tmp_path / "figures")}
     assert files == names | {f"{kind}_roberta-base_mrpc" for kind in ("curves", "trade_offs", "learning_rates")}
+
+
+def test_each_setting_of_a_method_has_a_marker_of_its_own(tmp_path):
+    """The first has the method's own, which is none of the others'."""
+    sweep(tmp_path)
+    leave(tmp_path, "method=dora", experiment="mine")
+    figure = own_study.figures(read_runs([tmp_path]))["trade_offs_roberta-base_cola"]
+    points = [(line.get_color(), line.get_marker()) for line in figure.axes[0].lines]
+    assert len(points) == len(set(points)) == 5
+
+
+def test_labels_name_what_differs_on_the_figures_own_task(tmp_path):
+    leave(tmp_path, "task=cola", experiment="mine")
+    for patience in ("null", "3"):
+        leave(tmp_path, "task=rte", f"trainer.patience={patience}", experiment="mine")
+    found = own_study.figures(read_runs([tmp_path]))
+    labels = {
+        task: sorted(found[f"trade_offs_roberta-base_{task}"].axes[-1].get_legend_handles_labels()[1])
+        for task in ("cola", "rte")
+    }
+    assert labels == {"cola": ["LoRA"], "rte": ["LoRA, patience 3", "LoRA, patience null"]}
+
+
+def test_a_run_without_a_speed_leaves_blanks_and_valid_json(tmp_path, monkeypatch, capsys):
+    """Of three steps or fewer, all of them warm-up."""
+    none = {"samples_per_second": None, "tokens_per_second": None, "step_ms_median": None}
+    leave(tmp_path, experiment="mine", speed=none)
+    runs = read_runs([tmp_path])
+    assert list(own_study.costs(runs).cells["samples/s"]) == [""]
+    assert [text.get_text() for text in own_study.figures(runs)["trade_offs_roberta-base_cola"].axes[1].texts] == [
+        "not measured"
+    ]
+    assert run_script(scripts.results, monkeypatch, str(tmp_path), "format=json") == 0
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    [row] = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert row["samples_per_second"] is None
+
+
+def test_subspaces_are_compared_of_their_own_experiment_alone(tmp_path):
+    for seed in (0, 1):
+        leave(tmp_path / "mine", f"seed={seed}", experiment="mine")
+        leave(tmp_path / "generated", f"seed={seed}", experiment="subspace", data="generated")
+    for folder in ("mine", "generated"):
+        with pytest.raises(UserError, match="no two finished LoRA runs of experiment=subspace on real data"):
+            write_similarity(tmp_path / folder, tmp_path / "similarity")
+    assert not (tmp_path / "similarity").exists()
+
+
+def test_tables_stay_as_they_are_if_no_run_is_taken_over(tmp_path, monkeypatch, capsys):
+    leave(tmp_path / "runs", data="generated")
+    before = {path: path.stat().st_mtime_ns for path in RECORDS.parent.rglob("*")}
+    assert run_script(scripts.make_tables, monkeypatch, str(tmp_path / "runs"), "take_over=true") == 2
+    assert "no run was taken over" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in RECORDS.parent.rglob("*")} == before
 
 
 def run_script(script, monkeypatch, *words: str) -> int:
