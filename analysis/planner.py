@@ -96,8 +96,11 @@ def plan(
     saved = {name: t.numel() for name, t in trained_state(model).items() if not name.startswith(head_prefixes(model))}
     if not saved:
         raise UserError(f"method={method.name} trains the head alone: there is no adapter to plan for")
-    shared = sum(t.numel() for name, t in model.named_buffers() if name not in saved and name not in own_buffers)
-    adapter_bytes, shared_bytes = (n * adapter_bytes_per_parameter for n in (sum(saved.values()), shared))
+    shared = [t for name, t in model.named_buffers() if name not in saved and name not in own_buffers]
+    adapter_bytes = sum(saved.values()) * adapter_bytes_per_parameter
+    shared_bytes = sum(
+        t.numel() * (adapter_bytes_per_parameter if t.is_floating_point() else t.itemsize) for t in shared
+    )
     return Plan(
         base_parameters=base_parameters,
         base_bytes=base_bytes,

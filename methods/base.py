@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from hydra.core.config_store import ConfigStore
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from core.checks import FRACTION, check, number
 from core.errors import UserError
@@ -230,7 +231,7 @@ def encoder_layers(model: nn.Module) -> list[nn.Module]:
 def _outermost_lists(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
     """The lists of modules by name, without those within them."""
     for name, child in module.named_children():
-        if isinstance(child, nn.ModuleList):
+        if isinstance(child, nn.ModuleList) and not isinstance(child, parametrize.ParametrizationList):
             yield prefix + name, child
         else:
             yield from _outermost_lists(child, f"{prefix}{name}.")
@@ -291,14 +292,31 @@ def adapt(model: nn.Module, pattern: str, wrap: Callable[[nn.Linear], nn.Module]
 def merge(model: nn.Module) -> nn.Module:
     """Replaces every adapted layer, in place, by the plain linear layer that computes the same; for inference.
 
-    Bottleneck adapters cannot be merged and stay.
+    Likewise every tensor that `torch.nn.utils.parametrize` computes, by its value. Bottleneck adapters cannot be merged
+    and stay.
     """
+    unparametrize(model)
     for name, child in model.named_children():
         if callable(merged := getattr(child, "merged", None)):
             setattr(model, name, merged())
         else:
             merge(child)
     return model
+
+
+def unparametrize(model: nn.Module) -> None:
+    """Puts each parametrized tensor's value in its place; tied tensors stay tied."""
+    values: dict[Tensor, nn.Parameter] = {}
+    parametrized: list[Any] = [module for module in model.modules() if parametrize.is_parametrized(module)]
+    for module in parametrized:
+        computed, kind = dict(module.parametrizations.items()), parametrize.type_before_parametrizations(module)
+        for own in computed.values():
+            if own.original not in values:
+                values[own.original] = nn.Parameter(own().detach(), requires_grad=False)
+        del module.parametrizations
+        module.__class__ = kind  # `remove_parametrizations` would change the class, which copies of the module share
+        for name, own in computed.items():
+            module.register_parameter(name, values[own.original])
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
