@@ -11,6 +11,7 @@ from methods.dora import DoRA
 from methods.dylora import DyLoRA
 from methods.full import Full
 from methods.head import Head
+from methods.intrinsic_dimension import IntrinsicDimension
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA, LoRAFACorrected
 from methods.lora_plus import LoRAPlus
@@ -37,6 +38,8 @@ METHODS: dict[str, Method] = {
     "vera_all": VeRA(rank=48, target_modules="."),
     "qlora": QLoRA(rank=4),
     "qlora_fp4": QLoRA(rank=4, quant_type="fp4", double_quant=False, target_modules="query|value"),
+    "intrinsic_dimension": IntrinsicDimension(d=70),
+    "intrinsic_dimension_direct": IntrinsicDimension(d=64, structured=False),
     "bitfit": BitFit(),
     "top_layers": TopLayers(layers=1),
     "houlsby": Houlsby(bottleneck=4),
