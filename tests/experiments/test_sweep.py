@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from support.command_line import ENVIRONMENT, ROOT, TINY, call, science, start
 from support.files import mirror
 from support.warm import WarmProcess
 
 from experiments.run_folder import RunFolder
-from experiments.sweep import EXPECTED, cells
+from experiments.sweep import EXPECTED, Composer, cells, run_config
 
 
 def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
@@ -149,3 +152,32 @@ def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
         assert "; waiting" in other.stdout.readline()
     assert other.communicate(timeout=60)[0] == "in\n"
     assert not folder.is_locked()
+
+
+JOBS = [
+    ["method=lora", "seed=1", "method.rank=2", "trainer.learning_rate=1e-3"],
+    ["seed=1", "method.rank=4", "method=lora", "trainer.learning_rate=1e-3"],
+    ["method=dora", "seed=1", "+backbone.architecture.hidden_dropout_prob=0.3", "trainer.epochs=0.5"],
+    ["method=dora", "seed=2", "+backbone.architecture.hidden_dropout_prob=0.2", "backbone=tiny"],
+    ["method=vera", "task=rte", "method.projection_seed=7", "data.path=null", "tags=[a,b]", "note='x, y'"],
+    ["method=vera", "task=rte", "seed=3", "hydra.job.name=x"],
+]
+
+
+def test_jobs_are_composed_as_hydra_composes_them_and_shared_files_once(monkeypatch):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", ["experiment=minilm", "data.path=x"], RunMode.MULTIRUN)
+        expected = [run_config(loader.load_sweep_config(master, job)) for job in JOBS]
+        composed, load = [], loader.load_sweep_config
+        monkeypatch.setattr(loader, "load_sweep_config", lambda *words: composed.append(words[1]) or load(*words))
+        composer = Composer(loader, master)
+        assert [composer.run(job) for job in JOBS] == expected
+        assert [composer.run([*JOBS[0], f"seed={seed}"]).seed for seed in range(5)] == list(range(5))
+    assert composed == [
+        ["method=lora"],
+        ["method=dora", "+backbone.architecture.hidden_dropout_prob=0.3"],
+        ["method=dora", "+backbone.architecture.hidden_dropout_prob=0.2", "backbone=tiny"],
+        ["method=vera", "task=rte"],
+        ["method=vera", "task=rte", "hydra.job.name=x"],
+    ]
