@@ -44,6 +44,13 @@ def test_every_script_prints_its_docstring_for_help(script, monkeypatch, capsys)
     assert f"scripts/{script}.py" in capsys.readouterr().out
 
 
+def test_nothing_else_is_printed_beside_a_help_that_needs_peft():
+    command = [sys.executable, ROOT / "scripts/reference.py", "--help"]
+    done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("The outside check of our trainer")
+
+
 def test_a_script_runs_from_any_folder(tmp_path):
     command = [sys.executable, ROOT / "scripts/results.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
