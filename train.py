@@ -43,7 +43,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     """One run, from its settings to its record; `start`: the finished run that `run.start` names."""
     folder = RunFolder.of(run)
     if folder.committed_record():
-        folder.show_finished()
+        folder.show_finished(run)
         return
     require_writable(folder.path)
     # seconds to import: a mistake in the settings, a finished run and a sweep's own process do not wait for them
@@ -63,7 +63,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     with folder.locked(accelerator):
         if folder.is_settled(record, run.force, run.retry):
             if accelerator.is_main_process:
-                folder.show_finished()
+                folder.show_finished(run)
             return
         if accelerator.is_main_process:
             folder.prepare(run.force)

@@ -40,6 +40,7 @@ PREDICTIONS = "predictions.jsonl"  # of the best epoch
 ADAPTER = "adapter"  # a folder with the best state in PEFT's format
 CONFIG = "config.yaml"
 LOCK = ".lock"
+OWN_WORDS = ("tags", "note")  # settings that a finished run keeps, whatever its command says now
 
 
 class RunFolder:
@@ -155,14 +156,16 @@ class RunFolder:
             raise Diverged(f"{self.path} failed before: {earlier['reason']} (retry=true to train it again)")
         return True
 
-    def show_finished(self) -> None:
-        """Prints the score of the finished run, and where its record is."""
+    def show_finished(self, run: RunConfig) -> None:
+        """Prints the score of the finished run, and where its record is; says if `run` has words that it does not."""
         record, file = self.committed_record(), self.committed
         if record is None or file is None:
             record, file = self.record(), self.path / RECORD
         assert record is not None
         score = record["best"][record["metric"]]
-        print(f"finished before: {record['metric']} {score:.4f} (force=true to train it again)")
+        kept = [key for key in OWN_WORDS if getattr(run, key) and getattr(run, key) != record["config"].get(key)]
+        stay = f"its {' and '.join(kept)} stay{'s' * (kept == ['note'])}: force=true trains it again"
+        print(f"finished before: {record['metric']} {score:.4f} ({stay if kept else 'force=true to train it again'})")
         print(f"result: {file}", flush=True)
 
     # Locking

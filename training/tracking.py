@@ -56,7 +56,7 @@ class CsvTracker(Tracker):
     def log(self, values: dict[str, Any], step: int) -> None:
         if not self.is_open:
             self._drop_from(step)
-        lines = [f"{step},{name},{value:g}\n" for name, value in values.items() if value is not None]
+        lines = [f"{step},{name},{shown(value)}\n" for name, value in values.items() if value is not None]
         with self.file.open("a", encoding="utf-8") as file:
             file.writelines(lines)
 
@@ -176,6 +176,11 @@ def make_tracker(settings: LoggerConfig, folder: Path, group: str, config: dict[
     if settings.name == "none":
         return Tracker()
     return CsvTracker(folder) if settings.name == "csv" else WandbTracker(settings, folder, group, config, config_hash)
+
+
+def shown(value: float) -> str:
+    """A whole number in full, such as bytes; another one to six digits."""
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
 def _has_key() -> bool:

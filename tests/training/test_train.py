@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import signal
 
@@ -14,6 +15,7 @@ from support.runs import NAMES, outcome, run, settings, stop_at
 from core.errors import Diverged, Interrupted, UserError
 from experiments.record import read_record
 from tasks.glue import GLUE
+from training.tracking import CsvTracker
 from training.trainer import Trainer
 
 
@@ -115,6 +117,22 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
     _, forced = run(tmp_path, "lora", "cola", "force=true")
     assert (folder / "result.json").stat().st_mtime_ns > stamp
     assert forced["history"] == record["history"]
+
+
+def test_a_finished_run_says_that_it_keeps_its_tags_and_note(tmp_path, capsys):
+    again = "force=true to train it again"
+    run(tmp_path, "lora", "cola", "tags=[a]", "note=one")
+    for words, said in (
+        (["tags=[a]", "note=one"], again),
+        ([], again),  # nothing of the command is lost
+        (["tags=[b]", "note=two"], "its tags and note stay: force=true trains it again"),
+        (["tags=[b]", "note=one"], "its tags stay: force=true trains it again"),
+        (["tags=[a]", "note=two"], "its note stays: force=true trains it again"),
+    ):
+        capsys.readouterr()
+        _, record = run(tmp_path, "lora", "cola", *words)
+        assert f"({said})\n" in capsys.readouterr().out
+        assert (record["config"]["tags"], record["config"]["note"]) == (["a"], "one")
 
 
 def test_a_diverging_loss_fails_the_run_with_a_reason(tmp_path):
@@ -336,6 +354,22 @@ def test_csv_curves_continue_in_a_resumed_run_and_repeat_no_step(tmp_path, monke
     assert len(curve(whole, "train/loss")) > 3
     for name in ("train/loss", "eval/matthews_correlation"):
         assert curve(parts, name) == curve(whole, name)
+    assert all(re.fullmatch(r"\d+,memory/bytes,\d+", line) for line in curve(whole, "memory/bytes"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (536944640, "536944640"),
+        (536944640.0, "536944640"),
+        (2.0, "2"),
+        (0.00012345678, "0.000123457"),
+        (math.nan, "nan"),
+    ],
+)
+def test_csv_curves_have_whole_numbers_in_full(value, text, tmp_path):
+    CsvTracker(tmp_path).log({"x": value, "y": None}, 3)
+    assert (tmp_path / "curves.csv").read_text() == f"step,name,value\n3,x,{text}\n"
 
 
 def test_a_run_says_what_it_is_at_its_start_and_what_came_of_it_at_its_end(tmp_path, capsys):
