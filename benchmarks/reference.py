@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def reference(run: RunConfig) -> None:
     one_of("adamw")("trainer.optimizer", run.trainer.optimizer)
     folder = Path(run.output_dir) / "reference" / run.folder.name
     require_writable(folder)
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft asks for what is renamed
     trainer = build_trainer(run, folder)
     speed = trainer.train().metrics
     share = (speed["train_runtime"] - trainer.evaluation_seconds) / speed["train_runtime"]
