@@ -14,6 +14,7 @@ from adapters import peft_check
 from core.errors import UserError
 from core.io import read_foreign_header, read_foreign_tensors, write_json, write_tensors
 from methods.base import AdaptedLinear, Method, head_modules, trained_state
+from models.settings import why_other
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -205,5 +206,6 @@ def check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any
     for key in there:
         if there[key] != backbone[key]:
             raise UserError(
-                f"{folder} was trained on a backbone with {key} '{there[key]}'; use that one, this one's is '{backbone[key]}'"
+                f"{folder} was trained on a backbone with {key} '{there[key]}'; use that one, this one's is "
+                f"'{backbone[key]}'{why_other(ours['backbone'], backbone) if ours else ''}"
             )

@@ -12,6 +12,7 @@ from experiments.config import RunConfig, to_dict
 from experiments.record import RECORD, read_finished
 from experiments.run_folder import BEST, RunFolder
 from methods.base import load_trained_state
+from models.settings import why_other
 
 FREE = ("dropout",)  # a setting of methods that a finished state does not depend on
 
@@ -77,7 +78,8 @@ def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> N
         raise UserError("it was trained with another tokenizer: give backbone.tokenizer as it was there")
     theirs, ours = there["backbone"]["sha256"], backbone["sha256"]
     if theirs != ours:  # a folder that moved is the same backbone
-        raise UserError(f"it was trained on a backbone with sha256 '{theirs}', this run's has '{ours}'")
+        why = why_other(there["backbone"], backbone)
+        raise UserError(f"it was trained on a backbone with sha256 '{theirs}', this run's has '{ours}'{why}")
     if run.init_head == "kept" and there["task"] != run.task.name:
         raise UserError(f"its head is of the task {there['task']}: leave out init_head=kept")
 

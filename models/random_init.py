@@ -18,7 +18,7 @@ from transformers import (
 
 from core.errors import UserError, refused
 from core.seeding import seeded
-from models.settings import BackboneConfig
+from models.settings import RANDOM, BackboneConfig
 from models.tokenizer import load_tokenizer
 from tasks.glue import Task
 
@@ -53,7 +53,7 @@ def draw(
         tokenizer, content = trained, trained.backend_tokenizer.to_str()
     drawn = f"{seed} {json.dumps(config.architecture, sort_keys=True)} {content}"
     sha256 = hashlib.sha256(drawn.encode()).hexdigest()
-    return model, tokenizer, {"source": f"random, seed {seed}", "revision": None, "sha256": sha256} | given
+    return model, tokenizer, {"source": f"{RANDOM}{seed}", "revision": None, "sha256": sha256} | given
 
 
 def build(config: BackboneConfig, task: Task) -> PreTrainedModel:

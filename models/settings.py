@@ -12,6 +12,8 @@ SIZES = dict.fromkeys(  # of an architecture; building a larger one takes hours,
     ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"), 2**24
 ) | {"num_hidden_layers": 1000}
 
+RANDOM = "random, seed "  # how the source of random weights begins, in a record
+
 
 @dataclass
 class BackboneConfig:
@@ -64,3 +66,10 @@ class BackboneConfig:
             except (TypeError, ValueError) as error:
                 raise UserError(f"backbone.{key} cannot be kept in a record: {error}") from error
         self.name = self.name or Path(self.source or "").name
+
+
+def why_other(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """A clause on two provenances that differ, where both are of random weights."""
+    if not all((provenance["source"] or "").startswith(RANDOM) for provenance in (there, here)):
+        return ""
+    return ": random backbones differ by seed and, unless backbone.tokenizer is given, by task"

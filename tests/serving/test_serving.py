@@ -398,6 +398,23 @@ def test_adapters_of_runs_are_served_together(architecture, tmp_path):
         from_folder(runs["rte"].folder, backbone.provenance | {"sha256": "0"})
 
 
+def test_random_backbones_of_two_tasks_say_why_they_are_not_one(tmp_path):
+    quick = ("trainer.max_steps=1", "data.train_size=16", "data.eval_size=8", "logger=none", f"output_dir={tmp_path}")
+    words = ("method=lora", "profile=offline", "backbone=tiny", *quick)
+    first = compose("task=cola", *words)
+    train(first)
+    other = compose("task=rte", *words, f"init_from={first.folder}")
+    why = r"sha256 '\w+'.*'\w+': random backbones differ by seed and, unless backbone.tokenizer is given, by task$"
+    with pytest.raises(UserError, match=why):
+        train(other)
+    texts = load_splits(GLUE["rte"], other.data)["train"].texts
+    backbone = load_backbone(other.backbone, GLUE["rte"], seed=0, texts=texts)
+    with pytest.raises(UserError, match=why):
+        from_folder(first.folder, backbone.provenance)
+    with pytest.raises(UserError, match=r"this one's is '0'$"):
+        from_folder(first.folder, backbone.provenance | {"source": "encoder", "sha256": "0"})
+
+
 def test_other_kinds_of_adapters_are_not_served(tmp_path):
     save_encoder(tmp_path / "encoder")
     words = ("backbone=custom", f"backbone.source={tmp_path / 'encoder'}", f"output_dir={tmp_path}", "logger=none")
