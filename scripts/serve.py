@@ -10,13 +10,18 @@ is no encryption and no login: put a proxy in front before another machine may r
 serving/endpoint.py describes the API.
 """
 
+import errno
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from core.console import say
 from core.errors import UserError
 from scripts.cli import command, parse, whole
 
+PORTS = 2**16
 OPTIONS = {
     "host": "127.0.0.1",
     "port": "8000",
@@ -44,13 +49,38 @@ def folders(words: list[str]) -> dict[str, Path]:
     return named
 
 
+@contextmanager
+def listening(host: str, port: int) -> Iterator[None]:
+    """Turns the error of an address that cannot be listened at into a UserError with the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            other = port + 1 if port + 1 < PORTS else port - 1
+            raise UserError(f"port {port} is in use: take another one, as in port={other}") from error
+        if error.errno == errno.EACCES:
+            raise UserError(f"port {port} needs root's rights: take one above 1023, as in port=8000") from error
+        raise UserError(f"host={host} is no address of this machine: host=127.0.0.1 is one") from error
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises a UserError if the server could not listen at this address."""
+    with listening(host, port):
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended is no other
+                probe.bind(address)
+
+
 @command
 def main(words: list[str]) -> None:
     options, rest = parse(words, OPTIONS)
     batch, budget, port = (whole(key, options[key] or "") for key in ("batch", "budget", "port"))
-    if port >= 2**16:
-        raise UserError(f"port is {port}; it must be below {2**16}")
+    if port >= PORTS:
+        raise UserError(f"port is {port}; it must be below {PORTS}")
     named = folders(rest)
+    host = options["host"] or ""
+    require_free(host, port)
     from aiohttp import web  # seconds to import, with all that follows: a mistake should not wait for it
 
     from experiments.restore import finished, pretrained
@@ -67,9 +97,10 @@ def main(words: list[str]) -> None:
     for name, folder in named.items():
         server.store.add(name, from_folder(folder, backbone.provenance))
     endpoint = Endpoint(server, backbone.tokenizer, tasks, backbone.max_length, batch)
-    address = f"http://{options['host']}:{port}/classify"
+    address = f"http://{host}:{port}/classify"
     started = f"{len(named)} adapter{'s' * (len(named) > 1)} of {backbone.name}: {address} (Ctrl-C ends it)"
-    web.run_app(endpoint.app(), host=options["host"], port=port, print=lambda _: say(started))
+    with listening(host, port):  # another server may have taken the port since
+        web.run_app(endpoint.app(), host=host, port=port, print=lambda _: say(started))
 
 
 if __name__ == "__main__":

@@ -31,16 +31,40 @@ def bodies(adapters: dict[str, Any], count: int, seed: int) -> list[dict[str, An
     return [{"adapter": name, "texts": [text]} for name, text in zip(names, texts, strict=True)]
 
 
+def base(word: str) -> str:
+    """The server's address: `127.0.0.1:8000` is one, and so is what scripts/serve.py prints."""
+    address = word if "://" in word else f"http://{word}"
+    return address.rstrip("/").removesuffix("/classify")
+
+
+async def said_to(request: Any, address: str) -> dict[str, Any]:
+    """The server's answer to a request.
+
+    Raises:
+        UserError: there is none, it is an error, or another server's.
+    """
+    import aiohttp
+
+    try:
+        async with request as response:
+            said = await response.json()
+    except (aiohttp.ClientConnectionError, TimeoutError) as error:
+        raise UserError(f"nothing answers at {address}: start scripts/serve.py, which prints its address") from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise UserError(f"{address} is not the address that scripts/serve.py prints: give that one") from error
+    if response.status != 200:
+        raise UserError(f"{address} answers {response.status}: {said['error']}")
+    return said
+
+
 async def send(session: Any, address: str, asked: list[dict[str, Any]], at_once: int) -> tuple[float, list[Answer]]:
     """Seconds that all requests took, at most `at_once` under way, and their answers."""
     free = asyncio.Semaphore(at_once)
 
     async def one(body: dict[str, Any]) -> Answer:
-        async with free, session.post(f"{address}/classify", json=body) as response:
-            said = await response.json()
-            if response.status != 200:
-                raise UserError(f"{address} answers {response.status}: {said['error']}")
-            return said["answers"][0]
+        async with free:
+            said = await said_to(session.post(f"{address}/classify", json=body), address)
+        return said["answers"][0]
 
     began = time.perf_counter()
     answers = await asyncio.gather(*map(one, asked))
@@ -59,11 +83,7 @@ async def load(address: str, count: int, at_once: int, rounds: int) -> None:
 
     connector = aiohttp.TCPConnector(limit=at_once)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(600)) as session:
-        try:
-            async with session.get(f"{address}/adapters") as response:
-                adapters = await response.json()
-        except (aiohttp.ClientError, ValueError) as error:
-            raise UserError(f"{address} does not answer ({error}): start scripts/serve.py first") from error
+        adapters = await said_to(session.get(f"{address}/adapters"), address)
         await send(session, address, bodies(adapters, at_once, seed=-1), at_once)  # a warm-up
         speeds, wrong = [], 0
         for turn in range(rounds):
@@ -76,7 +96,7 @@ async def load(address: str, count: int, at_once: int, rounds: int) -> None:
     alone, together = (summarize(list(part)).median for part in zip(*speeds, strict=True))
     print(
         f"{len(adapters)} adapters: {alone:.0f} requests/s one at a time, {together:.0f} with {at_once} at once, "
-        f"x {ratio.mean:.1f} ({interval(ratio)}, n = {ratio.n}); {wrong} of {count * rounds} answers differ"
+        f"x {ratio.mean:.1f} ({interval(ratio) or 'no interval'}, n = {ratio.n}); {wrong} of {count * rounds} answers differ"
     )
 
 
@@ -86,7 +106,7 @@ def main(words: list[str]) -> None:
     if len(rest) != 1:
         raise UserError("name the server, as in scripts/serve_load.py http://127.0.0.1:8000")
     numbers = (whole(key, options[key] or "") for key in OPTIONS)
-    asyncio.run(load(rest[0].rstrip("/").removesuffix("/classify"), *numbers))
+    asyncio.run(load(base(rest[0]), *numbers))
 
 
 if __name__ == "__main__":

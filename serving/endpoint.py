@@ -2,6 +2,7 @@
 
     POST /classify  {"adapter": "NAME", "texts": ["A sentence.", ["One.", "Another."]]}
                     -> {"answers": [{"label": "...", "probabilities": {...}} or {"score": 2.5}, ...]}
+                       and, if texts are longer than the backbone takes, "cut": [0, 2], their places: their ends are not read
     GET  /adapters  -> {"NAME": {"task": "...", "labels": [...], "columns": [...]}, ...}
 
 A worker takes what waits in the queue, up to `batch` texts of any adapters, and answers them in one pass (S-LoRA's point).
@@ -21,24 +22,26 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from core.console import log
-from core.errors import UserError
+from core.errors import UserError, unknown
 from models.batches import Encoded, as_encoded
 from serving.mixed import Server
 from tasks.glue import Task
 from tasks.loading import Split
 from tasks.rows import is_text
 
+KEYS = ("adapter", "texts")  # of a request
 MOST_TEXTS = 256  # in one request
 MOST_WAITING = 4096  # texts in the queue; a request beyond is told to come again
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """One text for one adapter, and where its answer goes."""
+    """One text for one adapter, where its answer goes, and whether the text was cut for it."""
 
     adapter: str
     text: tuple[str, ...]
     answer: asyncio.Future[Tensor]
+    is_cut: bool = False
 
 
 class Endpoint:
@@ -96,9 +99,15 @@ class Endpoint:
 
     def logits(self, batch: list[Request]) -> list[Tensor]:
         encoded = encode([request.text for request in batch], self.tokenizer, self.max_length)
+        for request, length in zip(batch, encoded.lengths, strict=True):
+            request.is_cut = length == self.max_length and self.is_longer(request.text)
         logits = self.server.logits(encoded, list(range(len(batch))), [request.adapter for request in batch])
         self.passes, self.answered = self.passes + 1, self.answered + len(batch)
         return logits
+
+    def is_longer(self, text: tuple[str, ...]) -> bool:
+        """Whether the backbone cannot read all of a text."""
+        return len(self.tokenizer(*text, truncation=False, verbose=False)["input_ids"]) > self.max_length
 
     async def classify(self, http: web.Request) -> web.Response:
         name, texts = self.read(await http.read())
@@ -109,7 +118,9 @@ class Endpoint:
         for request in requests:
             self.queue.put_nowait(request)
         rows = await asyncio.gather(*(request.answer for request in requests))
-        return web.json_response({"answers": [answer(self.tasks[name], row) for row in rows]})
+        answers = [answer(self.tasks[name], row) for row in rows]
+        cut = [place for place, request in enumerate(requests) if request.is_cut]
+        return web.json_response({"answers": answers} | ({"cut": cut} if cut else {}))
 
     def read(self, body: bytes) -> tuple[str, list[tuple[str, ...]]]:
         """The adapter and the texts of a request.
@@ -120,6 +131,8 @@ class Endpoint:
         """
         try:
             asked = json.loads(body)
+            if isinstance(asked, dict) and (odd := [key for key in asked if key not in KEYS]):
+                raise UserError(unknown("key", odd[0], KEYS))
             name, texts = asked["adapter"], asked["texts"]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError('send JSON like {"adapter": "NAME", "texts": ["A sentence."]}') from error

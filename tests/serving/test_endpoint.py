@@ -1,13 +1,16 @@
 """The HTTP endpoint: right answers from shared passes, one request's fault is its own, bad requests are refused."""
 
 import asyncio
+import errno
 import io
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
 import torch
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from support.files import TEXTS
 from support.tiny import tiny_model
@@ -16,8 +19,8 @@ from benchmarks.serving import OUTPUTS as DRAWN
 from benchmarks.serving import RANKS, draw_adapter
 from core.errors import UserError
 from models.random_init import train_tokenizer
-from scripts.serve import folders
-from scripts.serve_load import load
+from scripts.serve import folders, listening, require_free
+from scripts.serve_load import base, differ, load
 from serving.endpoint import MOST_TEXTS, Endpoint, encode
 from serving.mixed import Server
 from tasks.glue import GLUE, Task
@@ -90,6 +93,8 @@ def test_requests_at_the_same_time_share_passes_and_each_gets_its_adapters_answe
         ("[" * 100_000, 400, "send JSON like"),
         ([1], 400, "send JSON like"),
         ({"adapter": "cola"}, 400, "send JSON like"),
+        ({"adapter": "cola", "texts": ["a"], "foo": 1}, 400, "unknown key 'foo'; there are: adapter, texts"),
+        ({"adaptor": "cola", "texts": ["a"]}, 400, "did you mean adapter?"),
         ({"adapter": "nix", "texts": ["a"]}, 404, "there is no adapter 'nix'; there are: cola, pairs, stsb"),
         ({"adapter": ["cola"], "texts": ["a"]}, 404, "there is no adapter"),
         ({"adapter": "cola", "texts": []}, 400, "texts must be a list of 1 to"),
@@ -107,6 +112,23 @@ def test_a_bad_request_is_refused_in_one_sentence_and_others_are_answered(body, 
     assert good[0] == 200
     assert bad[0] == status
     assert message in bad[1]["error"]
+
+
+def test_an_answer_says_which_texts_were_cut(endpoint):
+    def words(tokens: int) -> str:  # `a` is one token; two more begin and end the text
+        return " ".join(["a"] * (tokens - 2))
+
+    fits, long = words(32), words(33)
+    assert [len(endpoint.tokenizer(text)["input_ids"]) for text in (fits, long)] == [32, 33]
+    some, none, pairs = call(
+        endpoint,
+        {"adapter": "cola", "texts": [long, "a", fits, long]},
+        {"adapter": "cola", "texts": ["a", fits]},
+        {"adapter": "pairs", "texts": [["a", "a"], [fits, "a"]]},
+    )
+    assert (some[1]["cut"], pairs[1]["cut"]) == ([0, 3], [1])
+    assert not differ(some[1]["answers"][2], some[1]["answers"][0])  # the end was not read
+    assert none[1].keys() == {"answers"}
 
 
 def test_one_requests_fault_is_its_own(endpoint, monkeypatch, capsys):
@@ -144,6 +166,53 @@ def test_a_load_is_measured_both_ways_and_wrong_answers_are_counted(is_wrong, en
     said = capsys.readouterr().out
     assert re.match(r"3 adapters: \d+ requests/s one at a time, \d+ with 6 at once, x ", said)
     assert said.endswith("; 0 of 36 answers differ\n") != is_wrong
+
+
+def test_a_load_of_one_round_has_no_interval(endpoint, capsys):
+    async def run():
+        async with TestServer(endpoint.app()) as server:
+            await load(base(f"{server.host}:{server.port}/classify/"), 4, 2, 1)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert re.search(r", x \d+\.\d \(no interval, n = 1\); 0 of 4", capsys.readouterr().out)
+
+
+def test_an_address_needs_no_scheme():
+    assert {base(word) for word in ("a:1", "a:1/", "http://a:1", "http://a:1/classify")} == {"http://a:1"}
+    assert base("https://a/b") == "https://a/b"
+
+
+def test_a_load_on_no_server_or_another_is_refused_in_one_sentence():
+    async def elsewhere(request):
+        return web.Response(text="hello")
+
+    async def run(address):
+        app = web.Application()
+        app.add_routes([web.get("/adapters", elsewhere)])
+        async with TestServer(app) as server:
+            await load(address or str(server.make_url("")).rstrip("/"), 4, 2, 1)
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        there = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"^nothing answers at {there}: start scripts/serve.py, which prints its "):
+            asyncio.run(run(there))
+    for address in ("", "http://", "ftp://a"):
+        with pytest.raises(UserError, match=r"is not the address that scripts/serve\.py prints: give that one$"):
+            asyncio.run(run(address))
+
+
+def test_an_address_that_cannot_be_listened_at_is_refused_with_the_way_out():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"^port {port} is in use: take another one, as in port=\d+$"):
+            require_free("127.0.0.1", port)
+    require_free("127.0.0.1", port)
+    for host in ("192.0.2.1", "no.such.host.invalid"):
+        with pytest.raises(UserError, match=f"^host={host} is no address of this machine: host=127.0.0.1 is one$"):
+            require_free(host, port)
+    with pytest.raises(UserError, match="port 80 needs root's rights"), listening("127.0.0.1", 80):
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_the_adapters_are_listed(endpoint):
