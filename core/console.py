@@ -56,6 +56,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 run`, or `1,200 runs`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def sentence(error: Exception) -> str:
     """One line for an error of ours, Hydra's or OmegaConf's."""
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from core.errors import UserError
 
 OTHER_NAMES = {
@@ -57,3 +60,22 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
             word = f"tags=[{value}]"
         amended.append(word)
     return amended
+
+
+def for_each_cell(words: Sequence[str]) -> list[str]:
+    """A sweep's command line, with a setting of the method as a choice of one: `method.bottleneck=choice(8)`.
+
+    Before its cells, Hydra composes the sweep itself, with the default method, which may not have the setting.
+    """
+    return [_as_choice(word) if word.startswith("method.") else word for word in words]
+
+
+def _as_choice(word: str) -> str:
+    """A setting with one value as a choice of that one; other words as they are, for Hydra to judge."""
+    name, _, value = word.partition("=")
+    parser, choice = OverridesParser.create(), f"{name}=choice({value})"
+    try:
+        one, _ = parser.parse_overrides([word, choice])
+        return word if one.is_sweep_override() else choice
+    except HydraException:  # a mistake, or null, which cannot be chosen
+        return word

@@ -20,9 +20,9 @@ from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from core.console import composing, log, sentence
+from core.console import composing, counted, log, sentence
 from core.errors import USER_ERRORS, UserError
-from core.habits import amend
+from core.habits import amend, for_each_cell
 from experiments.config import RunConfig, from_hydra
 from experiments.run_folder import RunFolder
 
@@ -144,7 +144,7 @@ def cells(overrides: Sequence[str]) -> list[RunConfig]:
     """Every run that `train.py -m` would train with these overrides; runs that others start from come first."""
     require_sweep(overrides)
     chosen, overrides = flags(overrides)
-    overrides = amend(overrides, ROOT / "conf")
+    overrides = for_each_cell(amend(overrides, ROOT / "conf"))
     folder, name = Path(chosen.get("config_path", ROOT / "conf")), chosen.get("config_name", "config")
     with composing(), initialize_config_dir(str((ROOT / folder).resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -157,9 +157,22 @@ def cells(overrides: Sequence[str]) -> list[RunConfig]:
         parsed = OverridesParser.create(loader).parse_overrides([*grid, *overrides])
         [jobs] = BasicSweeper.split_arguments(parsed, None)
         composer = Composer(loader, master)
-        pairs = [(composer.run(job), job) for job in jobs]
+        pairs = [(cell(composer, job), job) for job in jobs]
         starts = [start for run, job in pairs if (start := start_config(run, job, name))]
     return list({run.folder: run for run in [*starts, *(run for run, _ in pairs)]}.values())
+
+
+def cell(composer: Composer, job: list[str]) -> RunConfig:
+    """One run of a sweep.
+
+    Raises:
+        UserError: its overrides do not make a run; the sentence begins with them.
+    """
+    try:
+        with composing():
+            return composer.run(job)
+    except USER_ERRORS as error:
+        raise UserError(f"{' '.join(job)}: {sentence(error)}") from error
 
 
 def pending(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -182,7 +195,9 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[list[str]
         if has_work(run, job):
             left.append(job)
     for mistake, where in mistakes.items():
-        log.error(f"{where[0]}: {mistake}" + (f" (and in {len(where) - 1} more runs)" if len(where) > 1 else ""))
+        log.error(
+            f"{where[0]}: {mistake}" + (f" (and in {counted(len(where) - 1, 'more run')})" if len(where) > 1 else "")
+        )
     return left
 
 

@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-from core.console import log
+from core.console import counted, log
 from core.errors import Interrupted, UserError
 from experiments.run_folder import RunFolder
 from experiments.sweep import ROOT, exit_statuses, pending, run_config
@@ -34,7 +34,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         runs = [list(words) for words in job_overrides]
         waiting = pending(self.config, runs)
-        print(f"sweep: {len(runs)} runs, {len(waiting)} of them to train", flush=True)
+        print(f"sweep: {counted(len(runs), 'run')}, {len(waiting)} of them to train", flush=True)
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])  # jobs import from here
         if waiting:

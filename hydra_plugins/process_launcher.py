@@ -22,7 +22,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from core.console import log
+from core.console import counted, log
 from core.errors import Interrupted, UserError
 from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, run_config
 
@@ -58,7 +58,7 @@ class ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [list(job) for job in job_overrides]
         waiting = pending(self.config, jobs)
-        print(f"sweep: {len(jobs)} runs, {len(waiting)} of them to train", flush=True)
+        print(f"sweep: {counted(len(jobs), 'run')}, {len(waiting)} of them to train", flush=True)
         before = {number: signal.getsignal(number) for number in STOPS}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:

@@ -9,7 +9,7 @@ from support.command_line import ROOT
 import train
 from core.console import duration
 from core.errors import UserError
-from core.habits import amend
+from core.habits import amend, for_each_cell
 
 CONF = ROOT / "conf"
 
@@ -18,6 +18,25 @@ def test_case_does_not_matter_in_a_choice_nor_in_a_sweeps_list():
     assert amend(["method=LoRA,DoRA", "task=CoLA", "-m"], CONF) == ["method=lora,dora", "task=cola", "-m"]
     own = ["method=own", "backbone.source=A/B", "note=LoRA", "+trainer.x=Y", "method=[lora]"]
     assert amend(own, CONF) == own
+
+
+def test_a_setting_of_the_method_waits_for_each_cell():
+    words = ["method.rank=8", "method.target_modules='a,b'", "method.x=[1,2]"]
+    assert for_each_cell(words) == [
+        "method.rank=choice(8)",
+        "method.target_modules=choice('a,b')",
+        "method.x=choice([1,2])",
+    ]
+    others = [
+        "method=lora",
+        "method.rank=2,4",
+        "method.rank=range(2)",
+        "method.rank=a,'b",
+        "method.rank=null",
+        "seed=1",
+        "-m",
+    ]
+    assert for_each_cell(others) == others
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -14,6 +16,7 @@ from support.command_line import ENVIRONMENT, ROOT, TINY, call, science, start
 from support.files import mirror
 from support.warm import WarmProcess
 
+from core.errors import UserError
 from experiments.run_folder import RunFolder
 from experiments.sweep import EXPECTED, Composer, cells, run_config
 
@@ -29,6 +32,25 @@ def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
     status, out, err = call(tmp_path, *words)
     assert status == 2
     assert out == "sweep: 3 runs, 0 of them to train\n"
+
+
+def test_a_setting_that_one_method_lacks_is_named_with_its_cell(tmp_path):
+    """The others go on to their own mistakes; status.py names the cell too."""
+    words = ("method=lora,full", "task=cola", "seed=0,1", "method.rank=8", "trainer.batch_size=0")
+    status, out, err = call(tmp_path, *words)
+    assert (status, out) == (2, "sweep: 4 runs, 0 of them to train\n")
+    first, second = err.splitlines()
+    assert re.search(r": .*method=lora .*: trainer.batch_size is 0; .* \(and in 1 more run\)$", first)
+    assert re.search(
+        r": .*method=full .*: unknown setting 'method.rank'; there are: name \(and in 1 more run\)$", second
+    )
+    with pytest.raises(UserError, match=r"method=full task=cola seed=0 method.rank=8: unknown setting 'method.rank'"):
+        cells(words[:4])
+
+
+def test_a_sweep_takes_settings_that_the_default_method_lacks():
+    runs = cells(["method=houlsby,pfeiffer", "method.bottleneck=8", "method.activation='gelu'", "task=cola"])
+    assert [(run.method.name, run.method.bottleneck) for run in runs] == [("houlsby", 8), ("pfeiffer", 8)]
 
 
 def test_a_sweep_hands_its_configuration_to_its_runs(tmp_path):

@@ -1,0 +1,24 @@
+"""`hydra/sweeper=cells`, the default for `-m`: Hydra's grid; `experiments.sweep.pending` names the cells with a mistake."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+
+
+@dataclass
+class CellSweeperConfig(BasicSweeperConf):
+    """`hydra/sweeper=cells`: settings as for Hydra's own."""
+
+    _target_: str = "hydra_plugins.cell_sweeper.CellSweeper"
+
+
+class CellSweeper(BasicSweeper):
+    """Replaces Hydra's check of all cells, which ends the sweep at the first mistake and does not say in which cell it is."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Leaves it to the launcher."""
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="cells", node=CellSweeperConfig)
