@@ -175,12 +175,13 @@ def cell(composer: Composer, job: list[str]) -> RunConfig:
         raise UserError(f"{' '.join(job)}: {sentence(error)}") from error
 
 
-def pending(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = True) -> list[list[str]]:
     """The jobs of a sweep that have something to train; logs which failed before, and each mistake once.
 
     Args:
         config: the sweep's, with Hydra's own part.
         jobs: each job's overrides.
+        is_here: the jobs run on this machine, which must have the folders that they read.
     """
     left, mistakes = [], defaultdict(list)
     composer = Composer(GlobalHydra.instance().config_loader(), config)
@@ -188,17 +189,25 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[list[str]
         try:
             with composing():
                 run = composer.run(job)
+            if has_work(run, job):
+                if is_here:
+                    require_folders(run)
+                left.append(job)
         except USER_ERRORS as error:
             mistakes[sentence(error)].append(" ".join(job))
             exit_statuses.append(2)
-            continue
-        if has_work(run, job):
-            left.append(job)
     for mistake, where in mistakes.items():
         log.error(
             f"{where[0]}: {mistake}" + (f" (and in {counted(len(where) - 1, 'more run')})" if len(where) > 1 else "")
         )
     return left
+
+
+def require_folders(run: RunConfig) -> None:
+    """Raises a UserError if a folder that a run reads is not there; what is in it, the run itself sees."""
+    run.data.require_folder()
+    if run.init_from and not Path(run.init_from).is_dir() and (run.force or not RunFolder.of(run).start()):
+        raise UserError(f"init_from: there is no folder {run.init_from}")
 
 
 def has_work(run: RunConfig, job: list[str]) -> bool:

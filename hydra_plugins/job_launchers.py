@@ -33,7 +33,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         runs = [list(words) for words in job_overrides]
-        waiting = pending(self.config, runs)
+        waiting = pending(self.config, runs, is_here=self._EXECUTOR != "slurm")
         print(f"sweep: {counted(len(runs), 'run')}, {len(waiting)} of them to train", flush=True)
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])  # jobs import from here

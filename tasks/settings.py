@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from omegaconf import MISSING
@@ -93,3 +94,8 @@ class DataConfig:
             raise UserError(f"data.path is {self.path}, and data=hub reads no folder: add data=local")
         if self.name == "local" and not self.path:
             raise UserError("data=local needs data.path=DIR, a folder with GLUE in it, or with your train.csv")
+
+    def require_folder(self) -> None:
+        """Raises a UserError if the folder of data=local is not there."""
+        if self.name == "local" and not (folder := Path(self.path or "").expanduser()).is_dir():
+            raise UserError(f"data.path: there is no folder {folder}")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.console import duration
+from core.console import counted, duration
 from training.settings import TrainerConfig
 
 EVERY = 60.0  # seconds without a line, after which a log file gets one
@@ -14,7 +14,7 @@ def first_line(name: str, trained: int, machine: str, settings: TrainerConfig, s
     own = f" (the head's {head_rate:g})" if head_rate != rate else ""
     return (
         f"{name}: {trained:,} parameters train, without the head; {machine}; learning rate {rate:g}{own}; "
-        f"{steps:,} steps of {settings.batch_size} examples, {epoch_steps:,} an epoch"
+        f"{counted(steps, 'step')} of {counted(settings.batch_size, 'example')}, {epoch_steps:,} an epoch"
     )
 
 

@@ -48,6 +48,14 @@ def test_a_setting_that_one_method_lacks_is_named_with_its_cell(tmp_path):
         cells(words[:4])
 
 
+@pytest.mark.parametrize("words", [("data=local", "data.path=/nowhere"), ("init_from=/nowhere",)])
+def test_a_folder_that_is_not_there_is_one_error_before_the_sweep(words, tmp_path):
+    status, out, err = call(tmp_path, "method=lora", "task=cola,rte,stsb", "seed=0,1", *words)
+    assert (status, out, err.count("\n")) == (2, "sweep: 6 runs, 0 of them to train\n", 1)
+    key = words[-1].partition("=")[0]
+    assert err.endswith(f": {key}: there is no folder /nowhere (and in 5 more runs)\n")
+
+
 def test_a_sweep_takes_settings_that_the_default_method_lacks():
     runs = cells(["method=houlsby,pfeiffer", "method.bottleneck=8", "method.activation='gelu'", "task=cola"])
     assert [(run.method.name, run.method.bottleneck) for run in runs] == [("houlsby", 8), ("pfeiffer", 8)]
