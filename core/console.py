@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from core.errors import UserError, unknown
-from core.habits import right_name
+from core.habits import TEXTS, quoted, right_name
 from core.redact import redacted
 
 
@@ -78,7 +78,8 @@ def sentence(error: Exception) -> str:
     key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     text = _one_line(cause)
     if ambiguous := re.match(r"Ambiguous value for argument '(.+?)'", text):
-        return f"{ambiguous[1]} names several runs: add -m to train them all"
+        text = f"; as one text it is written {quoted(ambiguous[1])}" if ambiguous[1].partition("=")[0] in TEXTS else ""
+        return f"{ambiguous[1]} names several runs: add -m to train them all{text}"
     if missing := re.match(r"Key '(.+?)' (is )?not in", text):
         name = key or missing[1]
         if isinstance(parent, DictConfig) and (place := right_name(name, parent)):

@@ -1,5 +1,7 @@
 """What people type by habit from other tools: taken where the meaning is clear, else pointed to the right setting."""
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,23 @@ OTHER_NAMES = {
     "resume": "nothing: the same command resumes a run",
 }
 
+TEXTS = (
+    "output_dir",
+    "init_from",
+    "data.path",
+    "backbone.source",
+    "backbone.tokenizer",
+    "logger.project",
+    "logger.entity",
+)
+
+
+def quoted(word: str) -> str:
+    """How `note=a, b: c` is typed in a shell, so that it is one text: `'note="a, b: c"'`."""
+    name, _, value = word.partition("=")
+    value = re.sub(r'\\+(?="|$)', r"\g<0>\g<0>", value).replace('"', '\\"')
+    return shlex.quote(f'{name}="{value}"')
+
 
 def right_name(name: str, settings: Mapping[str, Any]) -> str | None:
     """`trainer.batch_size` for `batch_size`: where a setting is that was given without its group, or by another name."""
@@ -40,7 +59,7 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
         conf: the folder with a folder for each group of choices.
 
     Raises:
-        UserError: a setting is written as a flag, as in `--method lora`.
+        UserError: a setting is written as a flag, as in `--method lora`, or a note has a comma and no quotes.
     """
     groups = {
         folder.name: [file.stem for file in folder.glob("*.yaml")] for folder in conf.iterdir() if folder.is_dir()
@@ -58,6 +77,8 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
             word = f"{name}=" + ",".join(dict.fromkeys(spelt.get(part.lower(), part) for part in value.split(",")))
         if name == "tags" and value and "[" not in value:
             word = f"tags=[{value}]"
+        if name == "note" and re.search(r"(?<!\\),", value) and value[0] not in "'\"[{":
+            raise UserError(f"a note with a comma is written in quotes of its own: {quoted(word)}")
         amended.append(word)
     return amended
 

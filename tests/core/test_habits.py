@@ -1,10 +1,11 @@
 """Words from other tools: taken where they are clear, else pointed to the right setting."""
 
 import re
+import shlex
 import sys
 
 import pytest
-from support.command_line import ROOT
+from support.command_line import ROOT, compose
 
 import train
 from core.console import duration
@@ -16,8 +17,17 @@ CONF = ROOT / "conf"
 
 def test_case_does_not_matter_in_a_choice_nor_in_a_sweeps_list():
     assert amend(["method=LoRA,DoRA", "task=CoLA", "-m"], CONF) == ["method=lora,dora", "task=cola", "-m"]
-    own = ["method=own", "backbone.source=A/B", "note=LoRA", "+trainer.x=Y", "method=[lora]"]
+    own = ["method=own", "backbone.source=A/B", "note=LoRA", "note=a\\,b", "+trainer.x=Y", "method=[lora]"]
     assert amend(own, CONF) == own
+
+
+@pytest.mark.parametrize("note", ["a,b", "a, b: c", 'say "a, b"', "it's a, b", "a\\b, c", 'a, b\\"', "a, b\\"])
+def test_a_quoted_note_is_read_as_it_was_meant(note):
+    with pytest.raises(UserError) as refusal:
+        amend([f"note={note}"], CONF)
+    [word] = shlex.split(str(refusal.value).partition("of its own: ")[2])
+    assert amend([word], CONF) == [word]
+    assert compose(word, "task=cola").note == note
 
 
 def test_a_setting_of_the_method_waits_for_each_cell():
@@ -60,6 +70,9 @@ def test_a_setting_written_as_a_flag_is_pointed_out(words, message):
         ("batch_size=8", "unknown setting 'batch_size'; write trainer.batch_size"),
         ("rank=8", "unknown setting 'rank'; write method.rank"),
         ("resume=true", "unknown setting 'resume'; write nothing: the same command resumes a run"),
+        ("note=a, b: c", "a note with a comma is written in quotes of its own: 'note=\"a, b: c\"'$"),
+        ("output_dir=a,b", "add -m to train them all; as one text it is written 'output_dir=\"a,b\"'$"),
+        ("seed=0,1", "seed=0,1 names several runs: add -m to train them all$"),
         ("method=lora,dora", "method=lora,dora names several runs: add -m to train them all"),
         ("method=lorra", "unknown method 'lorra'; .*did you mean lora"),
         ("hydra/launcher=slrm", "unknown hydra/launcher 'slrm'; .*did you mean slurm"),
