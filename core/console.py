@@ -74,6 +74,8 @@ def sentence(error: Exception) -> str:
         return "an experiment cannot choose the profile: give profile=offline on the command line"
     if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it
         return str(error.__cause__)
+    if file := re.match(r"In '(\w+)/(.+?)': ", str(error)):
+        return _in_file(error, file[1], file[2])
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key, parent = getattr(cause, "full_key", None), getattr(cause, "parent_node", None)
     text = _one_line(cause)
@@ -86,6 +88,19 @@ def sentence(error: Exception) -> str:
             return f"unknown setting '{name}'; write {place}"
         return unknown("setting", name, [str(name) for name in parent or []])
     return f"{key}: {text}" if key and "Could not override" not in text else text
+
+
+def _in_file(error: Exception, group: str, name: str) -> str:
+    """The sentence for a mistake in `GROUP/NAME.yaml`. Without `# @package`, Hydra puts all that is in it under GROUP."""
+    why = str(error).partition("': ")[2]
+    under_group = re.match(rf"Could not override '\S+@{group}\.", why) or (
+        getattr(error.__context__, "full_key", None) == group
+    )
+    if under_group and group in ("experiment", "profile"):
+        return f"{group}/{name}.yaml lacks its first line: '# @package _global_'"
+    if isinstance(error.__context__, OmegaConfBaseException):
+        return f"{group}/{name}.yaml: {sentence(error.__context__)}"
+    return _one_line(error)
 
 
 def _one_line(error: Exception) -> str:

@@ -59,7 +59,7 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
         conf: the folder with a folder for each group of choices.
 
     Raises:
-        UserError: a setting is written as a flag, as in `--method lora`, or a note has a comma and no quotes.
+        UserError: a setting is written as a flag, as in `--method lora`, a note has a comma and no quotes, or null is chosen.
     """
     groups = {
         folder.name: [file.stem for file in folder.glob("*.yaml")] for folder in conf.iterdir() if folder.is_dir()
@@ -72,6 +72,8 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
             following = "".join(words[place + 1 : place + 2]) or "VALUE"
             setting = plain if plain in groups else OTHER_NAMES[plain]
             raise UserError(f"settings have no dashes: write {setting}={value or following}")
+        if name in groups and value.lower() == "null":
+            raise UserError(f"{word} chooses no file: leave it out, or name one of conf/{name}/")
         if equals and name in groups:
             spelt = {choice.lower(): choice for choice in groups[name]}
             word = f"{name}=" + ",".join(dict.fromkeys(spelt.get(part.lower(), part) for part in value.split(",")))

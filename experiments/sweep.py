@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 
 from core.console import composing, counted, log, sentence
 from core.errors import USER_ERRORS, UserError
@@ -140,6 +140,18 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         return run_config(hydra.compose("config", amend(overrides, ROOT / "conf"), return_hydra_config=True))
 
 
+def grid(params: Mapping[str, Any] | None) -> list[str]:
+    """The overrides that `hydra.sweeper.params` stands for.
+
+    Raises:
+        UserError: values are a list of YAML's, which would be one value.
+    """
+    for key, values in (params or {}).items():
+        if isinstance(values, list | ListConfig):
+            raise UserError(f"hydra.sweeper.params: {key} is a list: write {key}: {','.join(map(str, values))}")
+    return [f"{key}={values}" for key, values in (params or {}).items()]
+
+
 def cells(overrides: Sequence[str]) -> list[RunConfig]:
     """Every run that `train.py -m` would train with these overrides; runs that others start from come first."""
     require_sweep(overrides)
@@ -153,8 +165,7 @@ def cells(overrides: Sequence[str]) -> list[RunConfig]:
             loader.get_search_path().prepend("command-line", place, SearchPathQuery(provider="schema"))
             loader.repository = ConfigRepository(loader.get_search_path())  # type: ignore[attr-defined]  # has read it
         master = loader.load_configuration(name, list(overrides), RunMode.MULTIRUN)
-        grid = [f"{key}={values}" for key, values in (master.hydra.sweeper.params or {}).items()]
-        parsed = OverridesParser.create(loader).parse_overrides([*grid, *overrides])
+        parsed = OverridesParser.create(loader).parse_overrides([*grid(master.hydra.sweeper.params), *overrides])
         [jobs] = BasicSweeper.split_arguments(parsed, None)
         composer = Composer(loader, master)
         pairs = [(cell(composer, job), job) for job in jobs]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 
+from experiments.sweep import grid
+
 
 @dataclass
 class CellSweeperConfig(BasicSweeperConf):
@@ -15,7 +17,10 @@ class CellSweeperConfig(BasicSweeperConf):
 
 
 class CellSweeper(BasicSweeper):
-    """Replaces Hydra's check of all cells, which ends the sweep at the first mistake and does not say in which cell it is."""
+    """Reads `params` as status.py does, and replaces Hydra's check of all cells, which ends the sweep at the first mistake and does not say in which cell it is."""
+
+    def _parse_config(self) -> list[str]:
+        return grid(self.params)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Leaves it to the launcher."""

@@ -72,6 +72,7 @@ def test_a_setting_written_as_a_flag_is_pointed_out(words, message):
         ("resume=true", "unknown setting 'resume'; write nothing: the same command resumes a run"),
         ("note=a, b: c", "a note with a comma is written in quotes of its own: 'note=\"a, b: c\"'$"),
         ("output_dir=a,b", "add -m to train them all; as one text it is written 'output_dir=\"a,b\"'$"),
+        ("experiment=null", "experiment=null chooses no file: leave it out, or name one of conf/experiment/"),
         ("seed=0,1", "seed=0,1 names several runs: add -m to train them all$"),
         ("method=lora,dora", "method=lora,dora names several runs: add -m to train them all"),
         ("method=lorra", "unknown method 'lorra'; .*did you mean lora"),
@@ -88,3 +89,32 @@ def test_a_setting_without_its_group_or_by_another_name_is_pointed_out(word, mes
 
 def test_durations_are_rounded_up():
     assert [duration(s) for s in (0.2, 59, 61, 3600, 12001)] == ["1 s", "59 s", "2 min", "1 h 0 min", "3 h 21 min"]
+
+
+FIRST = "# @package _global_\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {epochs: 3}\n", "experiment/x.yaml lacks its first line: '# @package _global_'$"),
+        ("defaults: [override /method: dora]\n", "experiment/x.yaml lacks its first line: '# @package _global_'$"),
+        (
+            FIRST + "trainer: {epoch: 3}\n",
+            r"experiment/x.yaml: unknown setting 'trainer.epoch'; .*did you mean epochs\?$",
+        ),
+        (FIRST + "epochs: 3\n", "experiment/x.yaml: unknown setting 'epochs'; write trainer.epochs$"),
+        (FIRST + "trainer: {epochs: a}\n", "experiment/x.yaml: trainer.epochs: Value 'a' of type 'str'"),
+        (FIRST + "hydra: {sweeper: {params: {seed: [0, 1]}}}\n", "params: seed is a list: write seed: 0,1$"),
+        (FIRST + "hydra: {sweeper: {params: {method: [lora, vera]}}}\n", "method is a list: write method: lora,vera$"),
+    ],
+)
+def test_a_mistake_in_an_experiments_file_is_one_sentence(text, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "x.yaml").write_text(text)
+    words = ["--config-dir", str(tmp_path), *["-m"] * ("params" in text), "experiment=x", f"output_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    assert train.cli() == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.search(message, err)
