@@ -17,7 +17,7 @@ class CellSweeperConfig(BasicSweeperConf):
 
 
 class CellSweeper(BasicSweeper):
-    """Reads `params` as status.py does, and replaces Hydra's check of all cells, which ends the sweep at the first mistake and does not say in which cell it is."""
+    """Reads `params` as status.py does, and leaves out Hydra's check, which ends a sweep and does not name the cell."""
 
     def _parse_config(self) -> list[str]:
         return grid(self.params)

@@ -41,21 +41,29 @@ def command(main: Callable[[list[str]], None]) -> Callable[[], int]:
 
 
 def parse(
-    words: Sequence[str], options: dict[str, str | None], required: tuple[str, ...] = ()
+    words: Sequence[str], options: dict[str, str | None], required: tuple[str, ...] = (), rest_are: str = "words"
 ) -> tuple[dict[str, str | None], list[str]]:
     """Splits the command line's words into options, with their defaults filled in, and the other words.
 
     Args:
         options: each with its default.
+        rest_are: what the other words are. Of "paths", those with `=` or `--` exist; with "none" there are no others.
 
     Raises:
-        UserError: a required option is missing, or a word is nearly one.
+        UserError: a required option is missing, or a word is nearly one, or meant as one.
     """
     chosen, rest = dict(options), []
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in options:
             chosen[key] = value
+        elif word.startswith("--") and key[2:].replace("-", "_") in options:
+            name = key[2:].replace("-", "_")
+            raise UserError(f"options have no dashes: write {name}={value or 'VALUE'}")
+        elif rest_are == "none" or (
+            rest_are == "paths" and (equals or word.startswith("--")) and not os.path.lexists(word)
+        ):
+            raise UserError(unknown("option", key.lstrip("-"), options))
         elif equals and difflib.get_close_matches(key, options, n=1, cutoff=SLIP):
             raise UserError(unknown("option", key, options))
         else:

@@ -82,7 +82,7 @@ def push(folder: Path, repository: str) -> str:
 
 @command
 def main(words: list[str]) -> None:
-    export(parse(words, OPTIONS, required=("run", "into"))[0])
+    export(parse(words, OPTIONS, required=("run", "into"), rest_are="none")[0])
 
 
 if __name__ == "__main__":

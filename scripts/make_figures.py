@@ -22,7 +22,7 @@ from scripts.cli import command, parse
 
 @command
 def main(words: list[str]) -> None:
-    options, folders = parse(words, {"into": None, "take_over": "false"})
+    options, folders = parse(words, {"into": None, "take_over": "false"}, rest_are="paths")
     one_of("true", "false")("take_over", options["take_over"])
     paths = [Path(folder) for folder in folders]
     if options["take_over"] == "true":

@@ -106,7 +106,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 @command
 def main(words: list[str]) -> None:
-    options, folders = parse(words, {"format": "md"})
+    options, folders = parse(words, {"format": "md"}, rest_are="paths")
     one_of("md", "csv", "json")("format", options["format"])
     runs = complete(read_runs([Path(folder) for folder in folders or ["runs"]]))
     groups = {key: summaries(part) for key, part in runs.groupby(["backbone", "data"])}

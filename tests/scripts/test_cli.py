@@ -89,6 +89,24 @@ def test_options_are_key_value_and_a_misspelt_one_is_named():
         parse([], options, required=("run",))
 
 
+@pytest.mark.parametrize("script", ["results", "make_tables", "make_figures"])
+@pytest.mark.parametrize("word", ["blah=1", "--blah", "--blah=1"])
+def test_a_mistyped_option_is_not_taken_for_a_folder(script, word, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", str(tmp_path), word])
+    assert importlib.import_module(f"scripts.{script}").main() == 2
+    known = "format" if script == "results" else "into, take_over"
+    assert capsys.readouterr().err == f"error: unknown option 'blah'; there are: {known}\n"
+
+
+def test_a_folder_may_have_a_name_like_an_option(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    assert parse([f"{tmp_path}/a=b"], {"into": None}, rest_are="paths")[1] == [f"{tmp_path}/a=b"]
+    with pytest.raises(UserError, match="unknown option 'other'; there are: into"):
+        parse(["other"], {"into": None}, rest_are="none")
+    with pytest.raises(UserError, match="options have no dashes: write take_over=true"):
+        parse(["--take-over=true"], {"take_over": None})
+
+
 def test_an_ascii_terminal_shows_other_characters_as_escapes():
     done = run('print("a †")', PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout, done.stderr) == (0, "a \\u2020\n", "")
