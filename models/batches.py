@@ -71,6 +71,11 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     return as_encoded(split, dict(inputs), tokenizer)
 
 
+def is_longer(text: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, max_length: int) -> bool:
+    """Whether a text is cut at `max_length` tokens."""
+    return len(tokenizer(*text, truncation=False, verbose=False)["input_ids"]) > max_length
+
+
 def as_encoded(split: Split, inputs: dict[str, list[list[int]]], tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """A split and what its tokenizer made of it.
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.console import log
 from core.errors import UserError
 from scripts.cli import command, parse
 
@@ -36,16 +37,19 @@ OPTIONS = {
 
 def logits_of(restored: "Restored", split: "Split") -> "np.ndarray":
     """Logits, (examples, outputs)."""
-    from models.batches import encode
+    from models.batches import encode, is_longer
     from models.packed import forward_path
     from training.accelerator import make_accelerator
     from training.evaluation import predict
 
     accelerator, run = make_accelerator(restored.run.trainer, restored.run.deterministic), restored.run
     path = forward_path(restored.model.to(accelerator.device), "packed")
-    return predict(
-        path, encode(split, restored.tokenizer, run.task.max_length), accelerator, run.trainer.eval_batch_size
-    )
+    tokenizer, most = restored.tokenizer, run.task.max_length
+    encoded = encode(split, tokenizer, most)
+    full = [text for text, length in zip(split.texts, encoded.lengths, strict=True) if length == most]
+    if cut := sum(is_longer(text, tokenizer, most) for text in full):
+        log.warning(f"cut, since they are longer than the run's task.max_length={most}: {cut} of {len(split)} examples")
+    return predict(path, encoded, accelerator, run.trainer.eval_batch_size)
 
 
 def answers(task: "Task", split: "Split", logits: "np.ndarray") -> list[dict[str, Any]]:

@@ -95,7 +95,8 @@ async def load(address: str, count: int, at_once: int, rounds: int) -> None:
     ratio = summarize([together / alone for alone, together in speeds])
     alone, together = (summarize(list(part)).median for part in zip(*speeds, strict=True))
     print(
-        f"{len(adapters)} adapters: {alone:.0f} requests/s one at a time, {together:.0f} with {at_once} at once, "
+        f"{len(adapters)} adapter{'s' * (len(adapters) > 1)}: {alone:.0f} requests/s one at a time, "
+        f"{together:.0f} with {at_once} at once, "
         f"x {ratio.mean:.1f} ({interval(ratio) or 'no interval'}, n = {ratio.n}); {wrong} of {count * rounds} answers differ"
     )
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from core.console import log
 from core.errors import UserError, unknown
-from models.batches import Encoded, as_encoded
+from models.batches import Encoded, as_encoded, is_longer
 from serving.mixed import Server
 from tasks.glue import Task
 from tasks.loading import Split
@@ -100,14 +100,10 @@ class Endpoint:
     def logits(self, batch: list[Request]) -> list[Tensor]:
         encoded = encode([request.text for request in batch], self.tokenizer, self.max_length)
         for request, length in zip(batch, encoded.lengths, strict=True):
-            request.is_cut = length == self.max_length and self.is_longer(request.text)
+            request.is_cut = length == self.max_length and is_longer(request.text, self.tokenizer, length)
         logits = self.server.logits(encoded, list(range(len(batch))), [request.adapter for request in batch])
         self.passes, self.answered = self.passes + 1, self.answered + len(batch)
         return logits
-
-    def is_longer(self, text: tuple[str, ...]) -> bool:
-        """Whether the backbone cannot read all of a text."""
-        return len(self.tokenizer(*text, truncation=False, verbose=False)["input_ids"]) > self.max_length
 
     async def classify(self, http: web.Request) -> web.Response:
         name, texts = self.read(await http.read())

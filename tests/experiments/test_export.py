@@ -274,6 +274,14 @@ def test_predictions_of_sentences_and_of_a_file_agree(house, answer, tmp_path):
             assert f"{label} {one['probabilities'][label]:.3f}" in probabilities
 
 
+def test_a_prediction_from_a_cut_text_says_so(house, answer):
+    run = trained(house, "lora", "task=cola", "task.max_length=16")
+    warning = "warning: cut, since they are longer than the run's task.max_length=16: 1 of 2 examples\n"
+    for words, said in ((["a dog", "the cat sat " * 20], warning), (["a dog", "the cat sat"], "")):
+        status, out, err = answer(f"run={run.folder}", *words)
+        assert (status, err, len(out.splitlines())) == (0, said, 2)
+
+
 @pytest.mark.parametrize("task", ["cola", "rte", "stsb"])
 def test_a_submission_has_the_format_of_the_glue_server(task, house, answer, tmp_path):
     run = trained(house, "lora", f"task={task}")
