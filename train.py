@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from core.console import composing, log, require_flags, say, sentence
 from core.errors import USER_ERRORS, Diverged, Interrupted, out_of_memory
-from core.habits import amend, for_each_cell
+from core.habits import amend
 from core.io import require_writable
 from core.redact import redacted
 from experiments.config import RunConfig, from_hydra
@@ -144,8 +144,6 @@ def cli() -> int:
         sys.argv[1:] = amend(sys.argv[1:], Path(__file__).parent / "conf")
         require_flags()
         require_sweep(sys.argv[1:])
-        if not {"-m", "--multirun"}.isdisjoint(sys.argv[1:]):
-            sys.argv[1:] = for_each_cell(sys.argv[1:])
         with composing():
             main()
     except (OSError, *USER_ERRORS) as error:

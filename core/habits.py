@@ -82,7 +82,7 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
         if name == "note" and re.search(r"(?<!\\),", value) and value[0] not in "'\"[{":
             raise UserError(f"a note with a comma is written in quotes of its own: {quoted(word)}")
         amended.append(word)
-    return amended
+    return amended if {"-m", "--multirun"}.isdisjoint(words) else for_each_cell(amended)
 
 
 def for_each_cell(words: Sequence[str]) -> list[str]:

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from core.checks import number
 from core.errors import UserError
 from core.seeding import named_seed
-from methods.base import LARGEST, register
-from methods.lora import LoRA, LoRALinear
+from methods.base import register
+from methods.lora import Alpha, LoRA, LoRALinear
 
 
 def cut(A: Tensor, B: Tensor) -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ class DyLoRA(LoRA):
     trains_parts: ClassVar[bool] = True
 
     name: str = "dylora"
-    alpha: Annotated[float, number(above=0, at_most=LARGEST)] = 16.0
+    alpha: Alpha = 16.0
     frozen: bool = True
     eval_rank: Annotated[int | None, number(at_least=1)] = None
 

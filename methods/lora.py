@@ -36,6 +36,9 @@ from methods.base import (
 )
 
 
+Alpha = Annotated[float, number(above=0, at_most=LARGEST)]
+
+
 def init_A(A: Tensor, init: str) -> Tensor:
     """Fills A (rank, in) in place from torch's generator."""
     if init == "gaussian":
@@ -96,7 +99,7 @@ class LoRA(Method):
 
     name: str = "lora"
     rank: Width = 8
-    alpha: Annotated[float, number(above=0, at_most=LARGEST)] = 8.0
+    alpha: Alpha = 8.0
     dropout: Dropout = 0.0
     target_modules: Pattern = QUERY_AND_VALUE
     rank_stabilized: bool = False
