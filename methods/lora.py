@@ -35,7 +35,6 @@ from methods.base import (
     register,
 )
 
-
 Alpha = Annotated[float, number(above=0, at_most=LARGEST)]
 
 
