@@ -81,6 +81,18 @@ def test_the_documented_commands_compose():
         compose(*shlex.split(line.replace("DIR", "somewhere").replace("HUB_NAME_OR_FOLDER", "some/where")))
 
 
+def test_the_help_fits_a_screen_and_its_commands_compose():
+    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) <= 40
+    assert re.search(r"^method: .*\bdora\b", done.stdout, flags=re.M)
+    for words in re.findall(r"^  python train\.py ((?!-m)\S+(?: \S+)*?)  ", done.stdout, flags=re.M):
+        compose(*words.split())
+    settings = re.findall(r"^  ((?:\S+=\S+ ?)+)$", done.stdout, flags=re.M)
+    assert len(settings) == 3
+    compose(*shlex.split(" ".join(settings)))
+
+
 def test_the_documented_scripts_and_targets_exist():
     text = "\n".join([README, *PAGES.values()])
     makefile = (ROOT / "Makefile").read_text()
