@@ -451,7 +451,7 @@ CLAIMS = (
     Claim(
         "200 numbers tune RoBERTa to 90 % of full fine-tuning",
         f"Aghajanyan et al. 2020, by {SLIDES}",
-        ("intrinsic dimension is no method here",),
+        ("experiment=intrinsic_dimension: no run yet",),
     ),
 )
 

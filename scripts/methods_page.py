@@ -97,7 +97,7 @@ def markdown() -> str:
                 rate += f", the head's {method.head_learning_rate:g}"
             rate += " on RoBERTa-base"
             if (parent := method.__base__) in REGISTERED.values():
-                rate += f"; {parent.label}'s settings too"
+                rate += f"; the settings of {parent.label} too"
             about = re.sub(r"\s+", " ", (inspect.getdoc(method) or "").partition("Attributes:")[0]).strip()
             lines += [f"`method={method.name}`: trains {trained(method):,}; {rate}. {about}", ""]
             rows = list(settings(method))
