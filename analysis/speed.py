@@ -28,7 +28,7 @@ NOTES = [
     "same four random batches, ours over those of `x random`. `peak`: our default's over theirs of `x random`; on a CPU "
     "resident memory, with the interpreter, the libraries and the model in it; in brackets what training added to those.",
     "NVIDIA H100: RoBERTa-base's shape with random weights and its real tokenizer, torch 2.11, sixteen steps, each of a new "
-    "shape. cuDNN's attention, which torch prefers there, planned each shape anew and took longer than the step; padding to "
+    "shape. cuDNN's attention, which torch prefers there, planned each new shape and took longer than the step; padding to "
     "the maximum has one shape. Both sides now leave it out (`training/accelerator.py`), which no GPU has measured yet: read "
     "`held` and `peak` of these lines, not their speed.",
     "`of peak`: multiplications and additions a second, as a fraction of a product of 2048 x 2048 matrices measured in the "

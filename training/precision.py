@@ -9,7 +9,7 @@ from methods.base import AdaptedLinear, checksum
 def round_frozen(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
     """Stores the frozen weights and biases of `nn.Linear` layers in the precision that autocast multiplies them in, in place.
 
-    Autocast would cast a frozen weight anew in every pass, and keep the copy for the backward pass; with the copy in the
+    Autocast would cast a frozen weight again in every pass, and keep the copy for the backward pass; with the copy in the
     weight's place the same bits come out, and the weight takes half the memory. What trains stays in fp32, and so does a
     base that its method reads outside of the product (`AdaptedLinear.reads_base`).
     """

@@ -198,7 +198,7 @@ class Trainer:
     def train_step(self, indices: list[int]) -> None:
         """One optimizer step over a global batch."""
         set_learning_rate(self.optimizer, self.progress.step, self.total_steps, self.config)
-        if not self.model.training:  # to set it anew takes a tenth of a short step on a GPU
+        if not self.model.training:  # to set it each time takes a tenth of a short step on a GPU
             self.model.train()
         self.method.before_step(self.model, self.progress.step + 1, self.seed)
         batches: list[Batch | PackedBatch] = []

@@ -145,7 +145,7 @@ def test_a_compiled_run_equals_a_padded_one(tmp_path):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
 
 
-def test_attention_is_not_planned_anew_for_each_shape(tmp_path):
+def test_attention_is_not_planned_for_each_shape(tmp_path):
     """By cuDNN, which torch prefers in bf16 on Hopper and newer: it takes longer than the step."""
     trainer_of(*settings(tmp_path, "lora", "cola"))
     assert not torch.backends.cuda.cudnn_sdp_enabled()

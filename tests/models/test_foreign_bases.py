@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.architectures import TEXTS, random_classifier, save_base
 from support.command_line import compose
+from support.files import edit_json
 from support.tiny import METHODS, shake
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -153,10 +154,7 @@ def test_relative_positions_set_no_limit(architecture, tmp_path):
 
 def test_a_tokenizer_without_a_padding_token_is_refused(tmp_path):
     save_base(tmp_path, "gpt2")
-    file = tmp_path / "tokenizer_config.json"
-    settings = json.loads(file.read_text())
-    del settings["pad_token"]
-    file.write_text(json.dumps(settings))
+    edit_json(tmp_path / "tokenizer_config.json", lambda settings: settings.pop("pad_token"))
     with pytest.raises(UserError, match="its tokenizer has no padding token: give it one"):
         load(tmp_path)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.architectures import save_base
 from support.command_line import ROOT, compose
-from support.files import TEXTS, save_encoder
+from support.files import TEXTS, edit_json, save_encoder
 from transformers import AutoTokenizer
 
 import train
@@ -177,21 +177,19 @@ def test_python_code_alone_is_refused(tmp_path):
 def test_ids_beyond_the_embedding_are_refused(tmp_path):
     """Whatever their number: a vocabulary may have gaps."""
     save_tokenizer(tmp_path)
-    file = tmp_path / "tokenizer.json"
-    content = json.loads(file.read_text())
-    vocabulary = content["model"]["vocab"]
-    vocabulary[max(vocabulary, key=vocabulary.get)] = 4000
-    file.write_text(json.dumps(content))
+
+    def raise_last_id(content: dict) -> None:
+        vocabulary = content["model"]["vocab"]
+        vocabulary[max(vocabulary, key=vocabulary.get)] = 4000
+
+    edit_json(tmp_path / "tokenizer.json", raise_last_id)
     with pytest.raises(UserError, match=r"gives ids below 4001, its embedding has 1000 rows: give backbone.tokenizer="):
         random(tmp_path)
 
 
 def test_a_tokenizer_without_a_padding_token_is_refused(tmp_path):
     save_tokenizer(tmp_path)
-    file = tmp_path / "tokenizer_config.json"
-    settings = json.loads(file.read_text())
-    del settings["pad_token"]
-    file.write_text(json.dumps(settings))
+    edit_json(tmp_path / "tokenizer_config.json", lambda settings: settings.pop("pad_token"))
     with pytest.raises(UserError, match="its tokenizer has no padding token: give it one"):
         random(tmp_path)
 

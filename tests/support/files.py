@@ -1,5 +1,10 @@
 """What a user has on disk: an encoder, a mirror of the data."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import datasets
 import torch
 
@@ -33,3 +38,10 @@ def mirror(folder, task: str, **columns) -> None:
         }
         dataset = datasets.Dataset.from_dict(table, features=datasets.Features(features))
         dataset.to_parquet(folder / task / f"{split}-00000-of-00001.parquet")
+
+
+def edit_json(file: Path, change: Callable[[Any], None]) -> None:
+    """Changes a JSON file's content in place."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
