@@ -116,6 +116,8 @@ def collect(folder: Path, into: Path = RECORDS, check: Callable[[pd.DataFrame], 
         else:
             record["config"]["data"]["path"] = None
             record["config"]["output_dir"] = "runs"
+            if tokenizer := record["config"]["backbone"].get("tokenizer"):
+                record["config"]["backbone"]["tokenizer"] = Path(tokenizer).name
             if begun := record["config"].get("init_from"):
                 record["config"]["init_from"] = Path(begun).name
             new[into / record["experiment"] / f"{file.parent.name}.json"] = record

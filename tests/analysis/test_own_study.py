@@ -158,6 +158,13 @@ def test_records_are_taken_over_all_or_none(tmp_path):
     assert not (tmp_path / "records").exists()
 
 
+def test_no_path_of_the_machine_is_taken_over(tmp_path):
+    words = ("data=local", f"data.path={tmp_path}", f"output_dir={tmp_path}", f"backbone.tokenizer={tmp_path}/own")
+    leave(tmp_path / "runs", *words, experiment="mine")
+    [file] = collect(tmp_path / "runs", tmp_path / "records")
+    assert str(tmp_path) not in file.read_text()
+
+
 def test_what_is_not_taken_over_is_counted_with_the_reason(tmp_path, capsys):
     for seed in (0, 1):
         leave(tmp_path / "runs", f"seed={seed}", data="generated")
