@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis import arithmetic, latency, printed, serving
 from analysis.records import BACKBONES, TASKS, complete
+from analysis.tables import RATES
 from analysis.verdicts import (
     NF4,
     PAR,
@@ -44,8 +45,7 @@ from core.io import write_text
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 NOT_RUN, ELSEWHERE = "not yet run", "not tested here"
 WORDS = {True: HOLDS, False: FAILS, None: UNDECIDED}
-TUNED = ("parikh_wu_table1_own_rates", "parikh_wu_table1_minilm", "minilm")
-RATES = ("learning_rates", "learning_rates_minilm", "minilm")
+TUNED = ("parikh_wu_table1_own_rates", "parikh_wu_table1_minilm", "minilm_3_epochs", "minilm")
 PRINTED = ("reported/",)  # the folder of published numbers
 
 
@@ -113,7 +113,7 @@ CLAIMS = (
     Claim(
         "LoRA falls behind on CoLA at 4e-5, and better settings may mend it",
         PARIKH,
-        RATES,
+        tuple(RATES),
         f"at 4e-5 more than {PAR:g} point below; at rates of their own no more than {PAR:g} point below",
         one_rate_is_why,
     ),
@@ -162,7 +162,7 @@ CLAIMS = (
     Claim(
         "adapters want a learning rate ten times full fine-tuning's, or more",
         f"table 9 of Hu et al. 2021 beside Parikh and Wu's 4e-5; {REGRET}",
-        RATES,
+        tuple(RATES),
         "the rate that held-out data choose is at least ten times full fine-tuning's, for every method",
         higher_rates,
     ),
@@ -219,21 +219,21 @@ CLAIMS = (
     Claim(
         "QLoRA saves a third of the memory and costs about 30 % more time (its own figures say 50 %)",
         INSIGHTS,
-        ("quantization",),
+        ("quantization", "minilm_quantization"),
         "on a GPU, NF4's peak below 0.75 and its time below 1.6 of LoRA's on the same layers",
         quantization_cost,
     ),
     Claim(
         "QLoRA costs little quality",
         INSIGHTS,
-        ("quantization",),
+        ("quantization", "minilm_quantization"),
         f"no more than {PAR:g} point below LoRA on the same layers",
         compare(NF4, {"method": "lora"}, ("QLoRA", "LoRA"), level_or_above),
     ),
     Claim(
         "QLoRA loses quality: 3 %",
         HILGART,
-        ("quantization",),
+        ("quantization", "minilm_quantization"),
         f"more than {PAR:g} point below LoRA on the same layers",
         compare(NF4, {"method": "lora"}, ("QLoRA", "LoRA"), below),
     ),
@@ -247,35 +247,35 @@ CLAIMS = (
     Claim(
         "alpha = 2 r is best",
         f"{HILGART}; {INSIGHTS}",
-        ("rank_alpha",),
+        ("rank_alpha", "minilm_rank_alpha"),
         f"at every rank within {PAR:g} point of the best alpha",
         twice_the_rank(level_or_above, lambda alpha, rank: True, least=2),
     ),
     Claim(
         "alpha above 2 r hurts",
         INSIGHTS,
-        ("rank_alpha",),
+        ("rank_alpha", "minilm_rank_alpha"),
         f"at every rank more than {PAR:g} point below alpha = 2 r",
         twice_the_rank(above, lambda alpha, rank: alpha > 2 * rank),
     ),
     Claim(
         "alpha = 1 is too small",
         INSIGHTS,
-        ("rank_alpha",),
+        ("rank_alpha", "minilm_rank_alpha"),
         f"at every rank more than {PAR:g} point below alpha = 2 r",
         twice_the_rank(above, lambda alpha, rank: alpha == 1),
     ),
     Claim(
         "a larger rank at the same alpha is worse",
         f"{INSIGHTS} (r = 8 to 16)",
-        ("rank_alpha",),
+        ("rank_alpha", "minilm_rank_alpha"),
         f"every layer, alpha = 16: r = 32 more than {PAR:g} point below r = 8",
         compare({"rank": 32, "alpha": 16}, {"rank": 8, "alpha": 16}, ("r = 32", "r = 8"), below),
     ),
     Claim(
         "a larger rank is better if alpha is 2 r",
         f"{HILGART} (every layer, r = 8 to 256: 2.5 %)",
-        ("rank_alpha",),
+        ("rank_alpha", "minilm_rank_alpha"),
         f"every layer, alpha = 2 r: r = 128 more than {PAR:g} point above r = 8",
         compare({"rank": 128, "alpha": 256}, {"rank": 8, "alpha": 16}, ("r = 128", "r = 8"), above),
     ),
@@ -292,7 +292,7 @@ CLAIMS = (
     Claim(
         "SGD saves little memory over AdamW",
         INSIGHTS,
-        ("optimizers",),
+        ("optimizers", "minilm_optimizers"),
         "on a GPU, less than 5 % of the peak",
         sgd_memory,
     ),
@@ -306,7 +306,7 @@ CLAIMS = (
     Claim(
         "learning rate schedules help",
         INSIGHTS,
-        ("optimizers",),
+        ("optimizers", "minilm_optimizers"),
         f"with AdamW, a cosine schedule more than {PAR:g} point above a constant rate",
         compare(
             {"optimizer": "adamw", "schedule": "cosine"},
@@ -318,7 +318,7 @@ CLAIMS = (
     Claim(
         "SGD needs a learning rate schedule",
         INSIGHTS,
-        ("optimizers",),
+        ("optimizers", "minilm_optimizers"),
         f"with SGD, a cosine schedule more than {PAR:g} point above a constant rate",
         compare(
             {"optimizer": "sgd", "schedule": "cosine"},
@@ -330,7 +330,7 @@ CLAIMS = (
     Claim(
         "AdamW or SGD makes little difference",
         INSIGHTS,
-        ("optimizers",),
+        ("optimizers", "minilm_optimizers"),
         f"within {PAR:g} point, both with a cosine schedule",
         compare(
             {"optimizer": "sgd", "schedule": "cosine"},
@@ -349,21 +349,21 @@ CLAIMS = (
     Claim(
         "a rank of one or two suffices",
         LORA,
-        ("lora_table6",),
+        ("lora_table6", "minilm_lora_table6"),
         f"r = 2 no more than {PAR:g} point below r = 64, query and value",
         compare({"rank": 2, **QUERY_AND_VALUE}, {"rank": 64, **QUERY_AND_VALUE}, ("r = 2", "r = 64"), level_or_above),
     ),
     Claim(
         "better to adapt all matrices a little than one a lot",
         f"{LORA}, table 5",
-        ("lora_table5",),
+        ("lora_table5", "minilm_lora_table5"),
         f"all four at r = 2 more than {PAR:g} point above the query alone at r = 8",
         compare(ALL_FOUR, {"target_modules": "query"}, ("all four, r = 2", "query alone, r = 8"), above),
     ),
     Claim(
         "query and value are the best matrices at one budget",
         f"{LORA}, table 5",
-        ("lora_table5",),
+        ("lora_table5", "minilm_lora_table5"),
         f"no other choice more than {PAR:g} point above them, on every task run",
         query_and_value_lead,
     ),
@@ -377,14 +377,14 @@ CLAIMS = (
     Claim(
         "attention alone falls behind every layer",
         REGRET,
-        ("target_modules",),
+        ("target_modules", "minilm_target_modules"),
         f"every layer more than {PAR:g} point above all of attention, on every task run",
         compare({"target_modules": "."}, {"target_modules": "attention"}, ("every layer", "attention"), above),
     ),
     Claim(
         "adapting every layer beats query and value",
         HILGART,
-        ("target_modules",),
+        ("target_modules", "minilm_target_modules"),
         f"by more than {PAR:g} point on every task run",
         compare({"target_modules": "."}, QUERY_AND_VALUE, ("every layer", "query and value"), above),
     ),

@@ -17,8 +17,17 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import serving
 from analysis.published import suffix
-from analysis.records import BACKBONES, METHODS, TASKS, at_chosen_setting, complete, in_order, main_metric
-from analysis.tables import pick_rate
+from analysis.records import (
+    BACKBONES,
+    METHODS,
+    TASKS,
+    at_chosen_setting,
+    chosen_scores,
+    complete,
+    in_order,
+    main_metric,
+)
+from analysis.tables import RATES, pick_rate
 from methods.base import REGISTERED
 from tasks.glue import METRICS
 from training.selection import best
@@ -264,32 +273,31 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
 
 
 def learning_rates(runs: pd.DataFrame) -> Figure | None:
-    """Each method's best evaluation on CoLA by learning rate; a star marks the rate that held-out data choose."""
-    runs = complete(runs, experiment=["learning_rates", "learning_rates_minilm"], task="cola")
-    groups = [part for _, part in runs.groupby(["experiment", "backbone"])]
+    """Each method's score by learning rate: medians and ranges of seeds; a star marks the rate that held-out data choose."""
+    runs = complete(runs, experiment=RATES)
+    groups = [
+        part
+        for task in in_order(runs["task"])
+        for _, part in runs[runs["task"] == task].groupby(["experiment", "backbone"])
+    ]
+    groups = [part for part in groups if part["learning_rate"].nunique() > 2]
     if not groups:
         return None
-    figure, axes = panels(len(groups), width=5, height=3.4)
+    figure, axes = panels(len(groups), width=4.4, height=3.4)
     for ax, part in zip(axes, groups, strict=True):
         for method, of in by_method(part):
-            scores = [
-                (rate, at["history"].map(lambda h: 100 * best(h, "matthews_correlation")["matthews_correlation"]))
-                for rate, at in of.groupby("learning_rate")
-            ]
-            rates, medians = [rate for rate, _ in scores], [score.median() for _, score in scores]
+            found = [(rate, list(chosen_scores(at).values())) for rate, at in of.groupby("learning_rate")]
+            rates, medians = [rate for rate, _ in found], [float(np.median(scores)) for _, scores in found]
             ax.plot(rates, medians, **line_style(method))
-            if pick := pick_rate(of):
-                ax.plot(
-                    pick[0],
-                    dict(zip(rates, medians, strict=True))[pick[0]],
-                    "*",
-                    color=look(method)[0],
-                    markersize=13,
-                    alpha=0.5,
-                )
+            ax.vlines(rates, [min(s) for _, s in found], [max(s) for _, s in found], color=look(method)[0], alpha=0.4)
+            if (pick := pick_rate(of)) and len(rates) > 1:
+                star = dict(zip(rates, medians, strict=True))[pick[0]]
+                ax.plot(pick[0], star, "*", color=look(method)[0], markersize=13, alpha=0.5)
+        task, epochs = part["task"].iloc[0], part["epochs"].iloc[0]
         ax.axvline(4e-5, color="black", linewidth=0.8, linestyle=":")
         ax.annotate(" Parikh and Wu's 4e-5", (4e-5, ax.get_ylim()[1]), fontsize=7, va="top")
-        ax.set(xscale="log", xlabel="learning rate", ylabel="Matthews on CoLA, x 100", title=where(part))
+        title = f"{TASKS[task]}, {where(part)}, {epochs:g} epochs"
+        ax.set(xscale="log", xlabel="learning rate", ylabel=f"{METRICS[main_metric(task)]} x 100", title=title)
     legend(figure, axes[-1])
     return figure
 

@@ -13,7 +13,7 @@ from core.errors import Damaged, UserError
 from core.io import with_checksum, write_json
 from experiments.config import file_name, identity
 from experiments.naming import PER_SEED, differing, flat, short, show, unequal
-from experiments.record import RECORD, parse
+from experiments.record import RECORD, parse, without_paths
 from methods.base import REGISTERED
 from tasks.glue import GLUE
 from tasks.loading import HELD_OUT
@@ -114,12 +114,7 @@ def collect(folder: Path, into: Path = RECORDS, check: Callable[[pd.DataFrame], 
         elif record["experiment"] == "default":
             left_out["of no experiment (conf/experiment/NAME.yaml)"] += 1
         else:
-            record["config"]["data"]["path"] = None
-            record["config"]["output_dir"] = "runs"
-            if tokenizer := record["config"]["backbone"].get("tokenizer"):
-                record["config"]["backbone"]["tokenizer"] = Path(tokenizer).name
-            if begun := record["config"].get("init_from"):
-                record["config"]["init_from"] = Path(begun).name
+            record["config"] = without_paths(record["config"])
             new[into / record["experiment"] / f"{file.parent.name}.json"] = record
     for reason, count in left_out.items():
         log.warning(f"{folder}: {count} run{'s' * (count > 1)} {reason}: left out")

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis import latency, planner, serving, speed, study
-from analysis.published import COLLAPSED, PUBLISHED
+from analysis.published import PUBLISHED
 from analysis.records import (
     BACKBONES,
     METHODS,
@@ -12,7 +12,7 @@ from analysis.records import (
     chosen_scores,
     complete,
     labelled,
-    main_metric,
+    metric_of,
 )
 from analysis.render import Table
 from analysis.statistics import Summary, difference, holm, interval, summarize
@@ -37,7 +37,8 @@ STATISTICS_NOTES = [
     "flatters. Collapsed runs are counted in. Intervals are Student's t over seeds, 95 %; none from fewer than three seeds.",
     "`less full FT`, `less LoRA`: mean paired difference over the seeds that both have, its 95 % t interval, and in brackets "
     "the p value of a paired t test, Holm-corrected over all comparisons of this table. A reference with several settings is "
-    "taken at the one whose score on held-out data is best; without held-out data there is no reference then.",
+    "taken at the one whose score on held-out data is best; without held-out data there is no reference then. Settings that "
+    "differ in the rate alone are compared at the rate that held-out data choose, the others' cells are blank.",
 ]
 
 
@@ -48,11 +49,12 @@ def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
         settings = dict(list(group.groupby("label", sort=False)))
         scores = {label: chosen_scores(complete(part)) for label, part in settings.items()}
         references = {name: reference_label(group, method) for name, method in REFERENCES.items()}
+        chosen = labels_at_chosen_rates(complete(group))
         for label, part in settings.items():
             rows.append(score_cells(backbone, task, label, part, scores[label]))
             for reference in references.values():
                 is_twin = label == references["full FT"]  # LoRA's own line has this comparison
-                other = {} if is_twin or reference == label else scores.get(reference, {})
+                other = scores.get(reference, {}) if label in chosen and not is_twin and label != reference else {}
                 compared.append(difference(scores[label], other))
     p_values = holm([None if d is None else d.p for d in compared])
     cells = [difference_cell(d, p) for d, p in zip(compared, p_values, strict=True)]
@@ -68,6 +70,16 @@ def reference_label(group: pd.DataFrame, method: str) -> str | None:
     """The setting of a method that others are compared with: its only one, or the best on held-out data."""
     runs = at_chosen_setting(complete(group, method=method))
     return None if runs.empty else runs["label"].iloc[0]
+
+
+def labels_at_chosen_rates(runs: pd.DataFrame) -> set[str]:
+    """Of settings that differ in nothing but the rate, the one that held-out data choose; all where nothing is held out."""
+    labels: set[str] = set()
+    rates = {"trainer.learning_rate", "trainer.head_learning_rate"}
+    for _, part in runs.groupby(runs["settings"].map(lambda s: str({k: s[k] for k in sorted(s.keys() - rates)}))):
+        chosen = at_chosen_setting(part)
+        labels |= set((part if chosen.empty else chosen)["label"])
+    return labels
 
 
 def score_cells(backbone: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:
@@ -89,45 +101,54 @@ def difference_cell(d: Summary | None, p: float | None) -> str:
     if d is None:
         return ""
     return (
-        f"{d.mean:+.1f}" + (f", {interval(d)}" if d.low is not None else "") + (f" ({p:.3f})" if p is not None else "")
+        f"{d.mean:+.1f}"
+        + (f", {interval(d)}" if d.low is not None else "")
+        + ("" if p is None else f" ({p:.3f})" if p >= 0.001 else " (<0.001)")
     )
 
 
+RATES = ["learning_rates", "minilm_3_epochs", "minilm"]  # experiments that try several for each method
+
+
 def learning_rates(frame: pd.DataFrame) -> Table:
-    """Methods by learning rate on CoLA, and the rate that held-out data choose."""
+    """Methods by learning rate on each task, and the rate that held-out data choose."""
     lines = []
-    runs = complete(frame, experiment=["learning_rates", "learning_rates_minilm", "minilm"], task="cola")
+    runs = complete(frame, experiment=RATES)
     methods = list(dict.fromkeys(runs["method"])) or list(METHODS)
-    for (_, backbone, epochs), part in runs.groupby(["experiment", "backbone", "epochs"], sort=False):
-        name = f"{BACKBONES[backbone]}, {epochs:g} epochs"
+    keys = ["experiment", "backbone", "epochs", "task"]
+    for (_, backbone, epochs, task), part in runs.groupby(keys, sort=False):
+        name = f"{BACKBONES[backbone]}, {epochs:g} epochs, {TASKS[task]}"
         for rate in sorted(set(part["learning_rate"])):
             at = part[part["learning_rate"] == rate]
             lines.append([name, f"{rate:g}", *(rate_cell(at[at["method"] == method]) for method in methods)])
         picks = [pick_rate(part[part["method"] == method]) for method in methods]
         lines.append([name, "chosen on held-out data", *(f"{pick[0]:g}" if pick else "" for pick in picks)])
         lines.append([name, "and its score", *(f"{pick[1]:.1f}" if pick else "" for pick in picks)])
-    columns = ["backbone", "learning rate", *(METHODS[method] for method in methods)]
+    columns = ["runs", "learning rate", *(METHODS[method] for method in methods)]
     notes = [
-        "Matthews correlation on CoLA's validation set times 100, best evaluation, median over seeds. " + COLLAPSED,
-        "`chosen on held-out data`: the rate, and the epoch of each seed, that are best on a tenth of the training set that "
-        "was not trained on; `and its score`: the validation set's verdict on that choice.",
+        "The task's main metric on its validation set times 100, median over seeds, and the number of seeds where there are "
+        "several; at the epoch that held-out data choose, or at the best one where nothing is held out. ‡ and "
+        "a number: so many of the runs give one answer to everything there; they are counted in.",
+        "`chosen on held-out data`: the rate that is best on a tenth of the training set that was not trained on, compared "
+        "on the seeds that all of a method's rates have; `and its score`: the validation set's verdict on that choice.",
     ]
-    return Table("learning_rates", "Learning rate by method on CoLA", pd.DataFrame(lines, columns=columns), notes, 2)
+    return Table("learning_rates", "Learning rate by method", pd.DataFrame(lines, columns=columns), notes, 2)
 
 
 def rate_cell(runs: pd.DataFrame) -> str:
+    """`28.9 (5)`, the median over seeds and their number; `0.0 ‡1` if one has collapsed."""
     if runs.empty:
         return ""
-    metric = "matthews_correlation"
-    flat = sum(best(history, metric)["collapsed"] for history in runs["history"])
-    value = summarize([100 * best(history, metric)[metric] for history in runs["history"]]).median
-    return f"{value:.1f}" + (f" ‡{flat}" if flat else "")
+    metric = metric_of(runs)
+    flat = sum((selected(h, metric) or best(h, metric))["collapsed"] for h in runs["history"])
+    s = summarize(list(chosen_scores(runs).values()))
+    return f"{s.median:.1f}" + (f" ({s.n})" if s.n > 1 else "") + (f" ‡{flat}" if flat else "")
 
 
 def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
-    """The rate that held-out data choose on CoLA, and the median validation score at the epochs chosen there."""
+    """The rate that held-out data choose for a method on a task, and the median validation score at the epochs chosen."""
     part = at_chosen_setting(runs)
-    if part.empty or not all(selected(history, main_metric("cola")) for history in part["history"]):
+    if part.empty or not all(selected(history, metric_of(part)) for history in part["history"]):
         return None
     return part["learning_rate"].iloc[0], summarize(list(chosen_scores(part).values())).median
 

@@ -130,16 +130,26 @@ def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
 
 
 def higher_rates(runs: pd.DataFrame) -> Verdict | None:
-    """Every adapter's best rate is at least ten times full fine-tuning's; needs three rates, with seeds at each."""
-    parts = {name: part for name, part in runs.groupby("method", sort=False) if name != "head"}
-    rates = {name: pick[0] for name, part in parts.items() if (pick := pick_rate(part))}
-    if "full" not in rates or len(rates) < 2 or runs["learning_rate"].nunique() < 3:
+    """Every adapter's rate is at least ten times full fine-tuning's, on each task on which each method has three rates."""
+    found, seeds = {}, []
+    for task in in_order(runs["task"]):
+        tried = [part for name, part in complete(runs, task=task).groupby("method", sort=False) if name != "head"]
+        searched = [part for part in tried if part["learning_rate"].nunique() >= 3]
+        rates = {part["method"].iloc[0]: pick[0] for part in searched if (pick := pick_rate(part))}
+        if "full" in rates and len(rates) > 1:
+            found[task] = rates
+            seeds += [part.groupby("learning_rate")["seed"].nunique().min() for part in searched]
+    if not found:
         return None
-    seeds = runs.groupby(["method", "learning_rate"])["seed"].nunique().min()
-    figures = "; ".join(f"{METHODS[name]} {rate:g}" for name, rate in rates.items()) + f" (n = {seeds})"
-    if seeds < LEAST:
+    figures = "; ".join(
+        f"{TASKS[task]}: " + ", ".join(f"{METHODS[name]} {rate:g}" for name, rate in rates.items())
+        for task, rates in found.items()
+    )
+    figures += f" (n = {min(seeds)})"
+    if min(seeds) < LEAST:
         return None, figures
-    return all(rate >= 10 * rates["full"] for name, rate in rates.items() if name != "full"), figures
+    adapters = [(rate, rates["full"]) for rates in found.values() for name, rate in rates.items() if name != "full"]
+    return all(rate >= 10 * full for rate, full in adapters), figures
 
 
 def cost(column: str, methods: list[str], low: float = -math.inf, high: float = math.inf) -> Test:
@@ -182,7 +192,7 @@ def trained_share(runs: pd.DataFrame) -> Verdict | None:
 
 
 def fewest_parameters(runs: pd.DataFrame) -> Verdict | None:
-    counts = runs.groupby("method")["parameters"].max().sort_values()
+    counts = runs[runs["method"] != "head"].groupby("method")["parameters"].max().sort_values()
     if "vera" not in counts or len(counts) < 3:
         return None
     return counts.idxmin() == "vera", "; ".join(f"{METHODS[name]} {count:,}" for name, count in counts.items())

@@ -14,7 +14,7 @@ from analysis.serving import BARE, LABELS, MERGED, MIXED, SWITCHED, ratio
 from core.errors import UserError
 from core.seeding import named_seed, seeded
 from experiments.config import RunConfig, to_dict
-from experiments.record import git_state, hardware, versions
+from experiments.record import git_state, hardware, versions, without_paths
 from methods.base import matching_layers
 from methods.lora import LoRA, init_A
 from models.batches import Encoded
@@ -129,7 +129,7 @@ def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: 
         "serving": 1,
         **{"backbone": run.backbone.name, "task": run.task.name, "seed": run.seed, "config_hash": run.hash},
         "settings": settings | {"batch": batch, "rounds": rounds, "budget_bytes": budget},
-        "config": to_dict(run) | {"output_dir": "runs", "data": to_dict(run.data) | {"path": None}},
+        "config": without_paths(to_dict(run)),
         "provenance": provenance | {"backbone": backbone.provenance, "data_fingerprint": fingerprint(splits)},
         "model_bytes": model_bytes,
         "steps": steps,

@@ -11,7 +11,7 @@ import torch
 
 from core.errors import UserError
 from experiments.config import RunConfig, to_dict
-from experiments.record import git_state, hardware, versions
+from experiments.record import git_state, hardware, versions, without_paths
 from methods.base import Method
 
 LOSS_TOLERANCE = 0.02  # bf16 rounds that far
@@ -82,7 +82,7 @@ def measure(run: RunConfig, rounds: int, steps: int) -> dict[str, Any]:
         "benchmark": 1,
         **{"method": run.method.name, "settings": settings(run.method), "task": run.task.name},
         **{"backbone": run.backbone.name, "seed": run.seed, "config_hash": run.hash},
-        "config": to_dict(run) | {"output_dir": "runs", "data": to_dict(run.data) | {"path": None}},
+        "config": without_paths(to_dict(run)),
         "provenance": provenance | {"hardware": hardware() | machine},
         "peak_flops": peak,
         "sides": {side.name: {"turns": side.turns} | ends[side.name] for side in sides},

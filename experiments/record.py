@@ -76,6 +76,16 @@ def describe(
     }
 
 
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A record's settings as they are committed: without the paths of the machine, which shape no result."""
+    changed = config | {"output_dir": "runs", "data": config["data"] | {"path": None}}
+    if tokenizer := config["backbone"].get("tokenizer"):
+        changed["backbone"] = config["backbone"] | {"tokenizer": Path(tokenizer).name}
+    if begun := config.get("init_from"):
+        changed["init_from"] = Path(begun).name
+    return changed
+
+
 def origin(record: dict[str, Any]) -> dict[str, Any]:
     """What must not differ if an unfinished run is to resume, or a finished one to count."""
     provenance = record["provenance"]

@@ -24,6 +24,7 @@ from analysis.verdicts import (
     above,
     dora_like_full,
     easier_to_get_right,
+    higher_rates,
     lower_loss_is_no_better,
     one_epoch_is_best,
     query_and_value_lead,
@@ -320,7 +321,9 @@ def test_the_rate_is_chosen_on_held_out_data_only():
         return record(*words, scores=scores, held_out=held_out, experiment="learning_rates")
 
     table = learning_rates(frame([run("1e-4", (0.9, 0.1), (0.1, 0.2)), run("1e-3", (0.3, 0.5), (0.6, 0.3))]))
-    assert cells(table, **{"learning rate": "0.0001"})[2] == "90.0"
+    assert (
+        cells(table, **{"learning rate": "0.0001"})[2] == "10.0"
+    )  # not the 90 of an epoch that held-out data do not choose
     assert cells(table, **{"learning rate": "chosen on held-out data"})[2] == "0.001"
     assert cells(table, **{"learning rate": "and its score"})[2] == "30.0"
 
@@ -496,14 +499,51 @@ def test_every_task_has_a_label():
 
 
 def test_the_study_shows_each_method_at_its_rate_chosen_on_held_out_data():
-    def run(method, rate, seed, score, held):
-        words = (f"method={method}", "task=cola", f"trainer.learning_rate={rate}", f"seed={seed}")
+    def run(method, rate, seed, score, held, task="cola"):
+        words = (f"method={method}", f"task={task}", f"trainer.learning_rate={rate}", f"seed={seed}")
         return record(*words, scores=(score,), held_out=(held,), experiment="minilm")
 
     runs = [run("lora", "1e-3", seed, score, 0.3) for seed, score in enumerate((0.2, 0.3, 0.4))]
     runs += [run("lora", "3e-3", 0, 0.9, 0.1), run("head", "1e-3", 0, 0.05, 0.1)]
-    lines = study.table(frame(runs)).cells.to_numpy().tolist()
+    runs += [
+        run("lora", rate, 0, 0.7, held, task="mrpc") for rate, held in (("1e-3", 0.1), ("3e-3", 0.2), ("1e-2", 0.1))
+    ]
+    table = study.table(frame(runs)).cells
+    assert list(table.columns[1:]) == ["learning rate, MRPC / CoLA", "trained, without the head", "MRPC", "CoLA"]
     half = stats.t.ppf(0.975, 2) * 10 / 3**0.5
-    assert [line[0] for line in lines] == ["Head alone", "LoRA"]
-    assert lines[0][-1] == "5.0 (n = 1)"
-    assert lines[1][1:] == ["0.001 *", "1,000", f"30.0 ({30 - half:.1f} to {30 + half:.1f}, n = 3)"]
+    cola = f"30.0 ({30 - half:.1f} to {30 + half:.1f}, n = 3)"
+    assert table.to_numpy().tolist() == [
+        ["Head alone", "- / 0.001*", "1,000", "", "5.0 (n = 1)"],
+        ["LoRA", "0.003 / 0.001*", "1,000", "70.0 (n = 1)", cola],
+    ]
+
+
+def test_settings_that_differ_in_the_rate_alone_are_compared_at_the_chosen_rate():
+    def run(method, rate, seed, held):
+        words = (f"method={method}", "task=cola", f"trainer.learning_rate={rate}", f"seed={seed}")
+        return record(*words, scores=(0.5 + seed / 9,), held_out=(held,), experiment="x")
+
+    cells_of = {"full": (("1e-5", 0.1), ("1e-4", 0.3)), "dora": (("1e-4", 0.3), ("1e-3", 0.2))}
+    runs = [run(m, rate, seed, held) for m, found in cells_of.items() for rate, held in found for seed in range(3)]
+    [table] = [t for t in all_tables(frame(runs)) if t.name == "x_statistics"]
+    compared = [line[2] for line in table.cells.to_numpy().tolist() if line[-2]]
+    assert compared == ["DoRA, learning_rate 0.0001"]
+
+
+def test_rates_are_judged_task_by_task():
+    def rates(method, task, best):
+        tried = [best / 3, best, best * 3]
+        return [
+            record(
+                f"method={method}", f"task={task}", f"trainer.learning_rate={rate:g}", f"seed={seed}", held_out=(held,)
+            )
+            for rate, held in zip(tried, (0.1, 0.3, 0.2), strict=True)
+            for seed in range(3)
+        ]
+
+    good = [*rates("full", "cola", 1e-5), *rates("lora", "cola", 1e-3), *rates("head", "cola", 1e-5)]
+    assert higher_rates(frame(good)) == (True, "CoLA: Full FT 1e-05, LoRA 0.001 (n = 3)")
+    bad = [*good, *rates("full", "mrpc", 1e-4), *rates("lora", "mrpc", 1e-4)]
+    holds, figures = higher_rates(frame(bad))
+    assert holds is False
+    assert figures == "MRPC: Full FT 0.0001, LoRA 0.0001; CoLA: Full FT 1e-05, LoRA 0.001 (n = 3)"

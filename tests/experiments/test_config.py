@@ -28,11 +28,7 @@ MUST = {
     ("backbone", "custom"): ("backbone.source=somewhere/else",),
     ("data", "local"): ("data.path=somewhere",),
     ("task", "custom"): ("task.labels=[a,b]",),
-    **{
-        ("experiment", name): ("data.path=somewhere",)
-        for name in GROUPS["experiment"]
-        if "minilm" in name
-    },
+    **{("experiment", name): ("data.path=somewhere",) for name in GROUPS["experiment"] if "minilm" in name},
 }
 
 
