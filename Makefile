@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo check test faults test-slurm gpu-check tables docs lint types audit clean
+.PHONY: help setup demo check test faults test-slurm gpu-check tables page docs lint types audit clean
 
 help:                ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -47,6 +47,9 @@ tables: $(VENV)/dev.stamp ## tables, figures, notebooks and the README's headlin
 	$(BIN)/python scripts/make_tables.py
 	$(BIN)/python scripts/make_figures.py
 	$(BIN)/python scripts/run_notebooks.py
+
+page: $(VENV)/dev.stamp ## page/index.html: the results to look at in a browser, without a network
+	$(BIN)/python scripts/make_page.py
 
 docs: $(VENV)/dev.stamp ## docs/ as a site in site/, whose search works offline; a dead link fails
 	$(BIN)/python scripts/architecture.py

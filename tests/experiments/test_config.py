@@ -23,12 +23,20 @@ GROUPS = {
     if folder.is_dir()
 }
 HASHES = json.loads(Path(__file__).with_name("hashes.json").read_text())  # of each experiment's cells at seed 0
+
+
+def is_local(experiment):
+    """Whether an experiment, or one that it builds on, is on `data=local`."""
+    text = (ROOT / "conf/experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")
+    return "/data: local" in text or any(is_local(name) for name in GROUPS["experiment"] if f"\n  - {name}\n" in text)
+
+
 CHOICES = [(group, choice) for group, choices in GROUPS.items() for choice in choices]
 MUST = {
     ("backbone", "custom"): ("backbone.source=somewhere/else",),
     ("data", "local"): ("data.path=somewhere",),
     ("task", "custom"): ("task.labels=[a,b]",),
-    **{("experiment", name): ("data.path=somewhere",) for name in GROUPS["experiment"] if "minilm" in name},
+    **{("experiment", name): ("data.path=somewhere",) for name in GROUPS["experiment"] if is_local(name)},
 }
 
 

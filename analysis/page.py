@@ -1,0 +1,298 @@
+"""The results page: what it shows, as JSON, and the folder that opens from disk.
+
+All statistics are computed here, by the functions that make the tables; `page_files/page.js` only chooses and draws.
+"""
+
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly
+
+from analysis.claims import CLAIMS
+from analysis.figures import LOOKS, look
+from analysis.records import BACKBONES, METHODS, TASKS, complete, in_order, labelled
+from analysis.render import Table
+from analysis.statistics import difference, holm, summarize
+from analysis.tables import labels_at_chosen_rates
+from core.errors import USER_ERRORS
+from core.habits import quoted
+from core.io import write_text
+from experiments.config import to_dict
+from experiments.naming import flat
+from experiments.run_folder import PREDICTIONS
+from experiments.sweep import compose
+from tasks.glue import METRICS
+from tasks.loading import HELD_OUT
+from training.selection import best, selected
+
+ROOT = Path(__file__).parent.parent
+FILES = Path(__file__).parent / "page_files"
+DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
+SYMBOLS = {
+    **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "P": "cross", "v": "triangle-down"},
+    **{"X": "x", "<": "triangle-left", ">": "triangle-right", "h": "hexagon", "d": "diamond-tall", "p": "pentagon"},
+    **{"H": "hexagon2", "*": "star", "_": "line-ew-open"},
+}
+COST = ("samples_per_second", "peak_bytes", "weights", "gradients", "optimizer_state", "activations")
+Records = dict[tuple[str, str], tuple[Path, dict[str, Any]]]
+RATES = ("trainer.learning_rate", "trainer.head_learning_rate")
+HIDDEN = (
+    "output_dir",
+    "force",
+    "retry",
+    "reuse_records",
+    "logger.",
+    "backbone.architecture.",
+    "data.path",
+)  # of settings
+
+
+def page_data(runs: pd.DataFrame, records: Records, tables: list[Table]) -> dict[str, Any]:
+    """Everything that the page shows.
+
+    Args:
+        runs: complete and failed runs, as `records.frame` has them.
+        records: each run's file and record, by its experiment and the hash of its settings.
+        tables: shown as they are.
+    """
+    runs = families(runs)
+    keys = ["experiment", "backbone", "task", "label"]
+    settings = [setting(part) for _, part in runs.groupby(keys, sort=False)]
+    return {
+        "methods": {name: method_look(name) for name in dict.fromkeys(runs["method"])},
+        "tasks": {task: TASKS[task] for task in in_order(runs["task"])},
+        "metrics": {row.task: METRICS.get(row.metric, row.metric) for row in runs.itertuples()},
+        "backbones": {name: BACKBONES[name] for name in dict.fromkeys(runs["backbone"])},
+        "settings": settings,
+        "runs": [run_data(row, *records[row.experiment, row.hash]) for row in runs.itertuples()],
+        "pairs": list(pairs(complete(runs))),
+        "claims": claims(runs),
+        "tables": [
+            {"title": t.title, "columns": list(t.cells.columns), "rows": t.cells.to_numpy().tolist()} for t in tables
+        ],
+    }
+
+
+def families(runs: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `label`, a `family` that is the label without the rates, and whether its rate is the `chosen` one."""
+    alike = runs.assign(settings=[{k: v for k, v in s.items() if k not in RATES} for s in runs["settings"]])
+    runs = labelled(runs).assign(family=labelled(alike)["label"], chosen=False)
+    for _, part in runs.groupby(["experiment", "backbone", "task"]):
+        labels = labels_at_chosen_rates(complete(part))
+        runs.loc[part.index, "chosen"] = part["label"].isin(labels)
+    return runs
+
+
+def method_look(name: str) -> dict[str, str]:
+    """A method's name, and its colour, symbol and dash in every figure."""
+    colour, marker, dash, _ = look(name)
+    drawn = DASHES.get(dash, "dash") if isinstance(dash, str) else "longdash"
+    return {"label": METHODS[name], "colour": colour, "symbol": SYMBOLS[marker], "dash": drawn}
+
+
+assert {marker for _, marker, _, _ in LOOKS.values()} <= set(SYMBOLS)
+
+
+def setting(part: pd.DataFrame) -> dict[str, Any]:
+    """One setting: runs that differ in nothing but the seed."""
+    done, first = complete(part), part.iloc[0]
+    scores = {
+        rule: {row.seed: 100 * pick(row)[row.metric] for row in done.itertuples()} for rule, pick in RULES.items()
+    }
+    cost = {
+        f"{hardware}, {precision}": {column: number(own[column].median()) for column in COST}
+        for (hardware, precision), own in done.groupby(["hardware", "precision"], sort=False)
+    }
+    named = ("experiment", "backbone", "task", "method", "label", "family", "rank", "target_modules", "learning_rate")
+    return {
+        **{key: plain(first[key]) for key in named},
+        "epochs": plain(first["epochs"]),
+        "chosen": bool(first["chosen"]),
+        "parameters": int(first["parameters"]),
+        "cost": cost,
+        "collapsed": sum(best(row.history, row.metric)["collapsed"] for row in done.itertuples()),
+        "failed": int((part["status"] == "failed").sum()),
+        "runs": [f"{row.experiment}/{row.hash}" for row in part.itertuples()],
+        "scores": {rule: summary(list(found.values())) for rule, found in scores.items()},
+    }
+
+
+RULES = {
+    "held-out": lambda row: selected(row.history, row.metric) or best(row.history, row.metric),
+    "best": lambda row: best(row.history, row.metric),
+}
+
+
+def summary(values: list[float]) -> dict[str, Any] | None:
+    if not values:
+        return None
+    s = summarize(values)
+    return {"n": s.n, "mean": s.mean, "median": s.median, "std": s.std, "low": s.low, "high": s.high, "p": s.p}
+
+
+def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Each two settings' paired differences, at the rates that held-out data choose; p corrected within an experiment."""
+    for (experiment, backbone), of in runs[runs["chosen"]].groupby(["experiment", "backbone"], sort=False):
+        found = []
+        for task, group in of.groupby("task", sort=False):
+            scores = {
+                label: {row.seed: 100 * RULES["held-out"](row)[row.metric] for row in part.itertuples()}
+                for label, part in group.groupby("label", sort=False)
+            }
+            for a, b in combinations(scores, 2):
+                if d := difference(scores[a], scores[b]):
+                    each = {
+                        str(seed): scores[a][seed] - scores[b][seed]
+                        for seed in sorted(scores[a].keys() & scores[b].keys())
+                    }
+                    found.append(
+                        (
+                            {"task": task, "a": a, "b": b, "each": each, "mean": d.mean, "low": d.low, "high": d.high},
+                            d.p,
+                        )
+                    )
+        for (pair, p), corrected in zip(found, holm([p for _, p in found]), strict=True):
+            yield {
+                "experiment": experiment,
+                "backbone": backbone,
+                **pair,
+                "p": p,
+                "corrected": corrected,
+                "of": len(found),
+            }
+
+
+def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """One run: what it was and what came of it."""
+    provenance, config = record["provenance"], flat(record["config"])
+    default = plain_settings(row.method, row.task, row.backbone, row.data)
+    changed = {
+        key: (default.get(key), value)
+        for key, value in config.items()
+        if not key.startswith(HIDDEN) and key != "experiment" and value != default.get(key)
+    }
+    held, top = selected(row.history, row.metric), best(row.history, row.metric) if row.history else None
+    return {
+        "id": f"{row.experiment}/{row.hash}",
+        "name": file.parent.name if file.name == "result.json" else file.stem,
+        **{
+            key: plain(getattr(row, key))
+            for key in ("experiment", "backbone", "task", "method", "label", "seed", "status")
+        },
+        "reason": plain(row.reason),
+        "epoch": [round(entry["epoch"], 4) for entry in row.history],
+        "score": [round(100 * entry[row.metric], 3) for entry in row.history],
+        "loss": [round(entry["train_loss"], 5) for entry in row.history],
+        "held": [round(100 * entry[HELD_OUT][row.metric], 3) for entry in row.history if HELD_OUT in entry],
+        "best": top and round(100 * top[row.metric], 3),
+        "chosen": held and {"epoch": held["epoch"], "score": round(100 * held[row.metric], 3)},
+        "parameters": int(row.parameters),
+        "samples_per_second": number(row.samples_per_second),
+        "peak_bytes": number(row.peak_bytes),
+        "hardware": f"{row.hardware}, {row.precision}",
+        "started": provenance.get("started"),
+        "commit": (provenance.get("git") or {}).get("commit"),
+        "dirty": (provenance.get("git") or {}).get("dirty"),
+        "data": provenance.get("data_fingerprint"),
+        "versions": provenance.get("versions") or {},
+        "settings": [[key, text(was), text(value)] for key, (was, value) in changed.items()],
+        "command": command(row, {key: pair for key, pair in changed.items() if key in default or not default}),
+        "confusion": confusion(file.parent / PREDICTIONS),
+    }
+
+
+@cache
+def plain_settings(method: str, task: str, backbone: str, data: str) -> dict[str, Any]:
+    """The settings of a method, task, backbone and source of data without an experiment; {} where they do not compose."""
+    choices = {"method": method, "task": task, "backbone": backbone, "data": data}
+    words = [f"{group}={name}" for group, name in choices.items() if (ROOT / f"conf/{group}/{name}.yaml").exists()]
+    try:
+        return flat(to_dict(compose([*words, "data.path=DIR"])))
+    except USER_ERRORS:  # a task or a backbone of the user's own needs more words
+        return {}
+
+
+def command(row: Any, changed: dict[str, tuple[Any, Any]]) -> str:
+    """The command that trains the run again."""
+    choices = [f"experiment={row.experiment}"] if (ROOT / f"conf/experiment/{row.experiment}.yaml").exists() else []
+    choices += [f"{key}={getattr(row, key)}" for key in ("method", "task", "backbone", "data")]
+    own = [
+        f"{key}={override(value)}"
+        for key, (_, value) in changed.items()
+        if not key.startswith(("backbone.", "tags", "note"))
+    ]
+    path = ["data.path=DIR"] if row.data == "local" else []
+    return " ".join(["python train.py", *map(typed, [*choices, *path, *own]), "reuse_records=false"])
+
+
+def typed(word: str) -> str:
+    """An override as it is typed in a shell."""
+    return word if re.fullmatch(r"[\w.=/+-]+", word) else quoted(word)
+
+
+def override(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else text(value)
+
+
+def confusion(file: Path) -> dict[str, Any] | None:
+    """Validation examples by label and prediction, where the run's folder has them and labels are classes."""
+    if not file.exists():
+        return None
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    if any(isinstance(line.get("label"), float) or line.get("label") is None for line in lines):
+        return None
+    counts = Counter((line["label"], line["prediction"]) for line in lines)
+    labels = sorted({label for pair in counts for label in pair})
+    return {"labels": labels, "counts": [[counts[a, b] for b in labels] for a in labels]}
+
+
+def claims(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each claim's verdicts, a line for each experiment and backbone."""
+    return [
+        {
+            "claim": claim.text,
+            "source": claim.source,
+            "rule": claim.rule,
+            "experiment": next((name for name in claim.experiments if f"`{name}`" in tested or name == tested), None),
+            "tested": tested.replace("`", ""),
+            "backbone": backbone,
+            "verdict": verdict,
+            "figures": figures,
+        }
+        for claim in CLAIMS
+        for tested, backbone, verdict, figures in claim.lines(runs)
+    ]
+
+
+def number(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def plain(value: Any) -> Any:
+    """A cell of a frame as JSON has it."""
+    return number(value) if isinstance(value, float) else value.item() if hasattr(value, "item") else value
+
+
+def text(value: Any) -> str:
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def write_page(data: dict[str, Any], folder: Path) -> Path:
+    """`folder/index.html` and what it reads; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("index.html", "page.css", "page.js"):
+        shutil.copyfile(FILES / name, folder / name)
+    shutil.copyfile(Path(plotly.__file__).parent / "package_data" / "plotly.min.js", folder / "plotly.min.js")
+    shown = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    write_text(folder / "data.js", f"const DATA = {shown};\n")
+    return folder / "index.html"

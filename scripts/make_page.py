@@ -1,0 +1,39 @@
+"""A page to look at the results in a browser: `python scripts/make_page.py [runs/NAME ...] [into=page]`.
+
+Writes a folder that opens from disk without a network (`into/index.html`) and can be published as it is. It shows the
+repository's committed records and, with folders, their runs too: methods by tasks, trade-offs, learning rates, training
+curves, rank and layers, memory, paired differences, claims, published tables, and each run with the command that repeats it.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from analysis.page import Records, page_data, write_page
+from analysis.records import RECORDS, ended, frame, read_all
+from analysis.tables import all_tables
+from core.errors import UserError
+from experiments.record import RECORD
+from scripts.cli import command, parse
+
+
+def keyed(files: Iterable[tuple[Path, dict[str, Any]]]) -> Records:
+    return {(record["experiment"], record["config_hash"]): (file, record) for file, record in files}
+
+
+@command
+def main(words: list[str]) -> None:
+    options, folders = parse(words, {"into": "page"}, rest_are="paths")
+    found = keyed(read_all(RECORDS))
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}; give a folder of runs, as in runs/default")
+        found |= keyed(ended(sorted(folder.rglob(RECORD)))) or keyed(read_all(folder))
+    runs = frame(record for _, record in found.values())
+    shown = [table for table in all_tables(runs) if not table.name.endswith("_statistics")]
+    print(write_page(page_data(runs, found, shown), Path(options["into"])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
