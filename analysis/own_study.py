@@ -4,14 +4,15 @@ A line or a point is one setting: runs that differ in nothing but the seed. Noth
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from analysis.figures import legend, line_style, look, panels
+from analysis.figures import line_style, look, panels
 from analysis.records import BACKBONES, METHODS, TASKS, chosen_scores, complete, in_order, labelled, metric_of
 from analysis.render import Table
 from analysis.statistics import Summary, summarize
@@ -21,6 +22,7 @@ from tasks.glue import METRICS
 MOST = 6  # settings in one panel
 PANELS = 4  # in a row
 MARKERS = "osD^v<>Pp*h"
+DASHES = ("-", "--", "-.", ":")
 COST_NOTES = [
     "Medians over seeds of one setting. Samples/s: training steps alone, without warm-up and evaluations. Peak: allocated on "
     "a GPU; on a CPU resident, with the interpreter and its libraries. `x full FT`: over full fine-tuning's on the same "
@@ -37,8 +39,8 @@ def costs(runs: pd.DataFrame) -> Table:
     """Speed and memory of each setting on each task and machine."""
     lines = []
     keys = ["backbone", "hardware", "precision", "task"]
-    for (backbone, hardware, precision, task), own in runs.groupby(keys, sort=False, dropna=False):
-        group = as_one(own)
+    named = pd.concat([as_one(of) for _, of in runs.groupby(["backbone", "task"], sort=False)])
+    for (backbone, hardware, precision, task), group in named.groupby(keys, sort=False, dropna=False):
         full = complete(group, method="full")
         base = full if full["variant"].nunique() == 1 else full.iloc[:0]
         for label, part in group.groupby("label", sort=False):
@@ -54,20 +56,22 @@ def costs(runs: pd.DataFrame) -> Table:
 
 
 def figures(runs: pd.DataFrame) -> dict[str, Figure]:
-    """By name: for each backbone and task the curves, the trade-offs and, where rates vary, the learning rates."""
+    """By name: for each backbone, task and metric the curves, the trade-offs and, where rates vary, the learning rates."""
     found: dict[str, Figure | None] = {}
     for backbone, of in complete(runs).groupby("backbone", sort=False):
         for task in in_order(of["task"]):
-            part, place = as_one(of[of["task"] == task]), f"{backbone}_{task}"
-            found[f"curves_{place}"] = curves(part, task)
-            found[f"trade_offs_{place}"] = trade_offs(part, task)
-            found[f"learning_rates_{place}"] = learning_rates(part, task)
+            metrics = dict(list(as_one(of[of["task"] == task]).groupby("metric", sort=False)))
+            for metric, part in metrics.items():
+                place = f"{backbone}_{task}" + f"_{metric}" * (len(metrics) > 1)
+                found[f"curves_{place}"] = curves(part, task)
+                found[f"trade_offs_{place}"] = trade_offs(part, task)
+                found[f"learning_rates_{place}"] = learning_rates(part, task)
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def as_one(runs: pd.DataFrame) -> pd.DataFrame:
-    """The complete runs, with labels as if all were of one experiment."""
-    return complete(labelled(runs.assign(experiment="")))
+    """The complete runs, each once, with labels as if all were of one experiment."""
+    return labelled(complete(runs).drop_duplicates("hash").assign(experiment=""))
 
 
 def title(runs: pd.DataFrame, task: str) -> str:
@@ -93,8 +97,8 @@ def curves(runs: pd.DataFrame, task: str) -> Figure:
         parts = list(settings(runs[runs["method"] == method]))
         parts.sort(key=lambda named: -score(named[1]).mean)
         shades = np.linspace(0, 0.85, min(len(parts), MOST))
-        for (name, part), shade in zip(parts, shades, strict=False):
-            draw_curve(ax, part, metric, shade, setting_words(name, method))
+        for place, ((name, part), shade) in enumerate(zip(parts, shades, strict=False)):
+            draw_curve(ax, part, metric, shade, place, setting_words(name, method))
         left_out = f" (best {MOST} of {len(parts)} settings)" if len(parts) > MOST else ""
         ax.set(title=METHODS[method] + left_out, xlabel="epoch")
         ax.set_xlim(left=0)
@@ -108,12 +112,18 @@ def curves(runs: pd.DataFrame, task: str) -> Figure:
     return figure
 
 
-def draw_curve(ax: Axes, runs: pd.DataFrame, metric: str, shade: float, label: str) -> None:
+def draw_curve(ax: Axes, runs: pd.DataFrame, metric: str, shade: float, place: int, label: str) -> None:
     length = min(map(len, runs["history"]))
     epochs = [entry["epoch"] for entry in runs["history"].iloc[0][:length]]
     scores = 100 * np.array([[entry[metric] for entry in history[:length]] for history in runs["history"]])
     colour = (shade * 0.9, 0.35 + shade * 0.4, 0.7 - shade * 0.5)
-    ax.plot(epochs, np.median(scores, axis=0), color=colour, marker="o", markersize=3, label=label)
+    own: dict[str, Any] = {
+        "color": colour,
+        "marker": MARKERS[place],
+        "linestyle": DASHES[place % len(DASHES)],
+        "markersize": 3.5,
+    }
+    ax.plot(epochs, np.median(scores, axis=0), **own, label=label)
     if len(scores) > 1:
         ax.fill_between(epochs, scores.min(0), scores.max(0), color=colour, alpha=0.12)
 
@@ -127,70 +137,114 @@ def score(runs: pd.DataFrame) -> Summary:
     return summarize(list(chosen_scores(runs).values()))
 
 
-def draw_point(ax: Axes, x: float, s: Summary, method: str, **more: str) -> None:
-    """A mean, and its 95 % t interval where there are three seeds; `more` changes the method's style."""
-    style = line_style(method) | {"linestyle": "", "markersize": 6} | more
+def draw_point(ax: Axes, x: float, s: Summary, method: str, marker: str) -> Any:
+    """A mean, and its 95 % t interval where there are three seeds; returns what a legend shows."""
+    style = line_style(method) | {"linestyle": "", "markersize": 6, "marker": marker, "label": None}
     if s.low is None or s.high is None:
-        ax.plot([x], [s.mean], **style | {"fillstyle": "none"})
-    else:
-        ax.errorbar([x], [s.mean], yerr=[[s.mean - s.low], [s.high - s.mean]], capsize=2, **style)
+        return ax.plot([x], [s.mean], **style | {"fillstyle": "none"})[0]
+    return ax.errorbar([x], [s.mean], yerr=[[s.mean - s.low], [s.high - s.mean]], capsize=2, **style)
 
 
 def trade_offs(runs: pd.DataFrame, task: str) -> Figure:
-    """Quality against trained parameters, speed and peak memory: a point for each setting."""
-    labels = runs["label"].nunique()
-    columns = 3 if runs["label"].str.len().max() < 30 else 2
-    figure, axes = panels(3, width=2.8, height=3.0 + 0.17 * -(-labels // columns))
+    """Quality against trained parameters, speed and peak memory: a point for each setting, the best of each method.
+
+    Speed and memory are those of one machine: the one that ran most of the settings.
+    """
+    parts = [(label, part) for _, of in runs.groupby("method", sort=False) for label, part in best_settings(of)]
+    left_out = runs["label"].nunique() - len(parts)
+    machine = runs.groupby(["hardware", "precision"], dropna=False)["label"].nunique().idxmax()
+    columns = 3 if max(len(label) for label, _ in parts) < 30 else 2
+    figure = Figure(figsize=(8.4, 3.2 + 0.17 * -(-len(parts) // columns)), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
     names = {"parameters": "trained parameters", "samples_per_second": "samples/s", "peak_bytes": "peak memory, GB"}
+    drawn: dict[str, Any] = {}
     for ax, (column, name) in zip(axes, names.items(), strict=True):
         places: dict[str, int] = {}
-        for label, part in settings(runs):
-            method, x = part["method"].iloc[0], part[column].median() / (1e9 if column == "peak_bytes" else 1)
+        for label, part in parts:
+            method = part["method"].iloc[0]
             place = places[method] = places.get(method, -1) + 1
-            if x:  # a method's settings differ in their markers; a run of three steps has no speed, and no point
-                own = look(method)[1]
-                others = [marker for marker in MARKERS if marker != own]
-                more = {"marker": others[(place - 1) % len(others)]} if place else {}
-                draw_point(ax, x, score(part), method, label=label, **more)
-            else:  # nothing trains but the head: a level, since a log axis has no 0
-                ax.axhline(score(part).mean, color=look(method)[0], linestyle=":", linewidth=0.8)
+            own = part if column == "parameters" else on_machine(part, machine)
+            x = own[column].median() / (1e9 if column == "peak_bytes" else 1)
+            if x > 0:  # a run of three steps has no speed, and a setting that ran elsewhere no point
+                drawn.setdefault(label, draw_point(ax, x, score(part), method, marker=marker_of(method, place)))
+            elif column == "parameters":  # nothing trains but the head: a level, since a log axis has no 0
+                style = {"color": look(method)[0], "linestyle": DASHES[(place + 3) % len(DASHES)], "linewidth": 0.8}
+                drawn[label] = ax.axhline(score(part).mean, **style)
         ax.set(xlabel=name)
-        ax.xaxis.set_major_locator(MaxNLocator(3))  # more would overlap
+        if column != "parameters":
+            ax.set_xlim(0, 1.05 * ax.get_xlim()[1])
+            ax.xaxis.set_major_locator(MaxNLocator(3))  # more would overlap
         if runs[column].isna().all():
-            ax.set(xticks=[], yticks=[])
+            ax.set(xticks=[])
             ax.text(0.5, 0.5, "not measured", ha="center", transform=ax.transAxes, color="0.5")
-    axes[0].set_xscale("log")
-    axes[0].xaxis.set_minor_formatter(NullFormatter())
-    axes[0].xaxis.set_major_locator(LogLocator(numticks=4))
+    widen_log_axis(axes[0])
     axes[0].set_ylabel(f"{METRICS[metric_of(runs)]} x 100")
-    once = dict(zip(*reversed(axes[-1].get_legend_handles_labels()), strict=True))
-    figure.legend(once.values(), once, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
-    figure.suptitle(f"{title(runs, task)}: mean and 95 % t interval; open: fewer than three seeds", fontsize=9)
+    labels = [label for label, _ in parts if label in drawn]
+    figure.legend(
+        [drawn[name] for name in labels], labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False
+    )
+    words = f"; without {left_out} worse settings" if left_out else ""
+    figure.suptitle(
+        f"{title(runs, task)}: mean and 95 % t interval; open: fewer than three seeds{words}\n"
+        f"speed and memory on {', '.join(map(str, machine))}",
+        fontsize=9,
+    )
     return figure
 
 
+def best_settings(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """A method's best settings, in the order of the tables: as many as a figure can tell apart."""
+    parts = list(settings(runs))
+    kept = sorted(parts, key=lambda named: -score(named[1]).mean)[:MOST]
+    return [(label, part) for label, part in parts if label in dict(kept)]
+
+
+def on_machine(runs: pd.DataFrame, machine: tuple[str, str]) -> pd.DataFrame:
+    return runs[(runs["hardware"] == machine[0]) & (runs["precision"] == machine[1])]
+
+
+def marker_of(method: str, place: int) -> str:
+    """A method's settings differ in their markers; the first has the method's own."""
+    own = look(method)[1]
+    return own if not place else [marker for marker in MARKERS if marker != own][place - 1]
+
+
+def widen_log_axis(ax: Axes) -> None:
+    """A log axis that spans a factor of four at least, so that it has ticks, and shows a few per cent as a few per cent."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(low, (low * high) ** 0.5 / 2), max(high, (low * high) ** 0.5 * 2))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=5))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def learning_rates(runs: pd.DataFrame, task: str) -> Figure | None:
-    """Quality by learning rate, a line for each method; None if no method has two rates."""
-    runs = runs.assign(
-        other=[{k: v for k, v in s.items() if not k.endswith("learning_rate")} for s in runs["settings"]]
-    )
-    runs = runs.assign(other=runs["other"].astype(str))
-    lines = [part for _, part in runs.groupby(["method", "other"], sort=False) if part["learning_rate"].nunique() > 1]
+    """Quality by learning rate, a line for each method and what else differs; None if nothing was tried at two rates."""
+    lines = [part for _, part in runs.groupby("family", sort=False) if part["learning_rate"].nunique() > 1]
     if not lines:
         return None
-    figure, (ax,) = panels(1, width=5, height=3.4)
+    figure, (ax,) = panels(1, width=5.6, height=3.4 + 0.08 * len(lines))
+    places: dict[str, int] = {}
     for part in lines:
-        method = part["method"].iloc[0]
+        method, family = part["method"].iloc[0], part["family"].iloc[0]
+        place = places[method] = places.get(method, -1) + 1
         points = [(rate, score(at)) for rate, at in part.groupby("learning_rate")]
+        style = {"color": look(method)[0], "marker": marker_of(method, place % MOST), "markersize": 6}
+        dash = look(method)[2] if not place else DASHES[place % len(DASHES)]
         ax.plot(
             [rate for rate, _ in points],
             [s.mean for _, s in points],
-            color=look(method)[0],
-            linestyle=look(method)[2],
+            **style,
+            fillstyle="none",
+            linestyle=dash,
+            label=family,
         )
         for rate, s in points:
-            draw_point(ax, rate, s, method)
-    legend(figure, ax)
+            draw_point(ax, rate, s, method, marker=style["marker"])
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7, frameon=False)
+    once = runs["family"].nunique() - len(lines)
+    words = f"; {once} settings with one rate are left out" if once else ""
     ax.set(xscale="log", xlabel="learning rate", ylabel=f"{METRICS[metric_of(runs)]} x 100")
-    ax.set_title(f"{title(runs, task)}: mean and 95 % t interval\nopen: fewer than three seeds", fontsize=9)
+    ax.set_title(f"{title(runs, task)}: mean and 95 % t interval\nopen: fewer than three seeds{words}", fontsize=9)
     return figure

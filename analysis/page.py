@@ -44,7 +44,6 @@ SYMBOLS = {
 }
 COST = ("samples_per_second", "peak_bytes", "weights", "gradients", "optimizer_state", "activations")
 Records = dict[tuple[str, str], tuple[Path, dict[str, Any]]]
-RATES = ("trainer.learning_rate", "trainer.head_learning_rate")
 HIDDEN = (
     "output_dir",
     "force",
@@ -64,7 +63,7 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table]) -> dict
         records: each run's file and record, by its experiment and the hash of its settings.
         tables: shown as they are.
     """
-    runs = families(runs)
+    runs = with_choice(runs)
     keys = ["experiment", "backbone", "task", "label"]
     settings = [setting(part) for _, part in runs.groupby(keys, sort=False)]
     return {
@@ -82,13 +81,11 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table]) -> dict
     }
 
 
-def families(runs: pd.DataFrame) -> pd.DataFrame:
-    """The frame with `label`, a `family` that is the label without the rates, and whether its rate is the `chosen` one."""
-    alike = runs.assign(settings=[{k: v for k, v in s.items() if k not in RATES} for s in runs["settings"]])
-    runs = labelled(runs).assign(family=labelled(alike)["label"], chosen=False)
+def with_choice(runs: pd.DataFrame) -> pd.DataFrame:
+    """The frame with labels, and whether a run's rate is the `chosen` one."""
+    runs = labelled(runs).assign(chosen=False)
     for _, part in runs.groupby(["experiment", "backbone", "task"]):
-        labels = labels_at_chosen_rates(complete(part))
-        runs.loc[part.index, "chosen"] = part["label"].isin(labels)
+        runs.loc[part.index, "chosen"] = part["label"].isin(labels_at_chosen_rates(complete(part)))
     return runs
 
 

@@ -12,7 +12,7 @@ from core.console import log
 from core.errors import Damaged, UserError
 from core.io import with_checksum, write_json
 from experiments.config import file_name, identity
-from experiments.naming import PER_SEED, differing, flat, short, show, unequal
+from experiments.naming import HEAD_RATE, PER_SEED, RATE, differing, flat, short, show, unequal
 from experiments.record import RECORD, parse, without_paths
 from methods.base import REGISTERED
 from tasks.glue import GLUE
@@ -143,17 +143,23 @@ def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
     Raises:
         UserError: a path does not exist, or there is no complete run.
     """
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    found: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f"there is no {path}; give folders of runs, as in runs/default")
+        if path.is_file() and path.suffix != ".json":
+            raise UserError(f"{path} is no record; give folders of runs, as in runs/default, or records (.json)")
         runs = [path] if path.is_file() else sorted(path.rglob(RECORD))
-        found |= {record["config_hash"]: (file, record) for file, record in (ended(runs) if runs else read_all(path))}
+        for file, record in ended(runs) if runs else read_all(path):
+            key = record["experiment"], record["config_hash"]
+            if record["status"] == "complete" or key not in found:
+                found[key] = file, record
     all_runs = frame(record for _, record in found.values())
     if complete(all_runs).empty:
         raise UserError("no complete run there; give folders of runs, as in runs/default")
     places = {key: file.parent if file.name == RECORD else file for key, (file, _) in found.items()}
-    return all_runs.assign(path=[str(places[key]) for key in all_runs["hash"]])
+    keys = zip(all_runs["experiment"], all_runs["hash"], strict=True)
+    return all_runs.assign(path=[str(places[key]) for key in keys])
 
 
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -265,15 +271,19 @@ def at_chosen_setting(runs: pd.DataFrame) -> pd.DataFrame:
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a column `label`: the method, and the settings in which the runs of an experiment differ on a task.
 
-    Complete runs of one experiment, backbone, task and label differ in nothing but the seed.
+    Complete runs of one experiment, backbone, task and label differ in nothing but the seed. A column `family` is the same
+    without the learning rates.
     """
-    frame = frame.assign(label=[METHODS[name] for name in frame["method"]])
+    names = [METHODS[name] for name in frame["method"]]
+    frame = frame.assign(label=names, family=names)
     for _, grid in frame.groupby(["experiment", "backbone"]):
         shared = unequal(list(grid["settings"]))
         for _, group in grid.groupby("method"):
             keys = dict.fromkeys([*differing(list(group["settings"]), within=("task.name",)), *shared])
-            words = ["".join(f", {short(key)} {show(values.get(key))}" for key in keys) for values in group["settings"]]
-            frame.loc[group.index, "label"] += pd.Series(words, index=group.index)
+            rest = [key for key in keys if key not in (RATE, HEAD_RATE)]
+            for column, chosen in (("label", keys), ("family", rest)):
+                words = ["".join(f", {short(k)} {show(values.get(k))}" for k in chosen) for values in group["settings"]]
+                frame.loc[group.index, column] += pd.Series(words, index=group.index)
     return frame
 
 

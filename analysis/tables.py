@@ -45,7 +45,7 @@ STATISTICS_NOTES = [
 def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
     """The lines of one experiment: one for each setting on each task."""
     rows, compared = [], []
-    for (backbone, task), group in runs.groupby(["backbone", "task"], sort=False):
+    for (backbone, task, _), group in runs.groupby(["backbone", "task", "metric"], sort=False):
         settings = dict(list(group.groupby("label", sort=False)))
         scores = {label: chosen_scores(complete(part)) for label, part in settings.items()}
         references = {name: reference_label(group, method) for name, method in REFERENCES.items()}
@@ -75,8 +75,7 @@ def reference_label(group: pd.DataFrame, method: str) -> str | None:
 def labels_at_chosen_rates(runs: pd.DataFrame) -> set[str]:
     """Of settings that differ in nothing but the rate, the one that held-out data choose; all where nothing is held out."""
     labels: set[str] = set()
-    rates = {"trainer.learning_rate", "trainer.head_learning_rate"}
-    for _, part in runs.groupby(runs["settings"].map(lambda s: str({k: s[k] for k in sorted(s.keys() - rates)}))):
+    for _, part in runs.groupby("family"):
         chosen = at_chosen_setting(part)
         labels |= set((part if chosen.empty else chosen)["label"])
     return labels

@@ -53,6 +53,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         if part.get(name) == default:
             part.pop(name, None)
     config["data"].pop("path", None)
+    if tokenizer := config["backbone"].get("tokenizer"):  # wherever it lies; the record has its checksum
+        config["backbone"]["tokenizer"] = Path(tokenizer).name
     for key in ("forward", "packed"):  # packed: what forward was called in old records
         config["trainer"].pop(key, None)
     for key in ("learning_rates", "head_learning_rates", "license"):  # the rates in force are the trainer's
@@ -157,6 +159,8 @@ class RunConfig:
     def _settle_rates(self) -> None:
         """Fills in rates that are not given: the backbone's for the method, or else the method's own."""
         trainer, backbone, method = self.trainer, self.backbone, self.method
+        if not hasattr(method, "learning_rate"):
+            raise UserError(f"method {method.name} has no rate: give its class `learning_rate: ClassVar[float] = 1e-3`")
         if trainer.learning_rate is None:
             trainer.learning_rate = backbone.learning_rates.get(method.name, method.learning_rate)
         if trainer.head_learning_rate is None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+RATE, HEAD_RATE = "trainer.learning_rate", "trainer.head_learning_rate"
 PER_SEED = ("seed", "method.projection_seed")  # differ between the seeds of one setting
 
 
@@ -15,22 +16,22 @@ def flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list[str]:
-    """The keys in which runs differ that agree in `within`; one that follows from earlier ones is left out.
+    """The keys in which runs differ that agree in `within`.
 
-    Runs that agree in `within` and in these keys differ in nothing but the seed.
+    Runs that agree in `within` and in these keys differ in nothing but the seed. The head's rate is left out where it is the
+    trunk's in every run.
 
     Args:
         settings: of the runs, each flat.
     """
-
-    def kinds(keys: list[str]) -> int:
-        return len({tuple(str(values.get(key)) for key in (*within, *keys)) for values in settings})
-
-    kept: list[str] = []
-    for key in dict.fromkeys(key for values in settings for key in values):
-        if key not in PER_SEED and kinds([*kept, key]) > kinds(kept):
-            kept.append(key)
-    return kept
+    values_of: dict[str, dict[tuple[str, ...], set[str]]] = {}
+    for values in settings:
+        place = tuple(str(values.get(key)) for key in within)
+        for key in dict.fromkeys(key for each in settings for key in each):
+            values_of.setdefault(key, {}).setdefault(place, set()).add(str(values.get(key)))
+    kept = [key for key, found in values_of.items() if max(map(len, found.values())) > 1]
+    follows = all(values.get(HEAD_RATE) == values.get(RATE) for values in settings)
+    return [key for key in kept if key not in PER_SEED and not (key == HEAD_RATE and follows)]
 
 
 def unequal(settings: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,12 +1,13 @@
 """Prints tables of finished runs: `python scripts/results.py runs/default [more folders or record files] [format=md]`.
 
-There is a table for each backbone and source of data, a row for each method and setting, and a column for each task. Runs in
-a row differ in nothing but the seed. A cell is the task's main metric on the validation set, times 100: the mean over seeds,
-with its 95 % t interval and the number of seeds. The epoch is the one that is best on held-out data, or on the validation set
-itself if nothing was held out. †: in some run, every example got the same answer.
+There is a table for each backbone and source of data, a row for each method and setting, and a column for each task and its
+metric. Runs in a cell differ in nothing but the seed; between a row's tasks, settings may differ that are the same within
+each. A cell is the metric on the validation set, times 100: the mean over seeds, with its 95 % t interval and the number of
+seeds. The epoch is the one that is best on held-out data, or on the validation set itself if nothing was held out. †: in some
+run, every example got the same answer. Failed runs are counted.
 
 format=md is the default. format=csv and format=json give all numbers: a line for each method, setting and task, with mean,
-interval, median, speed, peak memory and the runs' folders.
+interval, median, failed runs, the machines, the runs' folders and, where all ran on one machine, speed and peak memory.
 """
 
 import json
@@ -21,11 +22,9 @@ import pandas as pd
 from analysis.records import METHODS, TASKS, chosen_scores, complete, in_order, read_runs
 from analysis.statistics import summarize
 from core.checks import one_of
-from experiments.naming import differing, short, show, unequal
+from experiments.naming import RATE, differing, short, show, unequal
 from scripts.cli import command, parse
 from training.selection import best
-
-RATE = "trainer.learning_rate"
 
 
 def settings_that_differ(runs: pd.DataFrame) -> list[str]:
@@ -40,32 +39,31 @@ def summaries(runs: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for _, own in runs.groupby(["order", "method"], sort=True):
         own = own.assign(key=[json.dumps([values.get(key) for key in keys]) for values in own["settings"]])
-        parts = [summary(part, keys) for _, part in own.groupby(["key", "task"], sort=False)]
+        parts = [summary(part, keys) for _, part in own.groupby(["key", "task", "metric"], sort=False)]
         rows += sorted(parts, key=lambda row: [natural(row[short(key)]) for key in keys])
     return rows
 
 
 def summary(runs: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
     """The numbers of one method, setting and task over its seeds."""
-    first = runs.iloc[0]
+    first, done = runs.iloc[0], complete(runs)
     task, metric = first["task"], first["metric"]
-    s = summarize(list(chosen_scores(runs).values()))
+    s = summarize(list(chosen_scores(done).values())) if len(done) else None
+    machines = sorted({f"{run.hardware}, {run.precision}" for run in done.itertuples()})
+    measured = done if len(machines) == 1 else done.iloc[:0]  # a median over machines is no machine's speed
     return {
         "method": first["method"],
         **{short(key): first["settings"].get(key) for key in keys},
         "trained": int(first["parameters"]),
-        **{
-            "task": task,
-            "metric": metric,
-            "seeds": s.n,
-            "mean": s.mean,
-            "low": s.low,
-            "high": s.high,
-            "median": s.median,
-        },
-        "collapsed": sum(best(history, metric)["collapsed"] for history in runs["history"]),
-        "samples_per_second": number(runs["samples_per_second"].median()),
-        "peak_bytes": number(runs["peak_bytes"].median()),
+        "task": task,
+        "metric": metric,
+        "seeds": len(done),
+        **{key: getattr(s, key, None) for key in ("mean", "low", "high", "median")},
+        "collapsed": sum(best(history, metric)["collapsed"] for history in done["history"]),
+        "failed": len(runs) - len(done),
+        "machines": "; ".join(machines),
+        "samples_per_second": number(measured["samples_per_second"].median()),
+        "peak_bytes": number(measured["peak_bytes"].median()),
         "runs": list(runs["path"]),
     }
 
@@ -81,24 +79,28 @@ def natural(value: Any) -> tuple[bool, Any]:
 
 
 def cell(row: dict[str, Any]) -> str:
-    """`26.0 (21.6 to 30.5, n = 4)`."""
+    """`26.0 (21.6 to 30.5, n = 4)`, and how many failed."""
+    failed = f"{row['failed']} failed" if row["failed"] else ""
+    if row["mean"] is None:
+        return failed
     spread = f" ({row['low']:.1f} to {row['high']:.1f}, n = {row['seeds']})" if row["low"] is not None else ""
     if not spread and row["seeds"] > 1:
         spread = f" (n = {row['seeds']})"
-    return f"{row['mean']:.1f}" + "†" * (row["collapsed"] > 0) + spread
+    return f"{row['mean']:.1f}" + "†" * (row["collapsed"] > 0) + spread + (failed and f", {failed}")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A Markdown table with a column for each task."""
     columns = list(rows[0])[: list(rows[0]).index("task")]
-    tasks = list(in_order(row["task"] for row in rows))
-    lines: dict[str, dict[str, str]] = {}
+    order = list(in_order(row["task"] for row in rows))
+    tasks = sorted(dict.fromkeys((row["task"], row["metric"]) for row in rows), key=lambda pair: order.index(pair[0]))
+    lines: dict[str, dict[Any, str]] = {}
     for row in rows:
         line = lines.setdefault(json.dumps([row[name] for name in columns]), {})
-        line[row["task"]] = cell(row)
+        line[row["task"], row["metric"]] = cell(row)
         line |= {name: show(row[name]) for name in columns}
         line |= {"method": METHODS[row["method"]], "trained": f"{row['trained']:,}"}
-    heads = [*columns, *(f"{TASKS[task]} ({next(r['metric'] for r in rows if r['task'] == task)})" for task in tasks)]
+    heads = [*columns, *(f"{TASKS[task]} ({metric})" for task, metric in tasks)]
     table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     table += [[line.get(name, "") for name in (*columns, *tasks)] for line in lines.values()]
     return "\n".join("| " + " | ".join(line) + " |" for line in table)
@@ -108,7 +110,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main(words: list[str]) -> None:
     options, folders = parse(words, {"format": "md"}, rest_are="paths")
     one_of("md", "csv", "json")("format", options["format"])
-    runs = complete(read_runs([Path(folder) for folder in folders or ["runs"]]))
+    runs = read_runs([Path(folder) for folder in folders or ["runs"]]).drop_duplicates("hash")
     groups = {key: summaries(part) for key, part in runs.groupby(["backbone", "data"])}
     if options["format"] == "md":
         for (backbone, data), rows in groups.items():

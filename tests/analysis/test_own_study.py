@@ -57,12 +57,78 @@ def test_what_methods_do_not_share_is_in_their_labels_and_in_results_columns(tmp
     leave(tmp_path, "method=dora", "trainer.epochs=1", "data.train_size=200", experiment="mine")
     runs = read_runs([tmp_path])
     statistics, _ = own_study.tables(runs)
-    assert sorted(statistics.cells["runs"]) == ["DoRA, train_size 200", "LoRA, train_size null"]
-    assert settings_that_differ(runs) == ["trainer.learning_rate", "data.train_size"]
+    assert sorted(statistics.cells["runs"]) == ["DoRA, train_size 200, epochs 1", "LoRA, train_size null, epochs 3"]
+    assert settings_that_differ(runs) == ["trainer.learning_rate", "data.train_size", "trainer.epochs"]
     leave(tmp_path, "method=dora", "trainer.epochs=3", experiment="mine")
     runs = read_runs([tmp_path])
     rows = [(row["method"], row["train_size"], row["seeds"]) for row in summaries(runs)]
     assert rows == [("lora", None, 1), ("dora", 200, 1), ("dora", None, 1)]
+
+
+def test_every_setting_that_differs_is_named_even_if_two_go_together(tmp_path):
+    """Only the head's rate, where it is the trunk's everywhere, goes without saying."""
+    leave(tmp_path, "method=full", "trainer.learning_rate=1e-5", "trainer.batch_size=8", experiment="mine")
+    leave(tmp_path, "method=full", "trainer.learning_rate=1e-4", "trainer.batch_size=16", experiment="mine")
+    runs = read_runs([tmp_path])
+    labels = {label.replace("learning_rate", "rate") for label in own_study.tables(runs)[0].cells["runs"]}
+    assert labels == {"Full FT, batch_size 8, rate 1e-05", "Full FT, batch_size 16, rate 0.0001"}
+
+
+def test_the_same_runs_in_two_experiments_are_in_both_tables_whatever_the_order(tmp_path):
+    for experiment in ("one", "two"):
+        for seed in (0, 1):
+            leave(tmp_path, f"seed={seed}", experiment=experiment)
+    for folders in ((tmp_path / "one", tmp_path / "two"), (tmp_path / "two", tmp_path / "one"), (tmp_path,)):
+        runs = read_runs(folders)
+        assert [table.name for table in own_study.tables(runs)] == ["one_statistics", "two_statistics", "costs"]
+        assert list(runs["experiment"].value_counts()) == [2, 2]
+        assert len(own_study.as_one(runs)) == 2  # a figure shows each once
+
+
+def test_a_complete_run_counts_and_not_a_failed_record_of_it(tmp_path):
+    leave(tmp_path / "a", experiment="mine")
+    leave(tmp_path / "b", experiment="mine", status="failed", reason="nan")
+    for folders in ((tmp_path / "a", tmp_path / "b"), (tmp_path / "b", tmp_path / "a")):
+        assert list(read_runs(folders)["status"]) == ["complete"]
+
+
+def test_failed_runs_are_told(tmp_path, monkeypatch, capsys):
+    leave(tmp_path, "seed=0", experiment="mine")
+    leave(tmp_path, "seed=1", experiment="mine", status="failed", reason="the loss is nan")
+    leave(tmp_path, "method=dora", experiment="mine", status="failed", reason="the loss is nan")
+    assert run_script(scripts.results, monkeypatch, str(tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[-2].strip() for line in lines if line.startswith(("| LoRA", "| DoRA"))] == [
+        "50.0, 1 failed",
+        "1 failed",
+    ]
+
+
+def test_metrics_are_never_mixed(tmp_path, monkeypatch, capsys):
+    leave(tmp_path, "task=mrpc", experiment="mine")
+    leave(tmp_path, "task=mrpc", "seed=1", experiment="mine", metric="f1", scores=(0.9,))
+    found = own_study.figures(read_runs([tmp_path]))
+    assert {"curves_roberta-base_mrpc_accuracy", "curves_roberta-base_mrpc_f1"} <= set(found)
+    assert run_script(scripts.results, monkeypatch, str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "| MRPC (accuracy) | MRPC (f1) |" in out
+    assert "| 50.0 | 90.0 |" in out
+
+
+def test_speeds_of_two_machines_are_never_one_number(tmp_path):
+    for seed, cpu in ((0, "X"), (1, "X"), (2, "Y")):
+        hardware = {"device": "cpu", "cpu": cpu, "threads": 1, "precision": "fp32"}
+        leave(tmp_path, f"seed={seed}", experiment="mine", provenance={"hardware": hardware})
+    runs = read_runs([tmp_path])
+    [row] = summaries(runs)
+    assert (row["machines"], row["samples_per_second"], row["peak_bytes"]) == (
+        "X, 1 thread, fp32; Y, 1 thread, fp32",
+        None,
+        None,
+    )
+    assert [line[1] for line in own_study.costs(runs).cells.to_numpy()] == ["X, 1 thread, fp32", "Y, 1 thread, fp32"]
+    [figure] = [f for name, f in own_study.figures(runs).items() if name.startswith("trade_offs")]
+    assert "speed and memory on X, 1 thread, fp32" in figure.get_suptitle()
 
 
 def test_every_grid_has_figures_and_rates_have_theirs(tmp_path):
@@ -91,7 +157,7 @@ def test_labels_name_what_differs_on_the_figures_own_task(tmp_path):
         leave(tmp_path, "task=rte", f"trainer.patience={patience}", experiment="mine")
     found = own_study.figures(read_runs([tmp_path]))
     labels = {
-        task: sorted(found[f"trade_offs_roberta-base_{task}"].axes[-1].get_legend_handles_labels()[1])
+        task: sorted(text.get_text() for text in found[f"trade_offs_roberta-base_{task}"].legends[0].get_texts())
         for task in ("cola", "rte")
     }
     assert labels == {"cola": ["LoRA"], "rte": ["LoRA, patience 3", "LoRA, patience null"]}

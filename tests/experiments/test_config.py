@@ -14,6 +14,7 @@ from core.console import sentence
 from core.errors import UserError
 from experiments.config import file_name, to_dict
 from experiments.sweep import cells
+from methods.base import REGISTERED
 from tasks.glue import GLUE
 from training.optimizers import schedule
 
@@ -316,3 +317,9 @@ def test_a_users_experiment_is_named_after_its_file_unless_it_sets_a_name(tmp_pa
     words = [f"hydra.searchpath=[{tmp_path}]", "profile=offline"]
     assert [compose(f"experiment={name}", *words).experiment for name in ("mine", "yours")] == ["mine", "ours"]
     assert compose(*words).experiment == "default"
+
+
+def test_a_method_without_a_rate_is_told_so(monkeypatch):
+    monkeypatch.delattr(REGISTERED["head"], "learning_rate")
+    with pytest.raises(UserError, match="method head has no rate: give its class"):
+        compose("method=head")

@@ -6,6 +6,7 @@ import json
 from support.command_line import ROOT, compose
 
 from experiments.config import from_dict, hash_of, to_dict
+from experiments.record import without_paths
 
 RECORDS = sorted((ROOT / "paper_tables/records").rglob("*.json"))
 
@@ -39,3 +40,12 @@ def test_a_new_setting_at_its_default_leaves_old_hashes_unchanged():
         assert hash_of(old) == hash_of(config)
     swish = to_dict(compose("method=houlsby", "method.activation=swish"))
     assert hash_of(swish) != hash_of(to_dict(compose("method=houlsby")))
+
+
+def test_a_committed_record_says_no_path_and_keeps_its_hash():
+    run = compose("data=local", "data.path=/home/me/glue", "output_dir=/tmp/x", "backbone.tokenizer=/home/me/tokens")
+    committed = without_paths(to_dict(run))
+    assert "/home" not in json.dumps(committed)
+    assert "/tmp" not in json.dumps(committed)
+    assert hash_of(committed) == run.hash
+    assert hash_of(to_dict(compose("data=local", "data.path=x", "backbone.tokenizer=other"))) != run.hash
