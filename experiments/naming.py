@@ -18,8 +18,8 @@ def flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
 def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list[str]:
     """The keys in which runs differ that agree in `within`.
 
-    Runs that agree in `within` and in these keys differ in nothing but the seed. The head's rate is left out where it is the
-    trunk's in every run.
+    Runs that agree in `within` and in these keys differ in nothing but the seed. Left out is what goes without saying: what a
+    backbone's or a data source's name decides, and the head's rate where it is the trunk's in every run.
 
     Args:
         settings: of the runs, each flat.
@@ -30,8 +30,19 @@ def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list
         for key in dict.fromkeys(key for each in settings for key in each):
             values_of.setdefault(key, {}).setdefault(place, set()).add(str(values.get(key)))
     kept = [key for key, found in values_of.items() if max(map(len, found.values())) > 1]
-    follows = all(values.get(HEAD_RATE) == values.get(RATE) for values in settings)
-    return [key for key in kept if key not in PER_SEED and not (key == HEAD_RATE and follows)]
+
+    def follows(key: str, leader: str) -> bool:
+        return len({str(v.get(leader)) for v in settings}) == len(
+            {(str(v.get(leader)), str(v.get(key))) for v in settings}
+        )
+
+    one_rate = all(values.get(HEAD_RATE) == values.get(RATE) for values in settings)
+    left_out = {HEAD_RATE} if one_rate else set()
+    for key in kept:
+        leader = f"{key.partition('.')[0]}.name"
+        if leader in kept and key != leader and follows(key, leader):
+            left_out.add(key)
+    return [key for key in kept if key not in PER_SEED and key not in left_out]
 
 
 def unequal(settings: Sequence[dict[str, Any]]) -> list[str]:

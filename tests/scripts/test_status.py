@@ -85,7 +85,10 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
     ("words", "rows"),
     [
         (("method=lora,full", "task=rte,mrpc"), ["rte mrpc", "lora . .", "full . ."]),  # batches differ, but by method
-        (("backbone=tiny,minilm",), ["cola", "lora backbone=tiny .", "lora backbone=minilm ."]),
+        (
+            ("backbone=tiny,minilm",),
+            ["cola", "lora backbone=tiny learning_rate=0.0004 .", "lora backbone=minilm learning_rate=0.001 ."],
+        ),
         (
             ("method=lora,qlora,qlora_fp4", "seed=0,1"),
             ["cola", "lora ..", "qlora quant_type=nf4 ..", "qlora quant_type=fp4 .."],
@@ -103,8 +106,8 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
             ["mnli mrpc", "lora start=null . .", "lora start=mnli .", "vera start=null . .", "vera start=mnli ."],
         ),
         (
-            ("experiment=optimizers", "seed=0", "trainer.schedule=linear"),  # the rate follows from the optimizer
-            ["cola", "lora optimizer=adamw .", "lora optimizer=sgd ."],
+            ("experiment=optimizers", "seed=0", "trainer.schedule=linear"),
+            ["cola", "lora optimizer=adamw learning_rate=0.0004 .", "lora optimizer=sgd learning_rate=0.1 ."],
         ),
     ],
 )
