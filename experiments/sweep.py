@@ -194,7 +194,7 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = T
         jobs: each job's overrides.
         is_here: the jobs run on this machine, which must have the folders that they read.
     """
-    left, mistakes = [], defaultdict(list)
+    left, committed, mistakes = [], 0, defaultdict(list)
     composer = Composer(GlobalHydra.instance().config_loader(), config)
     for job in map(list, jobs):
         try:
@@ -204,9 +204,13 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = T
                 if is_here:
                     require_folders(run)
                 left.append(job)
+            elif RunFolder.of(run).committed_record():
+                committed += 1
         except USER_ERRORS as error:
             mistakes[sentence(error)].append(" ".join(job))
             exit_statuses.append(2)
+    if committed:
+        log.info(f"{counted(committed, 'run')} with a record in paper_tables/records (reuse_records=false trains here)")
     for mistake, where in mistakes.items():
         log.error(
             f"{where[0]}: {mistake}" + (f" (and in {counted(len(where) - 1, 'more run')})" if len(where) > 1 else "")

@@ -34,6 +34,14 @@ def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
     assert out == "sweep: 3 runs, 0 of them to train\n"
 
 
+def test_a_sweep_says_which_runs_committed_records_finish(tmp_path):
+    words = ("experiment=minilm", "task=cola", "method=head", "seed=0,1", "data.path=/nowhere")
+    process = WarmProcess(["-m", *words, f"output_dir={tmp_path}"], ENVIRONMENT, tmp_path)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (0, "sweep: 2 runs, 0 of them to train\n")
+    assert "2 runs with a record in paper_tables/records (reuse_records=false trains here)" in err
+
+
 def test_a_setting_that_one_method_lacks_is_named_with_its_cell(tmp_path):
     """The others go on to their own mistakes; status.py names the cell too."""
     words = ("method=lora,full", "task=cola", "seed=0,1", "method.rank=8", "trainer.batch_size=0")
