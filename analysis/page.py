@@ -63,7 +63,7 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table]) -> dict
         records: each run's file and record, by its experiment and the hash of its settings.
         tables: shown as they are.
     """
-    runs = with_choice(runs)
+    verdicts, runs = claims(runs), with_choice(runs)
     keys = ["experiment", "backbone", "task", "label"]
     settings = [setting(part) for _, part in runs.groupby(keys, sort=False)]
     return {
@@ -74,7 +74,7 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table]) -> dict
         "settings": settings,
         "runs": [run_data(row, *records[row.experiment, row.hash]) for row in runs.itertuples()],
         "pairs": list(pairs(complete(runs))),
-        "claims": claims(runs),
+        "claims": verdicts,
         "tables": [
             {"title": t.title, "columns": list(t.cells.columns), "rows": t.cells.to_numpy().tolist()} for t in tables
         ],
@@ -82,8 +82,10 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table]) -> dict
 
 
 def with_choice(runs: pd.DataFrame) -> pd.DataFrame:
-    """The frame with labels, and whether a run's rate is the `chosen` one."""
+    """The frame with labels, and whether a run's rate is the `chosen` one; a task with two metrics is two tasks."""
+    mixed = runs.groupby("task")["metric"].transform("nunique") > 1
     runs = labelled(runs).assign(chosen=False)
+    runs["task"] = runs["task"].where(~mixed, [f"{TASKS[run.task]} ({run.metric})" for run in runs.itertuples()])
     for _, part in runs.groupby(["experiment", "backbone", "task"]):
         runs.loc[part.index, "chosen"] = part["label"].isin(labels_at_chosen_rates(complete(part)))
     return runs
@@ -171,7 +173,7 @@ def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
     """One run: what it was and what came of it."""
     provenance, config = record["provenance"], flat(record["config"])
-    default = plain_settings(row.method, row.task, row.backbone, row.data)
+    default = plain_settings(row.method, record["task"], row.backbone, row.data)
     changed = {
         key: (default.get(key), value)
         for key, value in config.items()
@@ -202,7 +204,7 @@ def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
         "data": provenance.get("data_fingerprint"),
         "versions": provenance.get("versions") or {},
         "settings": [[key, text(was), text(value)] for key, (was, value) in changed.items()],
-        "command": command(row, {key: pair for key, pair in changed.items() if key in default or not default}),
+        "command": command(record, {key: pair for key, pair in changed.items() if key in default or not default}),
         "confusion": confusion(file.parent / PREDICTIONS),
     }
 
@@ -218,16 +220,17 @@ def plain_settings(method: str, task: str, backbone: str, data: str) -> dict[str
         return {}
 
 
-def command(row: Any, changed: dict[str, tuple[Any, Any]]) -> str:
+def command(record: dict[str, Any], changed: dict[str, tuple[Any, Any]]) -> str:
     """The command that trains the run again."""
-    choices = [f"experiment={row.experiment}"] if (ROOT / f"conf/experiment/{row.experiment}.yaml").exists() else []
-    choices += [f"{key}={getattr(row, key)}" for key in ("method", "task", "backbone", "data")]
+    name = record["experiment"]
+    choices = [f"experiment={name}"] if (ROOT / f"conf/experiment/{name}.yaml").exists() else []
+    choices += [f"{key}={record[key]}" for key in ("method", "task", "backbone", "data")]
     own = [
         f"{key}={override(value)}"
         for key, (_, value) in changed.items()
         if not key.startswith(("backbone.", "tags", "note"))
     ]
-    path = ["data.path=DIR"] if row.data == "local" else []
+    path = ["data.path=DIR"] if record["data"] == "local" else []
     return " ".join(["python train.py", *map(typed, [*choices, *path, *own]), "reuse_records=false"])
 
 

@@ -69,6 +69,17 @@ def test_the_same_settings_in_two_experiments_are_two_runs():
     assert {name for s in data["settings"] for name in s["runs"]} == {run["id"] for run in data["runs"]}
 
 
+def test_two_metrics_of_a_task_are_never_compared():
+    runs = [
+        record("task=mrpc", f"method={method}", experiment="x", metric=m)
+        for method, m in (("lora", "f1"), ("dora", "accuracy"))
+    ]
+    data = page_of(*runs)
+    assert data["tasks"] == {"MRPC (accuracy)": "MRPC (accuracy)", "MRPC (f1)": "MRPC (f1)"}
+    assert data["pairs"] == []
+    assert all("task=mrpc" in run["command"] for run in data["runs"])
+
+
 def test_a_run_without_speed_or_of_a_failed_training_is_shown():
     failed = record("method=lora", "task=cola", "seed=5", status="failed", reason="the loss is nan", experiment="study")
     fast = record("method=dora", "task=cola", experiment="study")
