@@ -26,7 +26,7 @@ from core.errors import USER_ERRORS, Diverged, Interrupted, out_of_memory
 from core.habits import amend
 from core.io import require_writable
 from core.redact import redacted
-from experiments.config import RunConfig, from_hydra
+from experiments.config import RunConfig, from_hydra, named_by
 from experiments.record import describe
 from experiments.run_folder import RunFolder
 from experiments.sweep import exit_statuses, require_expected, require_sweep, start_config
@@ -121,7 +121,7 @@ def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str,
 def main(cfg: DictConfig) -> None:
     """A job of Hydra's. Its error is printed and noted, so that the other jobs of a sweep continue."""
     try:
-        run = from_hydra(cfg, HydraConfig.get().runtime.choices["experiment"])
+        run = from_hydra(named_by(cfg, HydraConfig.get().runtime.choices["experiment"]))
         require_expected(run)
         start = start_config(run, HydraConfig.get().overrides.task, HydraConfig.get().job.config_name or "config")
         if start and (run.force or RunFolder.of(run).status()[0] != "complete"):

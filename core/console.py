@@ -82,6 +82,9 @@ def sentence(error: Exception) -> str:
     if ambiguous := re.match(r"Ambiguous value for argument '(.+?)'", text):
         text = f"; as one text it is written {quoted(ambiguous[1])}" if ambiguous[1].partition("=")[0] in TEXTS else ""
         return f"{ambiguous[1]} names several runs: add -m to train them all{text}"
+    if key and (several := re.match(r"Value '\[(.+)\]' of type 'list' could not be converted", text)):
+        values = several[1].replace(", ", ",").replace("'", "")
+        return f"{key}: it takes one value; for several runs give {key}={values} without brackets, and -m"
     if missing := re.match(r"Key '(.+?)' (is )?not in", text):
         name = key or missing[1]
         if isinstance(parent, DictConfig) and (place := right_name(name, parent)):
@@ -128,7 +131,10 @@ def require_flags() -> None:
         raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
 
     parser.error = refuse  # type: ignore[method-assign]  # argparse has no other way to keep it from exiting
-    if parser.parse_args().experimental_rerun:
+    chosen = parser.parse_args()
+    if chosen.cfg and chosen.multirun:
+        raise UserError("--cfg shows the settings of one run: leave out -m, and give each setting one value")
+    if chosen.experimental_rerun:
         raise UserError(
             "--experimental-rerun reads a pickle, which this project never does: give the run's overrides again"
         )

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import methods  # noqa: F401  (registers each method's schema)
 from core.checks import check, generator_seed, one_of
@@ -207,22 +208,25 @@ def from_dict(config: dict[str, Any]) -> RunConfig:
         raise UserError(f"the run's settings are not this version's: {sentence(error)}") from error
 
 
-def from_hydra(cfg: DictConfig, experiment: str | None = None) -> RunConfig:
-    """The typed, checked settings.
+def named_by(cfg: DictConfig, choice: str | None) -> DictConfig:
+    """The settings, whose experiment is named by the chosen `conf/experiment/NAME.yaml` unless it sets another name."""
+    if choice and cfg.experiment == "default":
+        cfg.experiment = choice
+    return cfg
 
-    Args:
-        experiment: the chosen `conf/experiment/NAME.yaml`, whose name is the run's experiment unless it sets another.
+
+def from_hydra(cfg: DictConfig) -> RunConfig:
+    """The typed, checked settings.
 
     Raises:
         UserError: a value is out of range, a required one missing, or one added that nothing reads.
     """
-    missing = OmegaConf.missing_keys(cfg)
-    if missing:
-        raise UserError(f"{', '.join(sorted(missing))} must be given")
-    if experiment and cfg.experiment == "default":
-        cfg = cfg.copy()
-        cfg.experiment = experiment
-    run: Any = OmegaConf.to_object(cfg)  # RunConfig, by its schema
+    try:
+        run: Any = OmegaConf.to_object(cfg)  # RunConfig, by its schema
+    except OmegaConfBaseException as error:
+        if missing := OmegaConf.missing_keys(cfg):
+            raise UserError(f"{', '.join(sorted(missing))} must be given") from error
+        raise
     _refuse_extras(run)
     return run
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, ListConfig, open_dict
 from core.console import composing, counted, log, sentence
 from core.errors import USER_ERRORS, UserError
 from core.habits import amend, for_each_cell
-from experiments.config import RunConfig, from_hydra
+from experiments.config import RunConfig, from_hydra, named_by
 from experiments.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def run_config(cfg: DictConfig) -> RunConfig:
     cfg = cfg.copy()
     with open_dict(cfg):
         hydra_part = cfg.pop("hydra")
-    return from_hydra(cfg, hydra_part.runtime.choices.experiment)
+    return from_hydra(named_by(cfg, hydra_part.runtime.choices.experiment))
 
 
 class Composer:
@@ -48,24 +48,28 @@ class Composer:
             master: the sweep's configuration, with Hydra's own part.
         """
         self.loader, self.master = loader, master
-        self.bases: dict[
-            tuple[str, ...], tuple[DictConfig, str]
-        ] = {}  # by the words that choose files; with the experiment
+        self.bases: dict[tuple[str, ...], DictConfig] = {}  # by the words that choose files
+        self.parsed: dict[str, Override] = {}
 
     def run(self, job: Sequence[str]) -> RunConfig:
         """The settings of a job: those of its words that choose files, and then the values that it changes."""
-        parsed = OverridesParser.create(self.loader).parse_overrides(list(job))
-        changes = [word for word in parsed if self.is_change(word)]
+        parsed = [self.parse(word) for word in job]
+        changes = [override for override in parsed if self.is_change(override)]
         rest = tuple(word for word, override in zip(job, parsed, strict=True) if override not in changes)
         if rest not in self.bases:
             base = self.loader.load_sweep_config(self.master, list(rest))
             with open_dict(base):
                 choice = base.pop("hydra").runtime.choices.experiment
-            self.bases[rest] = base, choice
-        base, choice = self.bases[rest]
-        cfg = base.copy()
+            self.bases[rest] = named_by(base, choice)
+        cfg = self.bases[rest].copy()
         self.loader._apply_overrides_to_config(changes, cfg)
-        return from_hydra(cfg, choice)
+        return from_hydra(cfg)
+
+    def parse(self, word: str) -> Override:
+        """A word, whose grammar is read once for all jobs."""
+        if word not in self.parsed:
+            [self.parsed[word]] = OverridesParser.create(self.loader).parse_overrides([word])
+        return self.parsed[word]
 
     def is_change(self, word: Override) -> bool:
         """Whether it sets a value that the configuration has, and chooses no file."""
@@ -115,19 +119,24 @@ def require_sweep(words: Sequence[str]) -> None:
             )
 
 
-def start_config(run: RunConfig, overrides: Sequence[str], name: str = "config") -> RunConfig | None:
-    """The run that `run.start` names: the same command on that task, from the pretrained weights.
-
-    Args:
-        name: of the configuration that the overrides are over.
-    """
+def start_words(run: RunConfig, overrides: Sequence[str]) -> list[str] | None:
+    """The overrides of the run that `run.start` names: the same command on that task, from the pretrained weights."""
     if run.start is None:
         return None
     kept = [word for word in overrides if word.lstrip("+").partition("=")[0] not in ("task", "start")]
-    loader = GlobalHydra.instance().config_loader()
-    return run_config(
-        loader.load_configuration(name, [*kept, f"task={run.start}", "start=null", "force=false"], RunMode.RUN)
-    )
+    return [*kept, f"task={run.start}", "start=null", "force=false"]
+
+
+def start_config(run: RunConfig, overrides: Sequence[str], name: str = "config") -> RunConfig | None:
+    """The run that `run.start` names.
+
+    Args:
+        overrides: the run's own.
+        name: of the configuration that they are over.
+    """
+    if (words := start_words(run, overrides)) is None:
+        return None
+    return run_config(GlobalHydra.instance().config_loader().load_configuration(name, words, RunMode.RUN))
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
@@ -169,7 +178,7 @@ def cells(overrides: Sequence[str]) -> list[RunConfig]:
         [jobs] = BasicSweeper.split_arguments(parsed, None)
         composer = Composer(loader, master)
         pairs = [(cell(composer, job), job) for job in jobs]
-        starts = [start for run, job in pairs if (start := start_config(run, job, name))]
+        starts = [composer.run(words) for run, job in pairs if (words := start_words(run, job))]
     return list({run.folder: run for run in [*starts, *(run for run, _ in pairs)]}.values())
 
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
+from experiments.config import named_by
 from experiments.sweep import grid
 
 
@@ -18,6 +21,10 @@ class CellSweeperConfig(BasicSweeperConf):
 
 class CellSweeper(BasicSweeper):
     """Reads `params` as status.py does, and leaves out Hydra's check, which ends a sweep and does not name the cell."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        named_by(config, config.hydra.runtime.choices.experiment)  # whose folder gets multirun.yaml
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def _parse_config(self) -> list[str]:
         return grid(self.params)

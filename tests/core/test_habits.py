@@ -75,12 +75,14 @@ def test_a_setting_written_as_a_flag_is_pointed_out(words, message):
         ("experiment=null", "experiment=null chooses no file: leave it out, or name one of conf/experiment/"),
         ("seed=0,1", "seed=0,1 names several runs: add -m to train them all$"),
         ("method=lora,dora", "method=lora,dora names several runs: add -m to train them all"),
+        ("seed=[0,1]", "seed: it takes one value; for several runs give seed=0,1 without brackets, and -m$"),
+        ("-m --cfg job", "--cfg shows the settings of one run: leave out -m, and give each setting one value$"),
         ("method=lorra", "unknown method 'lorra'; .*did you mean lora"),
         ("hydra/launcher=slrm", "unknown hydra/launcher 'slrm'; .*did you mean slurm"),
     ],
 )
 def test_a_setting_without_its_group_or_by_another_name_is_pointed_out(word, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.py", word])
+    monkeypatch.setattr(sys, "argv", ["train.py", *(word.split() if word.startswith("-") else [word])])
     assert train.cli() == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

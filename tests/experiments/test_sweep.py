@@ -40,6 +40,7 @@ def test_a_sweep_says_which_runs_committed_records_finish(tmp_path):
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (0, "sweep: 2 runs, 0 of them to train\n")
     assert "2 runs with a record in paper_tables/records (reuse_records=false trains here)" in err
+    assert [path.parent.name for path in tmp_path.rglob("multirun.yaml")] == ["minilm"]  # beside the sweep's own runs
 
 
 def test_a_setting_that_one_method_lacks_is_named_with_its_cell(tmp_path):
