@@ -32,8 +32,9 @@ from experiments.run_folder import RunFolder
 from experiments.sweep import exit_statuses, require_expected, require_sweep, start_config
 from experiments.warm_start import describe_start, load_initial_state
 from methods.base import parameter_counts
+from training.curves import make_tracker
 from training.lines import last_line
-from training.tracking import Tracker, make_tracker
+from training.tracking import Tracker
 
 if TYPE_CHECKING:
     from training.trainer import Trainer
@@ -88,9 +89,8 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
 
 def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str, Any]) -> None:
     """Trains to the end, or to where the run is stopped; either way it leaves a record."""
-    is_main, tracker = trainer.accelerator.is_main_process, Tracker()
-    if is_main:
-        tracker = make_tracker(run.logger, folder.path, run.experiment, record["config"], run.hash)
+    is_main = trainer.accelerator.is_main_process
+    tracker = make_tracker(run.logger, folder.path, record) if is_main else Tracker()
     error: Exception | KeyboardInterrupt | None = None
     status, reason = "complete", None
     try:

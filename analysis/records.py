@@ -143,6 +143,17 @@ def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
     Raises:
         UserError: a path does not exist, or there is no complete run.
     """
+    found = records_below(paths)
+    all_runs = frame(found.values())
+    return all_runs.assign(path=[str(place.parent if place.name == RECORD else place) for place in found])
+
+
+def records_below(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
+    """The records of the complete and failed runs below folders of runs or of records, each run once, by their files.
+
+    Raises:
+        UserError: a path does not exist, or there is no complete run.
+    """
     found: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
     for path in paths:
         if not path.exists():
@@ -154,12 +165,9 @@ def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
             key = record["experiment"], record["config_hash"]
             if record["status"] == "complete" or key not in found:
                 found[key] = file, record
-    all_runs = frame(record for _, record in found.values())
-    if complete(all_runs).empty:
+    if all(record["status"] != "complete" for _, record in found.values()):
         raise UserError("no complete run there; give folders of runs, as in runs/default")
-    places = {key: file.parent if file.name == RECORD else file for key, (file, _) in found.items()}
-    keys = zip(all_runs["experiment"], all_runs["hash"], strict=True)
-    return all_runs.assign(path=[str(places[key]) for key in keys])
+    return dict(found.values())
 
 
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from core.errors import Interrupted, UserError
 from experiments.run_folder import RunFolder
 from experiments.sweep import ROOT, exit_statuses, pending, run_config
 from hydra_plugins.slurm_queue import LESS, Queue, array, refusal
+from training.tracking import upload_line
 
 SHARED_DISK = 15  # seconds until another machine's file is certainly seen here
 
@@ -44,6 +45,8 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
                 flush=True,
             )
             self.watch(dict(zip(jobs, waiting, strict=True)))
+        if line := upload_line(Path(self.config.hydra.sweep.dir)):
+            print(line, flush=True)
         return [JobReturn(overrides=words, status=JobStatus.COMPLETED) for words in runs]
 
     def submit(self, runs: list[list[str]], first: int) -> list[submitit.Job]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import torch
@@ -25,6 +26,7 @@ from omegaconf import DictConfig
 from core.console import counted, log
 from core.errors import Interrupted, UserError
 from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, run_config
+from training.tracking import upload_line
 
 FRACTION = "per_process_memory_fraction"  # of torch's allocator
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -71,6 +73,8 @@ class ProcessLauncher(Launcher):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if line := upload_line(Path(self.config.hydra.sweep.dir)):
+            print(line, flush=True)
         return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
 
     def train_all(self, jobs: list[list[str]]) -> None:

@@ -1,5 +1,6 @@
 """Fixtures for every test: no network, and every method and architecture as a parameter."""
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -15,6 +16,10 @@ from methods.base import Method
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="`make faults`: what takes too long for each change")
     parser.addoption("--slurm", action="store_true", help="`make test-slurm`: sweeps through a real Slurm of one node")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # each run collects garbage; what the libraries hold is none, and takes long to look through
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def test_a_killed_sweep_resumes_and_ends_like_an_undisturbed_one(tmp_path):
-    words = ("method=full,lora", "data.train_size=400", "trainer.epochs=8", "trainer.eval_every=20")
+    words = ("method=full,lora", "data.train_size=200", "trainer.epochs=8", "trainer.eval_every=20")
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     process = start(tmp_path / "parts", *words)
@@ -137,7 +137,7 @@ def test_a_killed_sweep_resumes_and_ends_like_an_undisturbed_one(tmp_path):
 
 
 def test_a_sweep_that_receives_a_signal_writes_its_checkpoint(tmp_path):
-    process = start(tmp_path, "method=full,lora", "data.train_size=400", "trainer.epochs=200")
+    process = start(tmp_path, "method=full,lora", "data.train_size=400", "trainer.epochs=200", fresh_runs=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)

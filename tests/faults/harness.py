@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 from support.command_line import ROOT
-from support.warm import WarmProcess
+from support.warm import TRAIN, WarmProcess
 
 from core.io import read_tensors
 from experiments.record import read_record
@@ -50,6 +50,7 @@ def start(
     output: Path,
     *words: str,
     launch: tuple[str, ...] = (),
+    within: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
     fresh: bool = False,
     **options,
@@ -59,13 +60,15 @@ def start(
     Args:
         words: overrides after those of TINY.
         launch: what stands before `train.py` in place of the interpreter, as in `accelerate launch`.
+        within: a Python file that runs `train.py` within it, and its first arguments.
         environment: variables to add.
         fresh: in a new interpreter, which takes seconds to import, rather than forked from a warm one. A run that one of the
             other arguments changes is fresh, too.
     """
     output.mkdir(parents=True, exist_ok=True)
     if not (launch or environment or fresh or options):
-        return WarmProcess([*TINY, f"output_dir={output}", *words], ENVIRONMENT, output)
+        program = [*within, TRAIN, *TINY, f"output_dir={output}", *words]
+        return WarmProcess(program[1:], ENVIRONMENT, output, script=program[0])
     command = [*(launch or (sys.executable,)), str(ROOT / "train.py"), *TINY, f"output_dir={output}", *words]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(

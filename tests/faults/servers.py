@@ -80,34 +80,59 @@ def silent() -> Iterator[str]:
 
 
 class Wandb(Server):
-    """As much of W&B's server as a run needs, until `status` is set to something else than 200."""
+    """As much of W&B's server as a run needs, until `status` is set to something else than 200.
+
+    Attributes:
+        lines: of each run's history, by their place in it: a part that begins again at 0 overwrites what was there.
+        runs: what was said last of each run's settings and summary.
+    """
+
+    def __init__(self, status: int = 200):
+        super().__init__(status)
+        self.lines: dict[str, dict[int, dict]] = {}
+        self.runs: dict[str, dict] = {}
 
     def answer(self, method, path, body, headers):
-        request = json.loads(body) if path == "/graphql" else {"query": "", "variables": {}}
-        query, name = request["query"], request["variables"].get("name")
+        request = json.loads(body) if body.startswith(b"{") else {}
+        query, variables = request.get("query", ""), request.get("variables", {})
         self.asked.append(f"{method} {path} {query.partition('(')[0].strip()[:60]}")
         if self.status != 200:
             return self.status, {}, b"{}"
-        bucket = {
-            "id": "UnVu",
-            "name": name,
-            "displayName": "run",
-            "historyLineCount": 0,
-            "config": "{}",
-            "sweepName": None,
-            "project": {"id": "UHJv", "name": "project", "entity": {"id": "RW50", "name": "entity"}},
-        }
+        if "file_stream" in path:
+            self.keep(path.split("/")[-2], request.get("files") or {})
+        name = variables.get("name")
+        if "UpsertBucket" in query:
+            self.runs.setdefault(name, {}).update({k: v for k, v in variables.items() if v is not None})
         answers = {
-            "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
+            "UpsertBucket": {"upsertBucket": {"bucket": self.bucket(name), "inserted": name not in self.lines}},
             "Viewer": {
                 "viewer": {"id": "VXNl", "entity": "entity", "username": "user", "flags": "{}", "teams": {"edges": []}}
             },
-            "RunResumeStatus": {"model": None},
+            "RunResumeStatus": {"model": {"bucket": self.bucket(name)} if name in self.lines else None},
             "ServerFeatures": {"serverInfo": {"features": []}},
             "CreateRunFiles": {"createRunFiles": {"runID": "UnVu", "uploadHeaders": [], "files": []}},
         }
         data = next((answer for name, answer in answers.items() if name in query), {})
         return 200, {"Content-Type": "application/json"}, json.dumps({"data": data}).encode()
+
+    def keep(self, run: str, files: dict) -> None:
+        """Keeps the history and the summary that a run sends."""
+        history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
+        for place, line in enumerate(history["content"], history["offset"]):
+            self.lines.setdefault(run, {})[place] = json.loads(line)
+        if summary := files.get("wandb-summary.json", {}).get("content"):
+            self.runs.setdefault(run, {})["summary"] = json.loads(summary[-1])
+
+    def bucket(self, run: str | None) -> dict:
+        """What is known of a run."""
+        lines, summary = self.lines.get(run or "", {}), self.runs.get(run or "", {}).get("summary", {})
+        return {
+            **{"id": "UnVu", "name": run, "displayName": "run", "sweepName": None, "config": "{}", "tags": []},
+            **{"historyLineCount": len(lines), "eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]"},
+            **{"historyTail": json.dumps([json.dumps(lines[max(lines)])] if lines else [])},
+            **{"summaryMetrics": json.dumps(summary), "wandbConfig": '{"t": 1}'},
+            "project": {"id": "UHJv", "name": "project", "entity": {"id": "RW50", "name": "entity"}},
+        }
 
 
 class Hub(Server):

@@ -1,7 +1,6 @@
 """Out of memory, NaN gradients, a clock set back, all within a run: it resumes, fails with a reason, or is unaffected."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from faults.harness import RUN, call, outcome, require_sentence, run_folder
 
 
 def broken(fault: str, step: int) -> dict:
-    return {"launch": (sys.executable, str(Path(__file__).with_name("broken.py")), f"{fault}={step}")}
+    return {"within": (Path(__file__).with_name("broken.py"), f"{fault}={step}")}
 
 
 @pytest.mark.parametrize("step", [3, 5, 17, 72])

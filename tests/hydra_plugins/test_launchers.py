@@ -3,21 +3,20 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from support.command_line import ENVIRONMENT, ROOT, TINY, science
+from support.warm import WarmProcess
 
 from core.errors import UserError
 from experiments.sweep import require_sweep
 from hydra_plugins.slurm_queue import Queue, refusal
 
 
-def start(output: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "train.py", "-m", *TINY, f"output_dir={output}", "method=lora", *words]
-    return subprocess.Popen(command, env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def start(output: Path, *words: str) -> WarmProcess:
+    return WarmProcess(["-m", *TINY, f"output_dir={output}", "method=lora", *words], ENVIRONMENT, ROOT)
 
 
 def logs(output: Path) -> str:

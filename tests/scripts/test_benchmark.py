@@ -1,12 +1,9 @@
 """The benchmark: both sides train the same examples, turns are counted exactly, ratios are correct."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from support.command_line import ROOT, compose
+from support.command_line import compose, run_script
 
 from analysis.speed import LONGEST, MAXIMUM, OURS, RANDOM, THEIRS, ratio, ratios, table
 from benchmarks.sides import SIDES, serve
@@ -23,7 +20,6 @@ TINY = (
     "data.eval_size=20",
     "trainer.batch_size=8",
 )
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 class Script:
@@ -91,30 +87,25 @@ def test_a_mistake_is_sent_back_as_the_sides_answer():
     assert answer["error"].startswith("method.rank is 4000")
 
 
-def benchmark(*words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts/benchmark.py"), *words]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-
-
 def test_the_command_writes_a_record_and_a_table_and_prints_the_result(tmp_path):
-    done = benchmark(*TINY, "method=lora", "method.rank=4", "rounds=2", "steps=1", f"into={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    words = ("method=lora", "method.rank=4", "rounds=2", "steps=1", f"into={tmp_path}")
+    status, out, err = run_script("benchmark.py", *TINY, *words)
+    assert status == 0, err
     [file] = (tmp_path / "records/benchmark").glob("*.json")
     record = json.loads(file.read_text())
     assert list(record["sides"]) == list(SIDES)
     assert all(len(side["turns"]) == 2 for side in record["sides"].values())
     assert record["peak_flops"] > 1e9
     for side in THEIRS.values():
-        assert f"lora on rte: {ratio(record, OURS, side):.2f} times the samples/s of {side}" in done.stdout
+        assert f"lora on rte: {ratio(record, OURS, side):.2f} times the samples/s of {side}" in out
     assert "| tiny | " in (tmp_path / "speed.md").read_text()
 
 
 @pytest.mark.parametrize("word", ["rounds=0", "method=qlorra"])
 def test_mistakes_are_one_sentence(word, tmp_path):
-    done = benchmark(*TINY, *(["method=lora"] if "method=" not in word else []), word, f"into={tmp_path}")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    method = [] if "method=" in word else ["method=lora"]
+    status, _, err = run_script("benchmark.py", *TINY, *method, word, f"into={tmp_path}")
+    assert (status, err.count("\n"), err[:7]) == (2, 1, "error: ")
 
 
 def side(samples: list[int], seconds: list[float], **more) -> dict:

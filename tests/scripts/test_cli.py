@@ -44,13 +44,12 @@ def test_every_script_prints_its_docstring_for_help(script, monkeypatch, capsys)
     assert f"scripts/{script}.py" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--help"], [*TINY, "method=lora", "task=cola", "trainer.max_steps=1"]])
-def test_libraries_print_nothing_beside_the_reference_runs_lines(words, tmp_path):
-    command = [sys.executable, ROOT / "scripts/reference.py", *words]
+def test_libraries_print_nothing_beside_the_reference_runs_lines(tmp_path):
+    command = [sys.executable, ROOT / "scripts/reference.py", *TINY, "method=lora", "task=cola", "trainer.max_steps=1"]
     environment = ENVIRONMENT | {"WANDB_MODE": "online"}  # of `offline` transformers prints a line
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(("The outside check of our trainer", "epoch 0.17, step 1: "))
+    assert done.stdout.startswith("epoch 0.17, step 1: ")
 
 
 def test_a_script_runs_from_any_folder(tmp_path):

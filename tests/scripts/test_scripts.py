@@ -3,23 +3,15 @@
 import csv
 import io
 import json
-import subprocess
 import sys
 from itertools import product
 
 import pytest
-from support.command_line import ROOT, compose
+from support.command_line import ROOT, compose, run_script
 
 import scripts.results
 from experiments.config import to_dict
 from experiments.record import SCHEMA, write_record
-
-
-def call(script: str, *words: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *words], capture_output=True, text=True, timeout=120
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def leave(folder, method: str, task: str, seed: int, score: float, *more: str, collapsed: bool = False) -> None:
@@ -58,7 +50,7 @@ def test_results_are_means_over_seeds_and_never_over_settings(tmp_path):
     leave(tmp_path, "lora", "cola", 0, 0.5)
     [damaged] = tmp_path.glob("lora-*/result.json")
     damaged.write_text(damaged.read_text().replace("0.5", "0.7"))
-    status, out, err = call("results.py", str(tmp_path))
+    status, out, err = run_script("results.py", str(tmp_path))
     assert status == 0
     assert err.startswith(f"warning: {damaged} is damaged: its checksum is of another content: left out")
     assert err.count("\n") == 1
@@ -70,7 +62,9 @@ def test_results_are_means_over_seeds_and_never_over_settings(tmp_path):
         "| VeRA | 0.01 | 2 | 1,234 | 10.0 |  |",
         "| VeRA | 0.01 | 1024 | 1,234 | 60.0 (35.2 to 84.8, n = 3) |  |",
     ]
-    [line] = [line for line in json.loads(call("results.py", str(tmp_path), "format=json")[1]) if line["seeds"] == 3]
+    [line] = [
+        line for line in json.loads(run_script("results.py", str(tmp_path), "format=json")[1]) if line["seeds"] == 3
+    ]
     assert (line["method"], line["rank"], line["median"], len(line["runs"])) == ("vera", 1024, 60.0, 3)
 
 
@@ -81,7 +75,7 @@ def test_a_sweep_over_any_two_settings_is_a_row_for_each_of_their_pairs(tmp_path
             for dropout in ("0.0", "0.5"):
                 words = (f"trainer.weight_decay={decay}", f"method.dropout={dropout}")
                 leave(tmp_path, "lora", "cola", seed, float(decay) + float(dropout), *words)
-    _, out, _ = call("results.py", str(tmp_path), "format=csv")
+    _, out, _ = run_script("results.py", str(tmp_path), "format=csv")
     lines = list(csv.DictReader(io.StringIO(out)))
     assert [(line["dropout"], line["weight_decay"]) for line in lines] == list(product(("0.0", "0.5"), ("0.0", "0.1")))
     assert [line["seeds"] for line in lines] == ["2"] * 4
@@ -106,7 +100,7 @@ def test_results_refuses_what_it_does_not_know(words, message, tmp_path, monkeyp
 
 
 def test_a_folder_without_results_is_one_sentence(tmp_path):
-    status, _, err = call("results.py", str(tmp_path))
+    status, _, err = run_script("results.py", str(tmp_path))
     assert (status, err.count("\n")) == (2, 1)
 
 
@@ -124,7 +118,7 @@ def test_a_folder_without_results_is_one_sentence(tmp_path):
 def test_download_names_what_it_cannot_get(words, message):
     import re
 
-    status, _, err = call("download.py", *words)
+    status, _, err = run_script("download.py", *words)
     assert status == 2
     assert re.fullmatch(rf"error: .*{message}.*\n", err), err
 
@@ -132,11 +126,11 @@ def test_download_names_what_it_cannot_get(words, message):
 def test_the_reference_trains_the_same_run(tmp_path):
     pytest.importorskip("peft", reason="peft is in requirements-dev.txt")
     words = ["method=dora", "task=mrpc", "profile=offline", "backbone=tiny", "data.train_size=40", "data.eval_size=20"]
-    status, out, err = call("reference.py", *words, "trainer.epochs=2", "method.rank=2", f"output_dir={tmp_path}")
+    status, out, err = run_script("reference.py", *words, "trainer.epochs=2", "method.rank=2", f"output_dir={tmp_path}")
     assert status == 0, err
     record = json.loads((ROOT / out.splitlines()[-1].removeprefix("result: ")).read_text())
     assert [entry["step"] for entry in record["history"]] == [2, 4]
     assert set(record["best"]) >= {"accuracy", "f1"}
-    status, _, err = call("reference.py", *words, "method=lora_fa_corrected", f"output_dir={tmp_path}")
+    status, _, err = run_script("reference.py", *words, "method=lora_fa_corrected", f"output_dir={tmp_path}")
     assert status == 2
     assert "method is 'lora_fa_corrected'; choose one of: full, lora, dora, lora_fa, vera, qlora" in err

@@ -1,5 +1,6 @@
 """Command lines: composed within this process, or run as a user does."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -18,9 +19,16 @@ TINY = [
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def start(output: Path, *words: str) -> WarmProcess:
+def start(output: Path, *words: str, fresh_runs: bool = False) -> WarmProcess:
     """A sweep; its runs are processes of their own, as always."""
-    return WarmProcess(["-m", *TINY, f"output_dir={output}", *words], ENVIRONMENT, output)
+    return WarmProcess(["-m", *TINY, f"output_dir={output}", *words], ENVIRONMENT, output, fresh_runs=fresh_runs)
+
+
+def run_script(script: str, *words: str) -> tuple[int, str, str]:
+    """`python scripts/SCRIPT WORDS`, in a process of its own: its status and what it printed."""
+    process = WarmProcess(words, ENVIRONMENT, ROOT, script=ROOT / "scripts" / script)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
 
 
 def call(output: Path, *words: str) -> tuple[int, str, str]:
@@ -38,11 +46,20 @@ def science(output: Path) -> dict[str, dict]:
     }
 
 
-def compose(*overrides: str):
-    """The typed settings of a command line."""
+@functools.cache
+def composer():
+    """Composes as a sweep does, which reads shared files once; `experiments/test_sweep.py` shows that it is as Hydra does."""
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
 
-    from experiments.sweep import run_config
+    from experiments.sweep import Composer
 
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return run_config(hydra.compose("config", list(overrides), return_hydra_config=True))
+        loader = GlobalHydra.instance().config_loader()
+        return Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+
+
+def compose(*overrides: str):
+    """The typed settings of a command line."""
+    return composer().run(overrides)

@@ -1,6 +1,6 @@
-"""`train.py` in a process forked from one that has imported its libraries: a run starts seconds sooner.
+"""`train.py`, or a script, in a process forked from one that has imported its libraries: it starts seconds sooner.
 
-Only for runs in the usual environment: what a library reads from the environment while it is imported is fixed.
+Only for the usual environment: what a library reads from the environment while it is imported is fixed.
 """
 
 import multiprocessing
@@ -10,20 +10,35 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
 
 ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "train.py"
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["support.preloaded"])
 
 
 class WarmProcess:
-    """What tests use of a `subprocess.Popen` of `python train.py WORDS`, in a process group of its own."""
+    """What tests use of a `subprocess.Popen` of `python train.py WORDS`, in a process group of its own.
 
-    def __init__(self, words: list[str], environment: dict[str, str], cwd: Path):
+    The runs of a sweep are forked from it in turn, unless `fresh_runs`.
+    """
+
+    def __init__(
+        self,
+        words: list[str],
+        environment: dict[str, str],
+        cwd: Path,
+        script: Path = TRAIN,
+        fresh_runs: bool = False,
+    ):
         self.files = [tempfile.NamedTemporaryFile("w+", prefix="warm-") for _ in ("out", "err")]  # noqa: SIM115
         paths = [file.name for file in self.files]
-        self.process = CONTEXT.Process(target=_train, args=(words, environment, cwd, paths))
+        self.process = CONTEXT.Process(target=_start, args=([script, *words], environment, cwd, paths, fresh_runs))
         before = os.environ.copy()
         os.environ |= {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))), "OMP_NUM_THREADS": "1"}
         try:
@@ -53,14 +68,77 @@ class WarmProcess:
         return tuple(Path(file.name).read_text() for file in self.files)
 
 
-def _train(words: list[str], environment: dict[str, str], cwd: Path, paths: list[str]) -> None:
-    os.setsid()
+class ForkedRun:
+    """What the launcher uses of a `subprocess.Popen` of `python train.py`, forked from the sweep's own process."""
+
+    def __init__(
+        self, command: list[str], env: dict[str, str], start_new_session: bool, stdout: int | None, stderr: Any
+    ):
+        read, write = os.pipe() if stdout else (None, None)
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                if write:
+                    os.dup2(write, 1), os.dup2(write, 2)
+                for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                    signal.signal(number, signal.SIG_DFL)  # as a new program has them
+                GlobalHydra.instance().clear()
+                status = _exit_status(command[1:], env)
+            finally:
+                os._exit(status)
+        self.stdout = read and open(read, "rb")  # noqa: SIM115
+        if write:
+            os.close(write)
+
+    def poll(self, options: int = os.WNOHANG) -> int | None:
+        if self.returncode is None and (found := os.waitpid(self.pid, options))[0]:
+            self.returncode = os.waitstatus_to_exitcode(found[1])
+        return self.returncode
+
+    def wait(self) -> int | None:
+        return self.poll(options=0)
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+class Popen(subprocess.Popen):
+    """Forks `train.py`; any other program is started as always."""
+
+    def __new__(cls, command: Any, **options: Any) -> Any:
+        is_run = list(command[:2]) == [sys.executable, str(TRAIN)]
+        return ForkedRun(command, **options) if is_run else super().__new__(cls)
+
+
+def _start(command: list[str], environment: dict[str, str], cwd: Path, paths: list[str], fresh_runs: bool) -> None:
     os.chdir(cwd)
+    for number, path in enumerate(paths, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    if not fresh_runs:
+        subprocess.Popen = Popen
+    sys.exit(_exit_status(command, environment))
+
+
+def _exit_status(command: list[str], environment: dict[str, str]) -> int:
+    """Runs a Python file with its arguments as a program, in a process group of its own."""
+    os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, path in enumerate(paths, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.argv = [str(ROOT / "train.py"), *words]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv = list(map(str, command))
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+    return 0

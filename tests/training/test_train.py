@@ -15,7 +15,7 @@ from support.runs import NAMES, outcome, run, settings, stop_at
 from core.errors import Diverged, Interrupted, UserError
 from experiments.record import read_record
 from tasks.glue import GLUE
-from training.tracking import CsvTracker
+from training.curves import CsvTracker
 from training.trainer import Trainer
 
 
@@ -74,9 +74,13 @@ def test_every_task_leaves_a_complete_record(task, tmp_path):
     assert (folder / "config.yaml").exists()
 
 
-@pytest.mark.parametrize("task", GLUE)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_method_runs_on_every_task(name, task, tmp_path):
+# a method sees of a task its number of outputs alone: three, one, or two, as for most tasks, which take turns
+TWO = [task for task in GLUE if task not in ("mnli", "stsb")]
+PAIRS = [(name, task) for place, name in enumerate(NAMES) for task in ("mnli", "stsb", TWO[place % len(TWO)])]
+
+
+@pytest.mark.parametrize(("name", "task"), PAIRS)
+def test_every_method_runs_on_tasks_of_each_kind(name, task, tmp_path):
     _, record = run(tmp_path, name, task, "trainer.max_steps=2", "data.train_size=16", "data.eval_size=8")
     assert record["status"] == "complete"
     assert set(GLUE[task].metrics) < set(record["best"])
