@@ -31,7 +31,7 @@ from experiments.naming import flat
 from experiments.run_folder import PREDICTIONS
 from experiments.sweep import compose
 from tasks.glue import METRICS
-from tasks.loading import HELD_OUT
+from tasks.settings import HELD_OUT
 from training.selection import best, selected
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from experiments.naming import HEAD_RATE, PER_SEED, RATE, differing, flat, short
 from experiments.record import RECORD, parse, without_paths
 from methods.base import REGISTERED
 from tasks.glue import GLUE
-from tasks.loading import HELD_OUT
+from tasks.settings import HELD_OUT
 from training.selection import best, selected
 
 ROOT = Path(__file__).parent.parent

@@ -7,12 +7,12 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
@@ -87,9 +87,12 @@ def sentence(error: Exception) -> str:
         return f"{key}: it takes one value; for several runs give {key}={values} without brackets, and -m"
     if missing := re.match(r"Key '(.+?)' (is )?not in", text):
         name = key or missing[1]
-        if isinstance(parent, DictConfig) and (place := right_name(name, parent)):
+        settings: Any = OmegaConf.to_container(parent, resolve=False) if isinstance(parent, DictConfig) else {}
+        if place := right_name(name, settings):
             return f"unknown setting '{name}'; write {place}"
-        return unknown("setting", name, [str(name) for name in parent or []])
+        own = "; a launcher with settings of its own is a file conf/hydra/launcher/NAME.yaml, chosen by hydra/launcher=NAME"
+        is_launchers = name.startswith("hydra.launcher.")
+        return unknown("setting", name, [str(name) for name in parent or []]) + (own if is_launchers else "")
     return f"{key}: {text}" if key and "Could not override" not in text else text
 
 

@@ -53,13 +53,14 @@ def right_name(name: str, settings: Mapping[str, Any]) -> str | None:
 
 def amend(words: Sequence[str], conf: Path) -> list[str]:
     """The command line with choices spelt as their files are: `method=lora` for `method=LoRA`, in a sweep's lists too,
-    and with `tags=a,b` as the list that it means.
+    with `tags=a,b` as the list that it means, and with `logger=none` for `~logger`.
 
     Args:
         conf: the folder with a folder for each group of choices.
 
     Raises:
-        UserError: a setting is written as a flag, as in `--method lora`, a note has a comma and no quotes, or null is chosen.
+        UserError: a setting is written as a flag, as in `--method lora`, a choice is taken away, or a note has a comma and no
+            quotes.
     """
     groups = {
         folder.name: [file.stem for file in folder.glob("*.yaml")] for folder in conf.iterdir() if folder.is_dir()
@@ -74,6 +75,10 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
             raise UserError(f"settings have no dashes: write {setting}={value or following}")
         if name in groups and value.lower() == "null":
             raise UserError(f"{word} chooses no file: leave it out, or name one of conf/{name}/")
+        if word == "~logger":
+            word = "logger=none"
+        elif word.startswith("~") and word[1:] in groups and word[1:] not in ("experiment", "profile"):
+            raise UserError(f"{word}: a run has to have a {word[1:]}; choose one with {word[1:]}=NAME")
         if equals and name in groups:
             spelt = {choice.lower(): choice for choice in groups[name]}
             word = f"{name}=" + ",".join(dict.fromkeys(spelt.get(part.lower(), part) for part in value.split(",")))

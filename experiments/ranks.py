@@ -8,7 +8,7 @@ from core.io import with_checksum, write_json
 from experiments.restore import Restored, load_data
 from models.batches import Encoded, encode
 from models.packed import forward_path
-from tasks.loading import HELD_OUT
+from tasks.settings import HELD_OUT
 from training.accelerator import make_accelerator
 from training.evaluation import evaluate
 

@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, open_dict
 
@@ -25,6 +26,7 @@ from core.errors import USER_ERRORS, UserError
 from core.habits import amend, for_each_cell
 from experiments.config import RunConfig, from_hydra, named_by
 from experiments.run_folder import RunFolder
+from tasks.settings import HELD_OUT
 
 ROOT = Path(__file__).parent.parent
 exit_statuses: list[int] = []  # of this command's failed runs
@@ -225,6 +227,30 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = T
             f"{where[0]}: {mistake}" + (f" (and in {counted(len(where) - 1, 'more run')})" if len(where) > 1 else "")
         )
     return left
+
+
+def returns(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
+    """What a launcher gives back: for a sweeper that searches, such as optuna's, with each run's score.
+
+    The score is the main metric at the chosen epoch, on held-out data if there are any; None without a record.
+    """
+    words = [list(job) for job in jobs]
+    if config.hydra.sweeper._target_.endswith(".CellSweeper"):  # a grid needs no scores
+        return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in words]
+    composer = Composer(GlobalHydra.instance().config_loader(), config)
+    records = [RunFolder.of(composer.run(job)).status()[1] for job in words]
+    return [
+        JobReturn(overrides=job, status=JobStatus.COMPLETED, _return_value=record and score(record))
+        for job, record in zip(words, records, strict=True)
+    ]
+
+
+def score(record: dict[str, Any]) -> float | None:
+    """The main metric at the chosen epoch, on held-out data if there are any; None for a run that is not complete."""
+    if record["status"] != "complete":
+        return None
+    chosen = record["selected"] or record["best"]
+    return chosen.get(HELD_OUT, chosen)[record["metric"]]
 
 
 def require_folders(run: RunConfig) -> None:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import submitit
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from core.console import counted, log
 from core.errors import Interrupted, UserError
 from experiments.run_folder import RunFolder
-from experiments.sweep import ROOT, exit_statuses, pending, run_config
+from experiments.sweep import ROOT, exit_statuses, pending, returns, run_config
 from hydra_plugins.slurm_queue import LESS, Queue, array, refusal
 from training.tracking import upload_line
 
@@ -47,7 +47,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
             self.watch(dict(zip(jobs, waiting, strict=True)))
         if line := upload_line(Path(self.config.hydra.sweep.dir)):
             print(line, flush=True)
-        return [JobReturn(overrides=words, status=JobStatus.COMPLETED) for words in runs]
+        return returns(self.config, runs)
 
     def submit(self, runs: list[list[str]], first: int) -> list[submitit.Job]:
         """Hands the runs over, numbered from `first`."""

@@ -18,14 +18,14 @@ from typing import BinaryIO
 import torch
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from core.console import counted, log
 from core.errors import Interrupted, UserError
-from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, run_config
+from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, returns, run_config
 from training.tracking import upload_line
 
 FRACTION = "per_process_memory_fraction"  # of torch's allocator
@@ -75,7 +75,7 @@ class ProcessLauncher(Launcher):
                 signal.signal(number, handler)
         if line := upload_line(Path(self.config.hydra.sweep.dir)):
             print(line, flush=True)
-        return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in jobs]
+        return returns(self.config, jobs)
 
     def train_all(self, jobs: list[list[str]]) -> None:
         """Trains the runs in order, at most `parallel` at a time."""

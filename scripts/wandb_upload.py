@@ -18,7 +18,7 @@ from core.console import counted, log
 from core.errors import UserError
 from experiments.run_folder import RECORD
 from scripts.cli import command, parse
-from training.selection import HELD_OUT
+from tasks.settings import HELD_OUT
 from training.tracking import sync_command, upload_line
 from training.wandb_tracker import SETTINGS, about, begin, ended_service, has_key, quiet_wandb, summary
 

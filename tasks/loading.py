@@ -20,10 +20,9 @@ from tasks.generated import generate
 from tasks.glue import GLUE, Task
 from tasks.layouts import layout_of
 from tasks.rows import read_rows, require_texts
-from tasks.settings import DataConfig
+from tasks.settings import HELD_OUT, DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
-HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tasks.glue import GLUE, METRICS, Task
 
 SCORES = ("pearson", "spearmanr")  # metrics of a regression
 GENERATED_MOST = 100_000  # examples; some tasks' grammars have few more
+HELD_OUT = "held_out"  # the split of `data.holdout`, and what a record holds of it
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Callable
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
+import hypothesis  # noqa: F401  # registers generators, for which it asks the collector, before that is frozen
 import pytest
 from support.tiny import METHODS, SHAPES
 

@@ -1,13 +1,16 @@
 """Device, processes and precision, and what a record says of them."""
 
 import os
+import re
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import TorchDynamoPlugin
 
+from core.console import log
 from core.errors import UserError
 from training.settings import TrainerConfig
 
@@ -34,11 +37,24 @@ def make_accelerator(settings: TrainerConfig, deterministic: bool) -> Accelerato
     # an earlier run of the same process may have set another precision or device; processes that train together share one
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     graphs = TorchDynamoPlugin(backend="inductor", mode="reduce-overhead", dynamic=True)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not has_gpu,
         mixed_precision="bf16" if bf16 else "no",
         dynamo_plugin=graphs if settings.forward == "compiled" else None,
     )
+    if accelerator.num_processes < (asked := processes_asked()):
+        log.warning(
+            f"one process trains, not the {asked} of the command line: on a CPU `accelerate launch` starts several with "
+            "--multi_gpu alone, in place of --cpu"
+        )
+    return accelerator
+
+
+def processes_asked() -> int:
+    """N of `accelerate launch --num_processes N`, which with `--cpu` starts one process whatever N is; else 1."""
+    words = " ".join(psutil.Process().parent().cmdline())  # type: ignore[union-attr]  # every process has a parent
+    asked = re.search(r"accelerate(?:\S*| )launch\S* .*--num[-_]processes[ =](\d+)", words)
+    return int(asked[1]) if asked else 1
 
 
 def describe_machine(accelerator: Accelerator) -> dict[str, Any]:

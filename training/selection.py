@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.loading import HELD_OUT
+from tasks.settings import HELD_OUT
 
 Evaluated = dict[str, Any]  # an entry of a run's history
 

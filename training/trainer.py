@@ -27,7 +27,7 @@ from models.batches import Batch, Encoded, epoch_batches
 from models.cpu_dropout import replace_dropout
 from models.packed import PackedBatch, forward_path
 from tasks.glue import Task
-from tasks.loading import HELD_OUT
+from tasks.settings import HELD_OUT
 from training import lines, selection
 from training.checkpoint import Best, Checkpoint, capture, generator_state
 from training.evaluation import Evaluation, evaluate

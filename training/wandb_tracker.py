@@ -18,7 +18,7 @@ from typing import Any, Literal
 import psutil
 
 from core.console import say
-from training.selection import HELD_OUT
+from tasks.settings import HELD_OUT
 from training.tracking import LoggerConfig, Tracker, sync_command
 
 START, FINISH, KILLED = 10, 15, 5  # seconds: to reach W&B, to send the last curves, to end a killed service

@@ -21,6 +21,10 @@ def test_case_does_not_matter_in_a_choice_nor_in_a_sweeps_list():
     assert amend(own, CONF) == own
 
 
+def test_a_run_without_its_logger_logs_nothing():
+    assert amend(["task=cola", "~logger"], CONF) == ["task=cola", "logger=none"]
+
+
 @pytest.mark.parametrize("note", ["a,b", "a, b: c", 'say "a, b"', "it's a, b", "a\\b, c", 'a, b\\"', "a, b\\"])
 def test_a_quoted_note_is_read_as_it_was_meant(note):
     with pytest.raises(UserError) as refusal:
@@ -76,6 +80,7 @@ def test_a_setting_written_as_a_flag_is_pointed_out(words, message):
         ("seed=0,1", "seed=0,1 names several runs: add -m to train them all$"),
         ("method=lora,dora", "method=lora,dora names several runs: add -m to train them all"),
         ("seed=[0,1]", "seed: it takes one value; for several runs give seed=0,1 without brackets, and -m$"),
+        ("~task", "~task: a run has to have a task; choose one with task=NAME$"),
         ("-m --cfg job", "--cfg shows the settings of one run: leave out -m, and give each setting one value$"),
         ("method=lorra", "unknown method 'lorra'; .*did you mean lora"),
         ("hydra/launcher=slrm", "unknown hydra/launcher 'slrm'; .*did you mean slurm"),
@@ -104,6 +109,10 @@ FIRST = "# @package _global_\n"
         (
             FIRST + "trainer: {epoch: 3}\n",
             r"experiment/x.yaml: unknown setting 'trainer.epoch'; .*did you mean epochs\?$",
+        ),
+        (
+            FIRST + "hydra: {launcher: {partition: gpu}}\n",
+            r"unknown setting 'hydra.launcher.partition'; .* a file conf/hydra/launcher/NAME.yaml, chosen by .*=NAME$",
         ),
         (FIRST + "epochs: 3\n", "experiment/x.yaml: unknown setting 'epochs'; write trainer.epochs$"),
         (FIRST + "trainer: {epochs: a}\n", "experiment/x.yaml: trainer.epochs: Value 'a' of type 'str'"),

@@ -12,13 +12,13 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from support.command_line import ENVIRONMENT, ROOT, TINY, call, science, start
+from support.command_line import ENVIRONMENT, ROOT, TINY, call, compose, science, start
 from support.files import mirror
 from support.warm import WarmProcess
 
 from core.errors import UserError
 from experiments.run_folder import RunFolder
-from experiments.sweep import EXPECTED, Composer, cells, run_config
+from experiments.sweep import EXPECTED, Composer, cells, returns, run_config
 
 
 def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
@@ -178,6 +178,22 @@ def test_a_finished_run_does_not_count_for_other_data(tmp_path):
     assert status == 2
     assert "1 of them to train" in out
     assert "has no cola" in err
+
+
+def test_a_searching_sweeper_gets_each_runs_score_on_held_out_data():
+    """By committed records, and for a run that nobody trained."""
+    words = ["experiment=minilm", "task=cola", "data.path=x", "method=head", "trainer.learning_rate=1e-2"]
+    jobs = [[*words, f"seed={seed}"] for seed in (0, 1, 77)]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        for sweeper in ("cells", "basic"):
+            config = loader.load_configuration("config", [f"hydra/sweeper={sweeper}"], RunMode.MULTIRUN)
+            scores = [job.return_value for job in returns(config, jobs)]
+            if sweeper == "cells":  # a grid, which reads no records again
+                assert scores == [None, None, None]
+    records = [RunFolder.of(compose(*job)).committed_record() for job in jobs]
+    assert scores == [record and record["selected"]["held_out"]["matthews_correlation"] for record in records]
+    assert [score is None for score in scores] == [False, False, True]
 
 
 def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):

@@ -1,11 +1,13 @@
 """Sweeps through submitit: on this machine, and what Slurm is asked for."""
 
 import os
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import hydra
 import pytest
 from support.command_line import ENVIRONMENT, ROOT, TINY, science
 from support.warm import WarmProcess
@@ -74,6 +76,7 @@ def test_slurm_is_asked_for_one_gpu_a_job(tmp_path, monkeypatch):
         f"output={tmp_path}/subspace/.submitit/%A_%a/%A_%a_0_log.out",
     ):
         assert f"#SBATCH --{flag}" in asked
+    assert "export SLURM_OPEN_MODE=append" in asked
     assert "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK" in asked
 
 
@@ -155,3 +158,15 @@ def test_launchers_that_would_not_name_a_failed_run_are_refused():
     for other in ("basic", "submitit_local", "submitit_slurm"):
         with pytest.raises(UserError, match=f"hydra/launcher={other} does not skip finished runs"):
             require_sweep([f"hydra/launcher={other}"])
+
+
+def test_a_clusters_settings_are_a_launcher_of_its_own(tmp_path):
+    """As the docs write it."""
+    written = re.search(r"```yaml\n(defaults: \[slurm\].*?)```", (ROOT / "docs/clusters.md").read_text(), flags=re.S)
+    (tmp_path / "hydra/launcher").mkdir(parents=True)
+    (tmp_path / "hydra/launcher/ours.yaml").write_text(written[1])
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        words = [f"hydra.searchpath=[{tmp_path}]", "hydra/launcher=ours"]
+        launcher = hydra.compose("config", words, return_hydra_config=True).hydra.launcher
+    assert launcher._target_.endswith(".SlurmLauncher")
+    assert (launcher.partition, launcher.account, launcher.cpus_per_task) == ("gpu", "project", 4)

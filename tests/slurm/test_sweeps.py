@@ -88,6 +88,7 @@ def test_a_job_that_is_queued_again_ends_as_an_undisturbed_one_with_all_its_curv
     assert "Restarts=1" in ask(environment, "scontrol", "show", "job", job)
     said = "".join(path.read_text() for path in tmp_path.glob("stopped/default/.submitit/*/*.out"))
     assert "resumes at step" in said
+    assert said.count("learning rate") == 2  # both parts have their first line
     assert "W&B stopped" not in said
 
     assert call(environment, tmp_path / "undisturbed", *words)[0] == 0

@@ -7,6 +7,8 @@ from faults.harness import call, run_folder
 from support.architectures import save_base
 
 from experiments.record import read_record
+from training.accelerator import make_accelerator
+from training.settings import TrainerConfig
 
 # accelerate starts several processes of a CPU through its multi-GPU launcher alone; they find no GPU and meet over gloo
 FLAGS = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
@@ -35,6 +37,21 @@ def test_two_processes_train_like_one(method, tmp_path):
     for a, b in zip(one["history"], two["history"], strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
         assert a["pearson"] == pytest.approx(b["pearson"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("launch", "asked"),
+    [
+        ("python /bin/accelerate launch --cpu --num_processes 2 train.py task=cola", 2),
+        ("/bin/python -m accelerate.commands.launch --cpu --num-processes=3 train.py", 3),
+        ("accelerate-launch --cpu train.py", 1),
+        ("bash", 1),
+    ],
+)
+def test_fewer_processes_than_asked_for_are_told(launch, asked, monkeypatch, capsys):
+    monkeypatch.setattr("psutil.Process.cmdline", lambda process: launch.split())
+    assert make_accelerator(TrainerConfig(learning_rate=1e-3), deterministic=False).num_processes == 1
+    assert (f"one process trains, not the {asked} of the command line" in capsys.readouterr().err) == (asked > 1)
 
 
 @pytest.mark.parametrize("architecture", ["big_bird", "luke"])
