@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import time
+from collections import Counter
 
 from submitit.slurm.slurm import SlurmInfoWatcher
 
@@ -21,7 +22,8 @@ OVER = {  # a preempted job that Slurm queues again is PENDING
         "PREEMPTED",
         "TIMEOUT",
     ),
-    *("FORGOTTEN", "UNSATISFIABLE"),  # in neither queue nor accounting; waits for what its partition does not have
+    # in neither queue nor accounting; waits for what its partition does not have; for a run that did not end well
+    *("FORGOTTEN", "UNSATISFIABLE", "ORPHANED"),
 }
 LESS = "hydra.launcher.mem_gb=N and hydra.launcher.cpus_per_task=N ask for less"
 WAYS_OUT = {  # from words of sbatch's; the first that matches counts
@@ -41,6 +43,7 @@ class Queue(SlurmInfoWatcher):
     """
 
     is_answered = True
+    looks, said = 0, ""  # at the queue; what was printed last
 
     def update(self) -> None:
         self._last_status_check = time.time()
@@ -51,11 +54,21 @@ class Queue(SlurmInfoWatcher):
         if found is None:
             return
         waiting = self._registered - self._finished
-        states = {job: word for job in waiting if (word := found.get(job) or found.get(array(job)))}
+        seen = {job: about for job in waiting if (about := found.get(job) or found.get(array(job)))}
+        states = {job: state(*about) for job, about in seen.items()}
         if gone := waiting - states.keys():
             states |= ended(gone)
         self._info_dict |= {job: {"State": word} for job, word in states.items()}
         self._finished |= {job for job in waiting if self.is_done(job, mode="cache")}
+        self.say(Counter(shown(*about) for job, about in seen.items() if job not in self._finished))
+
+    def say(self, jobs: Counter[str]) -> None:
+        """While jobs wait, prints how many, for what, and how many run: from the second look on, after a minute."""
+        text = ", ".join(f"{number} {what}" for what, number in sorted(jobs.items()))
+        if self.looks and "pending" in text and text != self.said:
+            print(f"in the queue: {text}", flush=True)
+            self.said = text
+        self.looks += 1
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
         return self.get_state(job_id, mode) in OVER
@@ -66,8 +79,8 @@ def array(job: str) -> str:
     return job.partition("_")[0]
 
 
-def ask(*command: str) -> dict[str, str] | None:
-    """States by job, from a command that prints `JOB|STATE|REASON` or `JOB|STATE`; None if it fails."""
+def ask(*command: str) -> dict[str, list[str]] | None:
+    """State and perhaps reason by job, from a command that prints `JOB|STATE|REASON` or `JOB|STATE`; None if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
@@ -75,12 +88,18 @@ def ask(*command: str) -> dict[str, str] | None:
     if done.returncode:
         return None
     rows = [line.split("|") for line in done.stdout.splitlines()]
-    return {job: state(*about) for job, *about in rows}
+    return {job: about for job, *about in rows}
+
+
+def shown(word: str, reason: str = "None") -> str:
+    """`running`, or `pending (Resources)`."""
+    return word.lower() + (f" ({reason})" if word == "PENDING" and reason != "None" else "")
 
 
 def state(word: str, reason: str = "") -> str:
-    """`CANCELLED` for sacct's `CANCELLED by 1000`; UNSATISFIABLE for a job that waits but can never start."""
-    return "UNSATISFIABLE" if word == "PENDING" and reason == "PartitionConfig" else word.split()[0]
+    """`CANCELLED` for sacct's `CANCELLED by 1000`; UNSATISFIABLE or ORPHANED for a job that waits but can never start."""
+    never = {"PartitionConfig": "UNSATISFIABLE", "DependencyNeverSatisfied": "ORPHANED"}
+    return never.get(reason, word) if word == "PENDING" else word.split()[0]
 
 
 def ended(jobs: set[str]) -> dict[str, str]:
@@ -89,7 +108,8 @@ def ended(jobs: set[str]) -> dict[str, str]:
     known = (
         ask("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={numbers}") or {}
     )
-    return {job: known[job] if known.get(job) in OVER else "FORGOTTEN" for job in jobs}
+    states = {job: state(*about) for job, about in known.items()}
+    return {job: states[job] if states.get(job) in OVER else "FORGOTTEN" for job in jobs}
 
 
 def refusal(said: str) -> str:

@@ -61,19 +61,18 @@ def start(
         words: overrides after those of TINY.
         launch: what stands before `train.py` in place of the interpreter, as in `accelerate launch`.
         within: a Python file that runs `train.py` within it, and its first arguments.
-        environment: variables to add.
-        fresh: in a new interpreter, which takes seconds to import, rather than forked from a warm one. A run that one of the
-            other arguments changes is fresh, too.
+        environment: variables to add; if a library reads them while it is imported, the run has to be `fresh`.
+        fresh: in a new interpreter, which takes seconds to import, rather than forked from a warm one; so is one with
+            `launch` or other options.
     """
     output.mkdir(parents=True, exist_ok=True)
-    if not (launch or environment or fresh or options):
+    variables = ENVIRONMENT | (environment or {})
+    if not (launch or fresh or options):
         program = [*within, TRAIN, *TINY, f"output_dir={output}", *words]
-        return WarmProcess(program[1:], ENVIRONMENT, output, script=program[0])
+        return WarmProcess(program[1:], variables, output, script=program[0])
     command = [*(launch or (sys.executable,)), str(ROOT / "train.py"), *TINY, f"output_dir={output}", *words]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        command, env=ENVIRONMENT | (environment or {}), cwd=output, start_new_session=True, **(pipes | options)
-    )
+    return subprocess.Popen(command, env=variables, cwd=output, start_new_session=True, **(pipes | options))
 
 
 def finish(process: subprocess.Popen | WarmProcess, patience: float = PATIENCE) -> Ended:

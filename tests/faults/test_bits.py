@@ -21,7 +21,7 @@ OLD = {
 
 
 def train(output: Path, *words: str, **environment: str) -> Path:
-    ended = call(output, *WORDS, *words, environment=environment)
+    ended = call(output, *WORDS, *words, environment=environment, fresh=bool(environment))
     assert ended.status == 0, ended.err
     return output
 

@@ -119,7 +119,7 @@ def test_a_run_survives_a_file_in_place_of_the_wandb_folder(name, only_long, req
     only_long()
     (tmp_path / "default" / name).mkdir(parents=True)
     (tmp_path / "default" / name / "wandb").touch()
-    require_whole(call(tmp_path, *LOGGED, fresh=True), "W&B stopped ([Errno 20] Not a directory")
+    require_whole(call(tmp_path, *LOGGED), "W&B stopped ([Errno 20] Not a directory")
 
 
 def test_a_run_survives_a_full_wandb_folder(name, only_long, require_whole, tmp_path):
@@ -131,7 +131,7 @@ def test_a_run_survives_a_full_wandb_folder(name, only_long, require_whole, tmp_
     if mounted.returncode:
         pytest.skip("mounting a small disk is not permitted here")
     try:
-        process = start(tmp_path, *LOGGED, fresh=True)
+        process = start(tmp_path, *LOGGED)
         until_it_trains(process, tmp_path)
         with suppress(OSError), (folder / "junk").open("wb", buffering=0) as junk:
             while True:

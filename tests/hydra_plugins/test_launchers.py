@@ -40,7 +40,7 @@ def test_submitit_gives_the_default_launchers_records_and_a_failed_job_fails_alo
 
 def test_a_preempted_job_resumes_from_its_checkpoint(tmp_path):
     """Slurm warns a job before its time limit: the same signal, and what submitit does on it."""
-    process = start(tmp_path, "hydra/launcher=local", "data.train_size=400", "trainer.epochs=10")
+    process = start(tmp_path, "hydra/launcher=local", "data.train_size=200", "trainer.epochs=6")
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -107,15 +107,38 @@ def states(queue: Queue, *jobs: str) -> list[tuple[str, bool]]:
 
 def test_squeue_tells_the_state_of_jobs_and_sacct_that_of_forgotten_ones(queue, tmp_path):
     rows = ("7_0|CONFIGURING|None", "7_1|CANCELLED|None", "7_2|PENDING|PartitionConfig", "8|CANCELLED|Dependency")
+    rows += ("6_0|PENDING|Dependency", "6_1|PENDING|DependencyNeverSatisfied")
     (tmp_path / "squeue").write_text("\n".join(rows))
-    assert states(queue, "7_0", "7_1", "7_2", "8_0") == [
+    assert states(queue, "7_0", "7_1", "7_2", "8_0", "6_0", "6_1") == [
         ("CONFIGURING", False),
         ("CANCELLED", True),
         ("UNSATISFIABLE", True),
         ("CANCELLED", True),
+        ("PENDING", False),
+        ("ORPHANED", True),
     ]
     (tmp_path / "sacct").write_text("9_0|CANCELLED by 1000\n9_1|RUNNING\n")
     assert states(queue, "9_0", "9_1") == [("CANCELLED", True), ("FORGOTTEN", True)]
+
+
+def test_what_jobs_wait_for_is_told_when_it_changes(queue, tmp_path, capsys):
+    for job in ("7_0", "7_1", "7_2"):
+        queue.register_job(job)
+    looks = [
+        ("7_0|PENDING|Resources", "7_1|PENDING|Resources", "7_2|RUNNING|None"),
+        ("7_0|PENDING|Resources", "7_1|PENDING|Resources", "7_2|RUNNING|None"),
+        ("7_0|PENDING|Resources", "7_1|RUNNING|None", "7_2|RUNNING|None"),
+        ("7_0|PENDING|Resources", "7_1|RUNNING|None", "7_2|RUNNING|None"),
+        ("7_0|PENDING|Priority", "7_1|RUNNING|None", "7_2|COMPLETED|None"),
+    ]
+    for rows in looks:
+        (tmp_path / "squeue").write_text("\n".join(rows))
+        queue.update()
+    assert capsys.readouterr().out.splitlines() == [
+        "in the queue: 2 pending (Resources), 1 running",
+        "in the queue: 1 pending (Resources), 2 running",
+        "in the queue: 1 pending (Priority), 1 running",
+    ]
 
 
 def test_without_accounting_a_forgotten_job_is_over(queue, tmp_path):

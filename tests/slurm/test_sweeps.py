@@ -174,3 +174,40 @@ def test_ctrl_c_leaves_the_jobs_in_the_queue(environment, tmp_path):
     [job] = jobs(environment)
     assert status == 130
     assert f"the jobs stay in the queue (scancel {job} ends them)" in line
+
+
+def test_a_second_command_waits_for_the_jobs_of_the_first(environment, tmp_path):
+    first = start(environment, tmp_path, *LONG, "seed=0,1")
+    until_it_trains(tmp_path, runs=2)
+    first.kill()
+    finish(first)
+    before = jobs(environment)
+    status, out, err = call(environment, tmp_path, *LONG, "seed=0,1,2")
+    assert (status, err) == (0, [])
+    assert out[:2] == ["sweep: 3 runs, 3 of them to train", "2 runs in the queue already"]
+    assert len(science(tmp_path)) == 3
+    numbers = json.loads((tmp_path / "default/.submitit/jobs.json").read_text()).values()
+    assert len(set(numbers)) == 3
+    assert set(numbers) > set(before)
+
+
+def test_runs_wait_in_the_queue_for_the_run_that_they_start_from(environment, tmp_path):
+    process = start(environment, tmp_path, "start=mnli", "task=rte,mrpc", *LONG)
+    until_it_trains(tmp_path)
+    asked = ask(environment, "squeue", "--noheader", "--array", "--format=%T|%r").splitlines()
+    assert sorted(asked) == ["PENDING|Dependency", "PENDING|Dependency", "RUNNING|None"]
+    status, out, err = finish(process)
+    assert (status, err) == (0, [])
+    assert out[:2] == ["sweep: 2 runs, 2 of them to train", "2 runs after their start"]
+    assert sorted(name.split("-")[1] for name in science(tmp_path)) == ["mnli", "mrpc", "rte"]
+
+
+def test_runs_whose_start_is_lost_are_cancelled_and_named(environment, tmp_path):
+    process = start(environment, tmp_path, "start=mnli", "task=rte", *LONG)
+    until_it_trains(tmp_path)
+    ask(environment, "scancel", "--state=RUNNING", "--user=root")
+    status, _, err = finish(process)
+    assert status == 1
+    assert sorted(re.search(r"task=(\w+)", line)[1] for line in err) == ["mnli", "rte"]
+    assert "cancelled, for the run that it starts from did not end well" in "".join(err)
+    assert not jobs(environment)
