@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from core.errors import UserError
+from core.io import require_writable
 from experiments.config import named_by
 from experiments.sweep import grid
 
@@ -24,6 +27,12 @@ class CellSweeper(BasicSweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         named_by(config, config.hydra.runtime.choices.experiment)  # whose folder gets multirun.yaml
+        folder = Path(config.hydra.sweep.dir)
+        require_writable(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}") from error
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def _parse_config(self) -> list[str]:

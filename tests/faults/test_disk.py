@@ -98,9 +98,10 @@ def read_only(folder: Path) -> Iterator[None]:
 def test_a_folder_that_is_read_only_at_the_start_is_one_sentence(tmp_path, tally):
     (tmp_path / "runs").mkdir()
     with read_only(tmp_path / "runs"):
-        ended = call(tmp_path, *RUN, f"output_dir={tmp_path / 'runs'}")
-        require_sentence(ended)
-        assert "cannot be written" in ended.err
+        for sweep in ([], ["seed=0,1", "-m"]):
+            ended = call(tmp_path, *RUN, f"output_dir={tmp_path / 'runs'}", *sweep)
+            require_sentence(ended)
+            assert "cannot be written" in ended.err
     assert not list((tmp_path / "runs").iterdir())
     tally("other faults")
 
