@@ -1,5 +1,7 @@
 """Every notebook runs from top to bottom on the committed records and is kept with its outputs."""
 
+import re
+
 import nbformat
 import pytest
 from support.command_line import ROOT
@@ -30,3 +32,10 @@ def tables(notebook) -> list[str]:
 def test_every_notebook_is_committed_with_its_cells_run_in_order(file):
     cells = [cell for cell in nbformat.read(file, as_version=4).cells if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_the_notebooks_method_is_the_documented_one():
+    page = (ROOT / "docs/own_method.md").read_text(encoding="utf-8")
+    notebook = nbformat.read(ROOT / "notebooks/your_method.ipynb", as_version=4)
+    [file] = re.findall(r"`methods/ia3.py`:\n\n```python\n(.*?)```", page, flags=re.S)
+    assert notebook.cells[1].source == file.strip()
