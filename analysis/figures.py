@@ -58,6 +58,8 @@ LOOKS = {  # colour, marker, dash, hatch
     "houlsby": ("#332288", "h", ":", "**"),
     "lin": ("#AA4499", "d", "-", "///"),
     "pfeiffer": ("#882255", "p", "--", "xxx"),
+    "prefix_embed": ("#DDAA33", "8", (0, (7, 2)), "\\\\\\"),
+    "prefix_layer": ("#44AA99", "1", (0, (2, 1, 2, 3)), "|"),
     "adapterdrop": ("#88CCEE", "H", "-.", "..."),
 }
 OWN = (  # of methods that have none, in the order of their names

@@ -44,7 +44,7 @@ def load_inputs(run: RunConfig) -> Inputs:
     """Raises a UserError if data or backbone are missing, or are not what the settings say."""
     splits = load_splits(run.task.row, run.data)
     backbone = load_backbone(run.backbone, run.task.row, run.seed, splits["train"].texts)
-    backbone.require_length(run.task.max_length)
+    backbone.require_length(run.task.max_length, run.method.positions)
     return Inputs(run, splits, layout_name(run.task.row, run.data), backbone)
 
 
@@ -65,7 +65,8 @@ def apply_method(run: RunConfig, backbone: Backbone, accelerator: Accelerator | 
     model = backbone.model
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
-    batch = collate(samples(backbone.tokenizer, run.task.row, backbone.max_length), [0, 1])
+    most = backbone.max_length - run.method.positions
+    batch = collate(samples(backbone.tokenizer, run.task.row, most), [0, 1])
     batch = batch.to(next(model.parameters()).device)
     try:
         with accelerator.autocast() if accelerator else nullcontext():

@@ -50,6 +50,8 @@ class Method:
         peft_names: what PEFT calls each tensor of an adapted layer; empty: PEFT does not know the method.
         peft_ignored_keys: keys of `peft_config` that a finished adapter does not depend on.
         trains_parts: whether a step may give some trained parameters no gradient, so that the optimizer passes them by.
+        starts_pretrained: whether a model computes what the pretrained one does, right after `apply`.
+        takes_plain_path: whether `apply` changes a forward pass that the fast path (models/packed.py) stands in for.
     """
 
     label: ClassVar[str]
@@ -58,6 +60,8 @@ class Method:
     peft_names: ClassVar[dict[str, str]] = {}
     peft_ignored_keys: ClassVar[tuple[str, ...]] = ()
     trains_parts: ClassVar[bool] = False
+    starts_pretrained: ClassVar[bool] = True
+    takes_plain_path: ClassVar[bool] = False
 
     name: str
 
@@ -88,6 +92,11 @@ class Method:
     def from_peft(self, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of `to_peft`; shapes may be any. What it leaves out stays as `apply` made it."""
         return {ours: theirs[name] for ours, name in self.peft_names.items()}
+
+    @property
+    def positions(self) -> int:
+        """Of the encoder's positions, how many the method takes from a text."""
+        return 0
 
     @property
     def ranks(self) -> list[int]:

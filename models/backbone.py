@@ -47,10 +47,15 @@ class Backbone:
         """The most tokens that an input may have."""
         return max_length(self.model)
 
-    def require_length(self, tokens: int) -> None:
-        """Raises a UserError if the encoder takes no input of so many tokens."""
-        if tokens > self.max_length:
-            raise UserError(f"task.max_length is {tokens}; {self.name} takes at most {self.max_length}")
+    def require_length(self, tokens: int, taken: int = 0) -> None:
+        """Raises a UserError if the encoder takes no input of so many tokens.
+
+        Args:
+            taken: positions that the method takes from a text.
+        """
+        if tokens > (most := self.max_length - taken):
+            beside = f" beside the method's {taken}" if taken else ""
+            raise UserError(f"task.max_length is {tokens}; {self.name} takes at most {most}{beside}")
 
 
 def max_length(model: PreTrainedModel) -> int:

@@ -13,6 +13,7 @@ NAMES = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
 SMALL = {
     **{"head": [], "full": [], "bitfit": [], "vera": ["method.rank=16"], "top_layers": ["method.layers=1"]},
     **{name: ["method.bottleneck=4"] for name in ("houlsby", "lin", "pfeiffer")},
+    **{name: ["method.l_p=4", "method.l_i=2", "task.max_length=96"] for name in ("prefix_embed", "prefix_layer")},
     "adapterdrop": ["method.bottleneck=4", "method.dropped_layers=1"],
 }
 

@@ -15,6 +15,7 @@ from methods.intrinsic_dimension import IntrinsicDimension
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA, LoRAFACorrected
 from methods.lora_plus import LoRAPlus
+from methods.prefix import PrefixEmbed, PrefixLayer
 from methods.qlora import QLoRA
 from methods.top_layers import TopLayers
 from methods.vera import VeRA
@@ -40,6 +41,8 @@ METHODS: dict[str, Method] = {
     "qlora_fp4": QLoRA(rank=4, quant_type="fp4", double_quant=False, target_modules="query|value"),
     "intrinsic_dimension": IntrinsicDimension(d=70),
     "intrinsic_dimension_direct": IntrinsicDimension(d=64, structured=False),
+    "prefix_embed": PrefixEmbed(l_p=3, l_i=2),
+    "prefix_layer": PrefixLayer(l_p=3, l_i=2),
     "bitfit": BitFit(),
     "top_layers": TopLayers(layers=1),
     "houlsby": Houlsby(bottleneck=4),
