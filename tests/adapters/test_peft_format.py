@@ -38,6 +38,7 @@ METHODS = {
     "qlora": ["method=qlora", "method.rank=4"],
     "dylora": ["method=dylora", "method.rank=4"],
     "dylora_at_2": ["method=dylora", "method.rank=4", "method.eval_rank=2", "method.frozen=false"],
+    "delta_lora": ["method=delta_lora", "method.rank=4", "method.alpha=6", "method.start_steps=1"],
 }
 
 

@@ -168,7 +168,7 @@ def test_the_record_of_a_config_is_plain_data():
 
 OFFLINE = ("profile=offline", "backbone=tiny", "logger=none", "trainer.max_steps=2")
 MISTAKES = {
-    "method=dorra": "unknown method 'dorra'; there are: adapterdrop, bitfit, dora, .*did you mean dora",
+    "method=dorra": "unknown method 'dorra'; there are: adapterdrop, bitfit, delta_lora, dora, .*did you mean dora",
     "task=colla": "unknown task 'colla'; there are: cola, custom, mnli, .*did you mean cola",
     "backbone=roberta": "unknown backbone 'roberta'; there are: custom, deberta",
     "profile=online": "unknown profile 'online'; there are: offline",

@@ -7,6 +7,7 @@ from methods.adapter import Houlsby, Lin, Pfeiffer
 from methods.adapterdrop import AdapterDrop
 from methods.base import REGISTERED, AdaptedLinear, Method, head_parameters
 from methods.bitfit import BitFit
+from methods.delta_lora import DeltaLoRA
 from methods.dora import DoRA
 from methods.dylora import DyLoRA
 from methods.full import Full
@@ -31,6 +32,8 @@ METHODS: dict[str, Method] = {
     "lora_plus_a0": LoRAPlus(rank=4, ratio=16.0, zero="A"),
     "dylora": DyLoRA(rank=2),
     "dylora_together": DyLoRA(rank=4, alpha=6, frozen=False),
+    "delta_lora": DeltaLoRA(rank=4),
+    "delta_lora_moved": DeltaLoRA(rank=4, update_ratio=0.5, start_steps=0, target_modules="."),
     "dora": DoRA(rank=4, alpha=16),
     "dora_all": DoRA(rank=4, target_modules="."),
     "lora_fa": LoRAFA(rank=4),
