@@ -144,8 +144,10 @@ def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
         UserError: a path does not exist, or there is no complete run.
     """
     found = records_below(paths)
-    all_runs = frame(found.values())
-    return all_runs.assign(path=[str(place.parent if place.name == RECORD else place) for place in found])
+    places = {(record["experiment"], record["config_hash"]): place for place, record in found.items()}
+    all_runs = frame(found.values())  # in an order of its own
+    own = [places[key] for key in zip(all_runs["experiment"], all_runs["hash"], strict=True)]
+    return all_runs.assign(path=[str(place.parent if place.name == RECORD else place) for place in own])
 
 
 def records_below(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from scripts.cli import command
+from scripts.cli import command, parse
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
@@ -43,7 +43,8 @@ def run(file: Path) -> Any:
 
 
 @command
-def main(_: list[str]) -> None:
+def main(words: list[str]) -> None:
+    parse(words, {}, rest_are="none")
     for file in sorted(FOLDER.glob("*.ipynb")):
         libraries()[0].write(run(file), file)
         print(file)

@@ -3,6 +3,7 @@
 import json
 import sys
 from itertools import product
+from pathlib import Path
 
 import pytest
 from support.records import record
@@ -241,3 +242,11 @@ def test_what_is_not_taken_over_is_counted_with_the_reason(tmp_path, capsys):
     assert "2 runs on generated data: left out" in said
     assert "1 run of no experiment (conf/experiment/NAME.yaml): left out" in said
     assert "holds no run" in said
+
+
+def test_each_rows_path_is_that_of_its_own_record():
+    """The frame is sorted, the files are too, and not alike."""
+    runs = read_runs([RECORDS / "minilm"])
+    assert len(runs) > 50
+    for run in runs.itertuples():
+        assert json.loads(Path(run.path).read_text(encoding="utf-8"))["config_hash"] == run.hash
