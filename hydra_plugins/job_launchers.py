@@ -190,8 +190,8 @@ class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
         try:
             super().watch(runs)
         except KeyboardInterrupt:
-            number = array(next(iter(runs)).job_id)
-            raise Interrupted(f"the watch, while the jobs stay in the queue (scancel {number} ends them)") from None
+            numbers = " ".join(dict.fromkeys(array(job.job_id) for job in runs))
+            raise Interrupted(f"the watch, while the jobs stay in the queue (scancel {numbers} ends them)") from None
 
     def lost(self, job: submitit.Job) -> str:
         if job.state == "ORPHANED":
