@@ -29,7 +29,7 @@ from core.redact import redacted
 from experiments.config import RunConfig, from_hydra, named_by
 from experiments.record import describe
 from experiments.run_folder import RunFolder
-from experiments.sweep import exit_statuses, require_expected, require_sweep, start_config
+from experiments.sweep import exit_statuses, require_expected, require_sweep, start_config, warn_of_grid
 from experiments.warm_start import describe_start, load_initial_state
 from methods.base import parameter_counts
 from training.curves import make_tracker
@@ -123,6 +123,7 @@ def main(cfg: DictConfig) -> None:
     try:
         run = from_hydra(named_by(cfg, HydraConfig.get().runtime.choices["experiment"]))
         require_expected(run)
+        warn_of_grid(HydraConfig.get())
         start = start_config(run, HydraConfig.get().overrides.task, HydraConfig.get().job.config_name or "config")
         if start and (run.force or RunFolder.of(run).status()[0] != "complete"):
             there = RunFolder.of(start)

@@ -38,13 +38,13 @@ def tables(runs: pd.DataFrame) -> list[Table]:
 def costs(runs: pd.DataFrame) -> Table:
     """Speed and memory of each setting on each task and machine."""
     lines = []
-    keys = ["backbone", "hardware", "precision", "task"]
-    named = pd.concat([as_one(of) for _, of in runs.groupby(["backbone", "task"], sort=False)])
-    for (backbone, hardware, precision, task), group in named.groupby(keys, sort=False, dropna=False):
+    keys = ["model", "hardware", "precision", "task"]
+    named = pd.concat([as_one(of) for _, of in runs.groupby(["model", "task"], sort=False)])
+    for (model, hardware, precision, task), group in named.groupby(keys, sort=False, dropna=False):
         full = complete(group, method="full")
         base = full if full["variant"].nunique() == 1 else full.iloc[:0]
         for label, part in group.groupby("label", sort=False):
-            line = [BACKBONES[backbone], f"{hardware}, {precision}", TASKS[task], label]
+            line = [model, f"{hardware}, {precision}", TASKS[task], label]
             line.append(f"{part['parameters'].iloc[0]:,}")
             for column, unit, form in (("samples_per_second", 1, ".1f"), ("peak_bytes", 2**20, ",.0f")):
                 value, reference = part[column].median(), base[column].median()
@@ -56,13 +56,17 @@ def costs(runs: pd.DataFrame) -> Table:
 
 
 def figures(runs: pd.DataFrame) -> dict[str, Figure]:
-    """By name: for each backbone, task and metric the curves, the trade-offs and, where rates vary, the learning rates."""
+    """By name: for each model, task and metric the curves, the trade-offs and, where rates vary, the learning rates."""
     found: dict[str, Figure | None] = {}
-    for backbone, of in complete(runs).groupby("backbone", sort=False):
+    for (backbone, data, model), of in complete(runs).groupby(["backbone", "data", "model"], sort=False):
         for task in in_order(of["task"]):
             metrics = dict(list(as_one(of[of["task"] == task]).groupby("metric", sort=False)))
             for metric, part in metrics.items():
-                place = f"{backbone}_{task}" + f"_{metric}" * (len(metrics) > 1)
+                place = (
+                    f"{backbone}_{task}"
+                    + f"_{metric}" * (len(metrics) > 1)
+                    + f"_{data}" * (model != BACKBONES[backbone])
+                )
                 found[f"curves_{place}"] = curves(part, task)
                 found[f"trade_offs_{place}"] = trade_offs(part, task)
                 found[f"learning_rates_{place}"] = learning_rates(part, task)
@@ -75,8 +79,7 @@ def as_one(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def title(runs: pd.DataFrame, task: str) -> str:
-    name = runs["backbone"].iloc[0]
-    return f"{TASKS[task]}, {BACKBONES[name]}"
+    return f"{TASKS[task]}, {runs['model'].iloc[0]}"
 
 
 def settings(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

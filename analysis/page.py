@@ -6,9 +6,11 @@ All statistics are computed here, by the functions that make the tables; `page_f
 import json
 import math
 import re
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -19,19 +21,19 @@ import plotly
 
 from analysis.claims import CLAIMS
 from analysis.figures import LOOKS, look
-from analysis.records import BACKBONES, METHODS, TASKS, complete, in_order, labelled
+from analysis.records import METHODS, TASKS, complete, in_order, labelled, on_glue
 from analysis.render import Table
 from analysis.statistics import difference, holm, summarize
 from analysis.tables import labels_at_chosen_rates
 from core.errors import USER_ERRORS
-from core.habits import quoted
 from core.io import write_text
 from experiments.config import to_dict
 from experiments.naming import flat
 from experiments.run_folder import PREDICTIONS
 from experiments.sweep import compose
+from models.settings import BackboneConfig
 from tasks.glue import METRICS
-from tasks.settings import HELD_OUT
+from tasks.settings import HELD_OUT, TaskConfig
 from training.selection import best, selected
 
 ROOT = Path(__file__).parent.parent
@@ -55,22 +57,23 @@ HIDDEN = (
 )  # of settings
 
 
-def page_data(runs: pd.DataFrame, records: Records, tables: list[Table]) -> dict[str, Any]:
+def page_data(runs: pd.DataFrame, records: Records, tables: list[Table], first: str) -> dict[str, Any]:
     """Everything that the page shows.
 
     Args:
         runs: complete and failed runs, as `records.frame` has them.
         records: each run's file and record, by its experiment and the hash of its settings.
         tables: shown as they are.
+        first: the experiment that the page opens on.
     """
-    verdicts, runs = claims(runs), with_choice(runs)
-    keys = ["experiment", "backbone", "task", "label"]
+    verdicts, runs = claims(on_glue(runs)), with_choice(runs)
+    keys = ["experiment", "model", "task", "label"]
     settings = [setting(part) for _, part in runs.groupby(keys, sort=False)]
     return {
+        "first": first,
         "methods": {name: method_look(name) for name in dict.fromkeys(runs["method"])},
         "tasks": {task: TASKS[task] for task in in_order(runs["task"])},
         "metrics": {row.task: METRICS.get(row.metric, row.metric) for row in runs.itertuples()},
-        "backbones": {name: BACKBONES[name] for name in dict.fromkeys(runs["backbone"])},
         "settings": settings,
         "runs": [run_data(row, *records[row.experiment, row.hash]) for row in runs.itertuples()],
         "pairs": list(pairs(complete(runs))),
@@ -86,7 +89,7 @@ def with_choice(runs: pd.DataFrame) -> pd.DataFrame:
     mixed = runs.groupby("task")["metric"].transform("nunique") > 1
     runs = labelled(runs).assign(chosen=False)
     runs["task"] = runs["task"].where(~mixed, [f"{TASKS[run.task]} ({run.metric})" for run in runs.itertuples()])
-    for _, part in runs.groupby(["experiment", "backbone", "task"]):
+    for _, part in runs.groupby(["experiment", "model", "task"]):
         runs.loc[part.index, "chosen"] = part["label"].isin(labels_at_chosen_rates(complete(part)))
     return runs
 
@@ -111,11 +114,14 @@ def setting(part: pd.DataFrame) -> dict[str, Any]:
         f"{hardware}, {precision}": {column: number(own[column].median()) for column in COST}
         for (hardware, precision), own in done.groupby(["hardware", "precision"], sort=False)
     }
-    named = ("experiment", "backbone", "task", "method", "label", "family", "rank", "target_modules", "learning_rate")
+    named = ("experiment", "model", "task", "method", "label", "family", "rank", "target_modules", "learning_rate")
     return {
         **{key: plain(first[key]) for key in named},
-        "epochs": plain(first["epochs"]),
+        "epochs": max(
+            (round(row.history[-1]["epoch"], 2) for row in done.itertuples()), default=plain(first["epochs"])
+        ),
         "chosen": bool(first["chosen"]),
+        "held_out": all(selected(row.history, row.metric) for row in done.itertuples()) and len(done) > 0,
         "parameters": int(first["parameters"]),
         "cost": cost,
         "collapsed": sum(best(row.history, row.metric)["collapsed"] for row in done.itertuples()),
@@ -140,7 +146,7 @@ def summary(values: list[float]) -> dict[str, Any] | None:
 
 def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Each two settings' paired differences, at the rates that held-out data choose; p corrected within an experiment."""
-    for (experiment, backbone), of in runs[runs["chosen"]].groupby(["experiment", "backbone"], sort=False):
+    for (experiment, model), of in runs[runs["chosen"]].groupby(["experiment", "model"], sort=False):
         found = []
         for task, group in of.groupby("task", sort=False):
             scores = {
@@ -162,7 +168,7 @@ def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
         for (pair, p), corrected in zip(found, holm([p for _, p in found]), strict=True):
             yield {
                 "experiment": experiment,
-                "backbone": backbone,
+                "model": model,
                 **pair,
                 "p": p,
                 "corrected": corrected,
@@ -173,7 +179,8 @@ def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
     """One run: what it was and what came of it."""
     provenance, config = record["provenance"], flat(record["config"])
-    default = plain_settings(row.method, record["task"], row.backbone, row.data)
+    choices = chosen(record)
+    default = plain_settings(tuple(choices))
     changed = {
         key: (default.get(key), value)
         for key, value in config.items()
@@ -185,7 +192,7 @@ def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
         "name": file.parent.name if file.name == "result.json" else file.stem,
         **{
             key: plain(getattr(row, key))
-            for key in ("experiment", "backbone", "task", "method", "label", "seed", "status")
+            for key in ("experiment", "model", "task", "method", "label", "seed", "status")
         },
         "reason": plain(row.reason),
         "epoch": [round(entry["epoch"], 4) for entry in row.history],
@@ -204,43 +211,65 @@ def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
         "data": provenance.get("data_fingerprint"),
         "versions": provenance.get("versions") or {},
         "settings": [[key, text(was), text(value)] for key, (was, value) in changed.items()],
-        "command": command(record, {key: pair for key, pair in changed.items() if key in default or not default}),
+        "command": command(
+            record, choices, {key: pair for key, pair in changed.items() if key in default or not default}
+        ),
         "confusion": confusion(file.parent / PREDICTIONS),
     }
 
 
+SCHEMAS = {"task": TaskConfig, "backbone": BackboneConfig}
+
+
+def chosen(record: dict[str, Any]) -> list[str]:
+    """The overrides that choose a run's method, task, backbone and data: `custom` and its settings where `conf/` has none."""
+    words = []
+    for group in ("method", "task", "backbone", "data"):
+        name = record[group]
+        if group not in SCHEMAS or (ROOT / f"conf/{group}/{name}.yaml").exists():
+            words.append(f"{group}={name}")
+            continue
+        defaults = {field.name: field.default for field in fields(SCHEMAS[group])}
+        own = {key: value for key, value in record["config"][group].items() if value not in (None, {}, defaults[key])}
+        words += [f"{group}=custom", *(f"{group}.{key}={override(value)}" for key, value in own.items())]
+    return words
+
+
 @cache
-def plain_settings(method: str, task: str, backbone: str, data: str) -> dict[str, Any]:
-    """The settings of a method, task, backbone and source of data without an experiment; {} where they do not compose."""
-    choices = {"method": method, "task": task, "backbone": backbone, "data": data}
-    words = [f"{group}={name}" for group, name in choices.items() if (ROOT / f"conf/{group}/{name}.yaml").exists()]
+def plain_settings(choices: tuple[str, ...]) -> dict[str, Any]:
+    """The settings that these choices have without an experiment; {} where they do not compose."""
     try:
-        return flat(to_dict(compose([*words, "data.path=DIR"])))
-    except USER_ERRORS:  # a task or a backbone of the user's own needs more words
+        return flat(to_dict(compose([*choices, "data.path=DIR"])))
+    except USER_ERRORS:  # a method that is no longer there
         return {}
 
 
-def command(record: dict[str, Any], changed: dict[str, tuple[Any, Any]]) -> str:
+def command(record: dict[str, Any], choices: list[str], changed: dict[str, tuple[Any, Any]]) -> str:
     """The command that trains the run again."""
     name = record["experiment"]
-    choices = [f"experiment={name}"] if (ROOT / f"conf/experiment/{name}.yaml").exists() else []
-    choices += [f"{key}={record[key]}" for key in ("method", "task", "backbone", "data")]
+    experiment = [f"experiment={name}"] if (ROOT / f"conf/experiment/{name}.yaml").exists() else []
     own = [
         f"{key}={override(value)}"
         for key, (_, value) in changed.items()
         if not key.startswith(("backbone.", "tags", "note"))
     ]
     path = ["data.path=DIR"] if record["data"] == "local" else []
-    return " ".join(["python train.py", *map(typed, [*choices, *path, *own]), "reuse_records=false"])
-
-
-def typed(word: str) -> str:
-    """An override as it is typed in a shell."""
-    return word if re.fullmatch(r"[\w.=/+-]+", word) else quoted(word)
+    return " ".join(["python train.py", *map(shlex.quote, [*experiment, *choices, *path, *own]), "reuse_records=false"])
 
 
 def override(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else text(value)
+    """A setting's value in Hydra's grammar of overrides."""
+    if isinstance(value, list):
+        return f"[{','.join(map(override, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{override(item)}' for key, item in value.items())}}}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, str) and not re.fullmatch(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z_/.-][\w/.+-]*", value):
+        return "'" + re.sub(r"\\+(?='|$)", r"\g<0>\g<0>", value).replace("'", "\\'") + "'"
+    return text(value)
 
 
 def confusion(file: Path) -> dict[str, Any] | None:

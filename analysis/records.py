@@ -173,8 +173,17 @@ def records_below(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
 
 
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """A frame with a row for each run; `history` and `use` are lists in it."""
+    """A frame with a row for each run; `history` and `use` are lists in it.
+
+    A column `model` names the backbone in tables, and the source of data where it is generated, or where the backbone has
+    runs on several. Only runs with the same name there are compared.
+    """
     rows = pd.DataFrame(list(map(row, records)), columns=list(COLUMNS))
+    mixed = rows.groupby("backbone")["data"].transform("nunique") > 1
+    rows["model"] = [
+        BACKBONES[run.backbone] + (f", data={run.data}" if several or run.data == "generated" else "")
+        for run, several in zip(rows.itertuples(), mixed, strict=True)
+    ]
     order = {name: place for place, name in enumerate(METHODS)}
     rows["order"] = rows["method"].map(lambda name: order.get(name, len(order)))
     keys = ["experiment", "backbone", "order", "method", "task", "learning_rate", "rank", "alpha", "variant", "seed"]
@@ -241,6 +250,11 @@ def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return rows
 
 
+def on_glue(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that papers' numbers can be compared with: none on generated data."""
+    return runs[runs["data"] != "generated"]
+
+
 def chosen_scores(runs: pd.DataFrame) -> dict[int, float]:
     """Scores by seed, times 100: at the epoch that held-out data choose, or at the best epoch if nothing was held out."""
     return {run.seed: 100 * chosen_score(run.history, run.metric) for run in runs.itertuples()}
@@ -281,12 +295,12 @@ def at_chosen_setting(runs: pd.DataFrame) -> pd.DataFrame:
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a column `label`: the method, and the settings in which the runs of an experiment differ on a task.
 
-    Complete runs of one experiment, backbone, task and label differ in nothing but the seed. A column `family` is the same
+    Complete runs of one experiment, model, task and label differ in nothing but the seed. A column `family` is the same
     without the learning rates.
     """
     names = [METHODS[name] for name in frame["method"]]
     frame = frame.assign(label=names, family=names)
-    for _, grid in frame.groupby(["experiment", "backbone"]):
+    for _, grid in frame.groupby(["experiment", "model"]):
         shared = unequal(list(grid["settings"]))
         for _, group in grid.groupby("method"):
             keys = dict.fromkeys([*differing(list(group["settings"]), within=("task.name",)), *shared])

@@ -45,13 +45,13 @@ STATISTICS_NOTES = [
 def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
     """The lines of one experiment: one for each setting on each task."""
     rows, compared = [], []
-    for (backbone, task, _), group in runs.groupby(["backbone", "task", "metric"], sort=False):
+    for (model, task, _), group in runs.groupby(["model", "task", "metric"], sort=False):
         settings = dict(list(group.groupby("label", sort=False)))
         scores = {label: chosen_scores(complete(part)) for label, part in settings.items()}
         references = {name: reference_label(group, method) for name, method in REFERENCES.items()}
         chosen = labels_at_chosen_rates(complete(group))
         for label, part in settings.items():
-            rows.append(score_cells(backbone, task, label, part, scores[label]))
+            rows.append(score_cells(model, task, label, part, scores[label]))
             for reference in references.values():
                 is_twin = label == references["full FT"]  # LoRA's own line has this comparison
                 other = scores.get(reference, {}) if label in chosen and not is_twin and label != reference else {}
@@ -81,13 +81,13 @@ def labels_at_chosen_rates(runs: pd.DataFrame) -> set[str]:
     return labels
 
 
-def score_cells(backbone: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:
+def score_cells(model: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:
     """A setting's cells before the comparisons."""
     done = complete(part)
     flat = sum(best(run.history, run.metric)["collapsed"] for run in done.itertuples())
     failed = int((part["status"] == "failed").sum())
     held = all(selected(run.history, run.metric) for run in done.itertuples())
-    line = [BACKBONES[backbone], TASKS[task], label, str(len(done)), str(flat), str(failed)]
+    line = [model, TASKS[task], label, str(len(done)), str(flat), str(failed)]
     if not scores:
         return [*line, "", "", "", ""]
     s = summarize(list(scores.values()))

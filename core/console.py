@@ -49,9 +49,10 @@ def say(text: str, bar: tqdm | None = None) -> None:
 
 
 def duration(seconds: float) -> str:
-    """`3 h 20 min`, or `45 s`; rounded up."""
-    if seconds < 60:
-        return f"{math.ceil(seconds)} s"
+    """`3 h 20 min`, `12 min`, `1 min 5 s` or `45 s`; rounded up."""
+    if seconds < 600:
+        minutes, rest = divmod(math.ceil(seconds), 60)
+        return " ".join([f"{minutes} min"] * (minutes > 0) + [f"{rest} s"] * (rest > 0 or not minutes))
     hours, minutes = divmod(math.ceil(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 

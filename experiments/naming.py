@@ -5,6 +5,7 @@ from typing import Any
 
 RATE, HEAD_RATE = "trainer.learning_rate", "trainer.head_learning_rate"
 PER_SEED = ("seed", "method.projection_seed")  # differ between the seeds of one setting
+NAMED_BY_BACKBONE = ("source", "revision", "sha256", "license", "architecture.")  # what its name may stand for
 
 
 def flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -18,8 +19,8 @@ def flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
 def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list[str]:
     """The keys in which runs differ that agree in `within`.
 
-    Runs that agree in `within` and in these keys differ in nothing but the seed. Left out is what goes without saying: what a
-    backbone's or a data source's name decides, and the head's rate where it is the trunk's in every run.
+    Runs that agree in `within` and in these keys differ in nothing but the seed. Left out is what goes without saying: the
+    weights that a backbone's name stands for, and the head's rate where it is the trunk's in every run.
 
     Args:
         settings: of the runs, each flat.
@@ -31,18 +32,16 @@ def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list
             values_of.setdefault(key, {}).setdefault(place, set()).add(str(values.get(key)))
     kept = [key for key, found in values_of.items() if max(map(len, found.values())) > 1]
 
-    def follows(key: str, leader: str) -> bool:
-        return len({str(v.get(leader)) for v in settings}) == len(
-            {(str(v.get(leader)), str(v.get(key))) for v in settings}
-        )
+    def named(key: str) -> bool:
+        """Whether in these runs the backbone's name decides the setting."""
+        if not key.startswith(tuple(f"backbone.{name}" for name in NAMED_BY_BACKBONE)):
+            return False
+        found = {(str(values.get("backbone.name")), str(values.get(key))) for values in settings}
+        return len(found) == len({name for name, _ in found})
 
     one_rate = all(values.get(HEAD_RATE) == values.get(RATE) for values in settings)
-    left_out = {HEAD_RATE} if one_rate else set()
-    for key in kept:
-        leader = f"{key.partition('.')[0]}.name"
-        if leader in kept and key != leader and follows(key, leader):
-            left_out.add(key)
-    return [key for key in kept if key not in PER_SEED and key not in left_out]
+    left_out = (*PER_SEED, HEAD_RATE) if one_rate else PER_SEED
+    return [key for key in kept if key not in left_out and not named(key)]
 
 
 def unequal(settings: Sequence[dict[str, Any]]) -> list[str]:

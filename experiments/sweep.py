@@ -121,6 +121,21 @@ def require_sweep(words: Sequence[str]) -> None:
             )
 
 
+def warn_of_grid(config: Any) -> None:
+    """Warns where a command trains one run of an experiment's grid and does not say which one.
+
+    Args:
+        config: the `hydra` part of the run's configuration.
+    """
+    given = {word.lstrip("+").partition("=")[0] for word in config.overrides.task}
+    left = [key for key in config.sweeper.get("params") or {} if key not in given]
+    if left and config.mode == RunMode.RUN:
+        log.warning(
+            f"experiment={config.runtime.choices['experiment']} is a grid; this trains one run of it: "
+            f"add -m for all, or choose {', '.join(left)}"
+        )
+
+
 def start_words(run: RunConfig, overrides: Sequence[str]) -> list[str] | None:
     """The overrides of the run that `run.start` names: the same command on that task, from the pretrained weights."""
     if run.start is None:

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from analysis import study
 from analysis.page import Records, page_data, write_page
-from analysis.records import RECORDS, ended, frame, read_all
+from analysis.records import RECORDS, ended, frame, on_glue, read_all
 from analysis.tables import all_tables
 from core.errors import UserError
 from experiments.record import RECORD
@@ -25,14 +26,17 @@ def keyed(files: Iterable[tuple[Path, dict[str, Any]]]) -> Records:
 @command
 def main(words: list[str]) -> None:
     options, folders = parse(words, {"into": "page"}, rest_are="paths")
-    found = keyed(read_all(RECORDS))
+    found, experiments = keyed(read_all(RECORDS)), []
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}; give a folder of runs, as in runs/default")
-        found |= keyed(ended(sorted(folder.rglob(RECORD)))) or keyed(read_all(folder))
+        own = keyed(ended(sorted(folder.rglob(RECORD)))) or keyed(read_all(folder))
+        found |= own
+        experiments += [experiment for experiment, _ in own]
     runs = frame(record for _, record in found.values())
-    shown = [table for table in all_tables(runs) if not table.name.endswith("_statistics")]
-    print(write_page(page_data(runs, found, shown), Path(options["into"])))
+    shown = [table for table in all_tables(on_glue(runs)) if not table.name.endswith("_statistics")]
+    first = next(iter(experiments), study.EXPERIMENT)
+    print(write_page(page_data(runs, found, shown, first), Path(options["into"])))
 
 
 if __name__ == "__main__":

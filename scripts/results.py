@@ -3,8 +3,8 @@
 There is a table for each backbone and source of data, a row for each method and setting, and a column for each task and its
 metric. Runs in a cell differ in nothing but the seed; between a row's tasks, settings may differ that are the same within
 each. A cell is the metric on the validation set, times 100: the mean over seeds, with its 95 % t interval and the number of
-seeds. The epoch is the one that is best on held-out data, or on the validation set itself if nothing was held out. †: in some
-run, every example got the same answer. Failed runs are counted.
+seeds. The epoch is the one that is best on held-out data, or on the validation set itself if nothing was held out. ‡ and a
+number: so many runs gave every example the same answer. Failed runs are counted.
 
 format=md is the default. format=csv and format=json give all numbers: a line for each method, setting and task, with mean,
 interval, median, failed runs, the machines, the runs' folders and, where all ran on one machine, speed and peak memory.
@@ -86,7 +86,7 @@ def cell(row: dict[str, Any]) -> str:
     spread = f" ({row['low']:.1f} to {row['high']:.1f}, n = {row['seeds']})" if row["low"] is not None else ""
     if not spread and row["seeds"] > 1:
         spread = f" (n = {row['seeds']})"
-    return f"{row['mean']:.1f}" + "†" * (row["collapsed"] > 0) + spread + (failed and f", {failed}")
+    return f"{row['mean']:.1f}" + spread + f" ‡{row['collapsed']}" * (row["collapsed"] > 0) + (failed and f", {failed}")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -115,7 +115,9 @@ def main(words: list[str]) -> None:
     if options["format"] == "md":
         for (backbone, data), rows in groups.items():
             print(f"\n{backbone}, data={data}\n\n{markdown(rows)}")
-        print("\nMean over seeds, 95 % t interval, number of seeds; †: some run gave every example the same answer.")
+        print(
+            "\nMean over seeds, 95 % t interval, number of seeds; ‡: so many runs gave every example the same answer."
+        )
         return
     flat = [{"backbone": backbone, "data": data, **row} for (backbone, data), rows in groups.items() for row in rows]
     if options["format"] == "json":

@@ -37,7 +37,7 @@ class Cell(NamedTuple):
 def read(words: list[str]) -> list[Cell]:
     """The cells of the grid, in the sweep's order, or those of folders of runs."""
     folders = [Path(word) for word in flags(words)[1] if "=" not in word and not word.startswith("~")]
-    runs = [pair for folder in folders for pair in begun(folder)]
+    runs = sorted((pair for folder in folders for pair in begun(folder)), key=lambda pair: pair[0].trainer.rates)
     if folders and len(folders) < len(words):
         raise UserError("give folders of runs, or overrides, not both")
     if not folders:
@@ -99,15 +99,22 @@ def complaint(cell: Cell) -> str:
 def seconds_left(found: list[Cell]) -> float | None:
     """Expected time of the runs that are neither complete nor failed, one after the other.
 
-    A run is expected to take as long as the complete runs of its method and task did; without one, those of its method;
-    without one, all. None before any run is complete.
+    A run is expected to need as long for an example as the complete runs of its method and task did; without one, those of
+    its method; without one, all. None before any run is complete.
     """
     done = [cell for cell in found if cell.state == "complete"]
+    seen = {id(cell): cell.record["last"]["step"] * cell.run.trainer.batch_size for cell in done}
+    sizes = {
+        (cell.run.task.name, cell.run.data.train_size): seen[id(cell)] / cell.record["last"]["epoch"] for cell in done
+    }
 
     def expected(run: RunConfig) -> float:
         same_method = [cell for cell in done if cell.run.method.name == run.method.name]
         same_task = [cell for cell in same_method if cell.run.task.name == run.task.name]
-        return statistics.mean(cell.record["seconds"] for cell in same_task or same_method or done)
+        pace = statistics.mean(cell.record["seconds"] / seen[id(cell)] for cell in same_task or same_method or done)
+        train_size = run.data.train_size
+        size = sizes.get((run.task.name, train_size)) or train_size or statistics.mean(sizes.values())
+        return pace * run.trainer.total_steps(round(size)) * run.trainer.batch_size
 
     open_cells = [cell for cell in found if cell.state not in ("complete", "failed")]
     spent = [(cell.record or {}).get("seconds", 0.0) for cell in open_cells]

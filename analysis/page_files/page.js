@@ -2,13 +2,13 @@
 // Chooses from DATA and draws it. Every text goes into the page as text, never as HTML.
 
 const VIEWS = {
-  overview: ["Overview", overview, ["experiment", "backbone", "rule", "rates"]],
-  tradeoffs: ["Trade-offs", tradeoffs, ["experiment", "backbone", "task", "rule", "rates", "machine"]],
-  rates: ["Learning rates", rates, ["experiment", "backbone", "task", "rule"]],
-  curves: ["Training curves", curves, ["experiment", "backbone", "task", "rates"]],
-  ranks: ["Rank and layers", ranks, ["experiment", "backbone", "task", "rule"]],
-  memory: ["Memory", memory, ["experiment", "backbone", "task", "rates", "machine"]],
-  compare: ["Compare two", compare, ["experiment", "backbone", "task", "a", "b"]],
+  overview: ["Overview", overview, ["experiment", "model", "rule", "rates"]],
+  tradeoffs: ["Trade-offs", tradeoffs, ["experiment", "model", "task", "rule", "rates", "machine"]],
+  rates: ["Learning rates", rates, ["experiment", "model", "task", "rule"]],
+  curves: ["Training curves", curves, ["experiment", "model", "task", "rates"]],
+  ranks: ["Rank and layers", ranks, ["experiment", "model", "task", "rule"]],
+  memory: ["Memory", memory, ["experiment", "model", "task", "rates", "machine"]],
+  compare: ["Compare two", compare, ["experiment", "model", "task", "a", "b"]],
   claims: ["Claims", claims, []],
   tables: ["Published tables", tables, ["table"]],
   run: ["Run", showRun, []],
@@ -24,12 +24,12 @@ function state() {
   if (!(found.view in VIEWS)) found.view = "overview";
   const need = (key, all) => { if (!all.includes(found[key])) found[key] = all[0]; };
   const experiments = unique(DATA.settings, "experiment");
-  if (!experiments.includes(found.experiment)) found.experiment = experiments.includes("minilm") ? "minilm" : experiments[0];
-  need("backbone", unique(DATA.settings.filter((s) => s.experiment === found.experiment), "backbone"));
+  if (!experiments.includes(found.experiment)) found.experiment = experiments.includes(DATA.first) ? DATA.first : experiments[0];
+  need("model", unique(DATA.settings.filter((s) => s.experiment === found.experiment), "model"));
   need("task", unique(DATA.settings.filter(inStudy(found)), "task"));
   need("machine", machines(found));
-  need("rule", ["held-out", "best"]);
-  need("rates", ["chosen", "all"]);
+  need("rule", rulesOf(found).map(([name]) => name));
+  need("rates", ratesOf(found).map(([name]) => name));
   const pairs = comparable(found);
   need("a", pairs);
   need("b", pairs.filter((label) => label !== found.a));
@@ -39,8 +39,12 @@ function state() {
 function go(changes) {
   location.hash = new URLSearchParams({ ...state(), ...changes }).toString();
 }
-const inStudy = (now) => (x) => x.experiment === now.experiment && x.backbone === now.backbone;
+const inStudy = (now) => (x) => x.experiment === now.experiment && x.model === now.model;
 const onTask = (now) => (x) => inStudy(now)(x) && x.task === now.task;
+// what held-out data can choose: nothing, where no run of the study held any out
+const heldOut = (now) => DATA.settings.filter(inStudy(now)).some((s) => s.held_out);
+const rulesOf = (now) => [...(heldOut(now) ? [["held-out", "chosen on held-out data"]] : []), ["best", "best on validation"]];
+const ratesOf = (now) => [...(heldOut(now) ? [["chosen", "chosen on held-out data"]] : []), ["all", "all"]];
 const unique = (rows, key) => [...new Set(rows.map((row) => row[key]))];
 const shown = (now, rows) => rows.filter((s) => now.rates === "all" || s.chosen);
 function machines(now) {
@@ -135,7 +139,19 @@ function legend(entries) {
     return element("li", {}, mark, text);
   }));
 }
-const legendOf = (settings, name) => legend([...new Map(settings.map((s) => [s[name], [s[name], style(s.method).colour, style(s.method).symbol]])).values()]);
+// a symbol for each name: the first of a method's settings has the method's own, the others the next ones
+function symbols(settings, name) {
+  const own = new Map();
+  for (const s of settings) {
+    const taken = settings.filter((other) => other.method === s.method && own.has(other[name])).map((other) => own.get(other[name]));
+    if (!own.has(s[name])) own.set(s[name], [style(s.method).symbol, ...Object.keys(SHAPES)].find((shape) => !taken.includes(shape)) ?? "circle");
+  }
+  return own;
+}
+function legendOf(settings, name) {
+  const marks = symbols(settings, name);
+  return legend([...new Map(settings.map((s) => [s[name], [s[name], style(s.method).colour, marks.get(s[name])]])).values()]);
+}
 const rateText = (x) => (x < 1e-3 ? x.toExponential() : String(x));
 function logAxis(values, name) {
   const [low, high] = [Math.min(...values), Math.max(...values)], ticks = [];
@@ -182,7 +198,7 @@ function overview(now) {
     { text: [...new Set(tasks.map((task) => line.find((s) => s.task === task)).filter((s) => s && s.learning_rate).map((s) => rateText(s.learning_rate)))].join(" / "), kind: "number" },
   ]);
   return [
-    element("p", {}, `${DATA.backbones[now.backbone]}, experiment ${now.experiment}, ${unique(own, "epochs").join(" and ")} epochs. The main metric on the validation set times 100: mean over seeds, 95 % t interval, seeds. ${now.rule === "best" ? "The epoch is the best one on the validation set itself, which flatters." : "The epoch is the one that held-out data choose, where runs hold some out."} ${now.rates === "chosen" ? "Each method is at the learning rate that held-out data choose." : ""} ‡: runs that gave one answer to everything. A click on a score opens its runs, one on a column's name sorts.`),
+    element("p", {}, `${now.model}, experiment ${now.experiment}, ${unique(own, "epochs").join(" and ")} epochs. The main metric on the validation set times 100: mean over seeds, 95 % t interval, seeds. ${now.rule === "best" ? "The epoch is the best one on the validation set itself, which flatters." : "The epoch is the one that held-out data choose, where runs hold some out."}${heldOut(now) ? "" : " No run held data out."} ${now.rates === "chosen" ? "Each method is at the learning rate that held-out data choose." : ""} ‡: runs that gave one answer to everything. A click on a score opens its runs, one on a column's name sorts.`),
     table("methods by tasks", ["method", "trained, without the head", ...tasks.map((task) => DATA.tasks[task]), "learning rate"], rows),
   ];
 }
@@ -190,6 +206,7 @@ function overview(now) {
 function tradeoffs(now) {
   const own = shown(now, DATA.settings.filter(onTask(now))).filter((s) => s.scores[now.rule]);
   const quantities = [["parameters", "trained parameters", 1], ["samples_per_second", "samples/s", 1], ["peak_bytes", "peak memory, GB", 1e9]];
+  const marks = symbols(own, "label");
   const plots = quantities.map(([key, name, unit]) => {
     const size = (s) => (key === "parameters" ? s.parameters : (s.cost[now.machine] ?? {})[key]);
     const placed = own.filter(size);
@@ -200,7 +217,7 @@ function tradeoffs(now) {
       const hover = runs.map((run) => plain(`${run.name}: ${figure(runScore(run, now.rule))}`));
       return [
         { type: "scatter", mode: "markers", x: runs.map(() => size(s) / unit), y: runs.map((run) => runScore(run, now.rule)), customdata: runs.map((run) => run.id), text: hover, hoverinfo: "text", marker: { color: look.colour, size: 4, opacity: 0.45 }, showlegend: false, legendgroup: s.label },
-        { type: "scatter", mode: "markers", x: [size(s) / unit], y: [s.scores[now.rule].mean], error_y: { ...bars([s.scores[now.rule]]), color: look.colour }, name: plain(s.label), legendgroup: s.label, text: [plain(`${s.label}: ${interval(s.scores[now.rule])}<br>`).replace("&lt;br>", "<br>") + hover.join("<br>")], hoverinfo: "text", marker: { color: look.colour, symbol: look.symbol, size: 10 } },
+        { type: "scatter", mode: "markers", x: [size(s) / unit], y: [s.scores[now.rule].mean], error_y: { ...bars([s.scores[now.rule]]), color: look.colour }, name: plain(s.label), legendgroup: s.label, text: [plain(`${s.label}: ${interval(s.scores[now.rule])}<br>`).replace("&lt;br>", "<br>") + hover.join("<br>")], hoverinfo: "text", marker: { color: look.colour, symbol: marks.get(s.label), size: 10 } },
       ];
     });
     const shapes = levels.map((s) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: s.scores[now.rule].mean, y1: s.scores[now.rule].mean, line: { color: style(s.method).colour, width: 1, dash: "dot" } }));
@@ -219,16 +236,17 @@ function rates(now) {
   const own = DATA.settings.filter(onTask(now)).filter((s) => s.scores[now.rule] && s.learning_rate);
   const lines = unique(own, "family").map((name) => own.filter((s) => s.family === name).sort((a, b) => a.learning_rate - b.learning_rate)).filter((line) => line.length > 1);
   if (!lines.length) return [element("p", {}, "No method has two learning rates here.")];
+  const marks = symbols(lines.flat(), "family");
   const traces = lines.flatMap((line) => {
     const look = style(line[0].method), found = line.map((s) => s.scores[now.rule]);
-    const stars = line.filter((s) => s.chosen);
+    const stars = line.filter((s) => s.chosen && s.held_out);
     return [
-      { type: "scatter", mode: "lines+markers", name: plain(line[0].family), x: line.map((s) => s.learning_rate), y: found.map((s) => s.mean), error_y: { ...bars(found), color: look.colour }, text: line.map((s) => plain(`${s.label}: ${interval(s.scores[now.rule])}`)), hoverinfo: "text", line: { color: look.colour, dash: look.dash }, marker: { symbol: look.symbol, size: 8 } },
+      { type: "scatter", mode: "lines+markers", name: plain(line[0].family), x: line.map((s) => s.learning_rate), y: found.map((s) => s.mean), error_y: { ...bars(found), color: look.colour }, text: line.map((s) => plain(`${s.label}: ${interval(s.scores[now.rule])}`)), hoverinfo: "text", line: { color: look.colour, dash: look.dash }, marker: { symbol: marks.get(line[0].family), size: 8 } },
       { type: "scatter", mode: "markers", x: stars.map((s) => s.learning_rate), y: stars.map((s) => s.scores[now.rule].mean), marker: { symbol: "star", size: 18, color: look.colour, opacity: 0.4 }, hoverinfo: "skip", showlegend: false },
     ];
   });
   return [
-    element("p", {}, "Mean over seeds, with a 95 % t interval from three seeds on. A star marks the rate that held-out data choose."),
+    element("p", {}, `Mean over seeds, with a 95 % t interval from three seeds on. ${heldOut(now) ? "A star marks the rate that held-out data choose." : "No data were held out to choose one."}`),
     legendOf(lines.flat(), "family"),
     plot(`${scoreName(now)} by learning rate`, traces, { xaxis: logAxis(lines.flat().map((s) => s.learning_rate), "learning rate"), yaxis: { title: { text: plain(scoreName(now)) } } },
       ["runs", "learning rate", "score"], lines.flat().map((s) => [s.family, s.learning_rate, { text: interval(s.scores[now.rule]), value: s.scores[now.rule].mean }])),
@@ -295,7 +313,7 @@ function compare(now) {
   const mean = sign * found.mean, p = (x) => (x === null ? "" : x < 0.001 ? "below 0.001" : figure(x, 3));
   const words = low === null ? `no interval from ${seeds.length} seeds` : `95 % t interval ${figure(low)} to ${figure(high)}`;
   return [
-    element("p", {}, `${now.a} less ${now.b} on ${DATA.tasks[now.task]}: ${mean > 0 ? "+" : ""}${figure(mean)} (${words}, n = ${seeds.length}), at the epochs that held-out data choose.`),
+    element("p", {}, `${now.a} less ${now.b} on ${DATA.tasks[now.task]}: ${mean > 0 ? "+" : ""}${figure(mean)} (${words}, n = ${seeds.length}), at the ${heldOut(now) ? "epochs that held-out data choose" : "best epochs on the validation set, which flatters"}.`),
     element("p", {}, found.p === null ? "No test from so few seeds." : `Paired t test: p ${p(found.p)}; corrected by Holm over the experiment's ${found.of} pairs: ${p(found.corrected)}.`),
     plot("Difference of each seed", [
       { type: "scatter", mode: "markers", x: seeds.map((seed) => `seed ${seed}`), y: each, marker: { size: 10, color: colour("--accent") }, hoverinfo: "x+y", name: "a seed" },
@@ -307,7 +325,7 @@ function compare(now) {
 function claims() {
   const rows = DATA.claims.map((claim) => [
     claim.claim, claim.source, claim.rule,
-    claim.experiment && unique(DATA.settings, "experiment").includes(claim.experiment) ? { text: claim.tested, action: () => go({ view: "overview", experiment: claim.experiment, backbone: "" }) } : claim.tested,
+    claim.experiment && unique(DATA.settings, "experiment").includes(claim.experiment) ? { text: claim.tested, action: () => go({ view: "overview", experiment: claim.experiment, model: "" }) } : claim.tested,
     claim.backbone, { text: claim.verdict, kind: claim.verdict }, claim.figures,
   ]);
   return [
@@ -363,10 +381,10 @@ function runsTable(runs, now) {
 
 const CONTROLS = {
   experiment: ["experiment", () => unique(DATA.settings, "experiment").map((name) => [name, name])],
-  backbone: ["backbone", (now) => unique(DATA.settings.filter((s) => s.experiment === now.experiment), "backbone").map((name) => [name, DATA.backbones[name]])],
+  model: ["backbone", (now) => unique(DATA.settings.filter((s) => s.experiment === now.experiment), "model").map((name) => [name, name])],
   task: ["task", (now) => unique(DATA.settings.filter(inStudy(now)), "task").map((name) => [name, DATA.tasks[name]])],
-  rule: ["epoch", () => [["held-out", "chosen on held-out data"], ["best", "best on validation"]]],
-  rates: ["learning rates", () => [["chosen", "chosen on held-out data"], ["all", "all"]]],
+  rule: ["epoch", rulesOf],
+  rates: ["learning rates", ratesOf],
   machine: ["machine, of speed and memory", (now) => machines(now).map((name) => [name, name])],
   a: ["this", (now) => comparable(now).map((label) => [label, label])],
   b: ["less that", (now) => comparable(now).filter((label) => label !== now.a).map((label) => [label, label])],

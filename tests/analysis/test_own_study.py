@@ -75,6 +75,41 @@ def test_every_setting_that_differs_is_named_even_if_two_go_together(tmp_path):
     assert labels == {"Full FT, batch_size 8, rate 1e-05", "Full FT, batch_size 16, rate 0.0001"}
 
 
+def test_runs_on_two_sources_of_data_share_no_comparison_no_line_and_no_figure(tmp_path):
+    for data, method, score in (("generated", "lora", 0.9), ("local", "lora", 0.2), ("local", "dora", 0.3)):
+        leave(
+            tmp_path,
+            f"method={method}",
+            f"data={data}",
+            *["data.path=X"] * (data == "local"),
+            scores=(0.1, score),
+            data=data,
+        )
+    runs = read_runs([tmp_path])
+    statistics, costs = own_study.tables(runs)
+    for table in (statistics, costs):
+        assert sorted(zip(table.cells["backbone"], table.cells["runs"], strict=True)) == [
+            ("RoBERTa-base, data=generated", "LoRA"),
+            ("RoBERTa-base, data=local", "DoRA"),
+            ("RoBERTa-base, data=local", "LoRA"),
+        ]
+    [less] = [cell for cell in statistics.cells["less LoRA"] if cell]
+    assert less == "+10.0"
+    assert {name for name in own_study.figures(runs) if name.startswith("curves")} == {
+        "curves_roberta-base_cola_generated",
+        "curves_roberta-base_cola_local",
+    }
+
+
+def test_a_setting_that_goes_with_the_source_of_data_keeps_its_name(tmp_path):
+    """Only the weights go without saying beside a backbone's name."""
+    settings = [record("method=lora", "data=generated", "data.train_size=200"), record("method=lora", "data=hub")]
+    keys = settings_that_differ(frame(settings))
+    assert {"data.name", "data.train_size"} <= set(keys)
+    settings = [record("method=lora", "backbone=minilm"), record("method=lora")]
+    assert settings_that_differ(frame(settings)) == ["trainer.learning_rate", "backbone.name"]
+
+
 def test_the_same_runs_in_two_experiments_are_in_both_tables_whatever_the_order(tmp_path):
     for experiment in ("one", "two"):
         for seed in (0, 1):

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import time
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ def page_of(*records, tables=()):
         (r["experiment"], r["config_hash"]): (Path(f"records/{r['experiment']}/{i}.json"), r)
         for i, r in enumerate(records)
     }
-    return page_data(frame(records), found, list(tables))
+    return page_data(frame(records), found, list(tables), "minilm")
 
 
 def study(experiment="study"):
@@ -94,16 +95,39 @@ def test_the_command_of_a_committed_record_trains_that_run():
     records = keyed(read_all(RECORDS))
     first = {experiment: key for key in reversed(records) for experiment in [key[0]]}
     chosen = {key: records[key] for key in first.values()}
-    data = page_data(frame(r for _, r in chosen.values()), chosen, [])
+    data = page_data(frame(r for _, r in chosen.values()), chosen, [], "minilm")
     for run in data["runs"]:
         words = shlex.split(run["command"])
         assert words[:2] == ["python", "train.py"]
         assert compose(*words[2:]).hash == run["id"].split("/")[1], run["command"]
 
 
+def test_the_command_of_a_task_and_a_backbone_of_ones_own_trains_that_run():
+    own = record(
+        *("backbone=custom", "backbone.source=org/model", "task=custom", "task.name=spam", "task.columns=[a text,b]"),
+        *("task.labels=['0','it\\'s, yes']", "data=local", "data.path=X", "trainer.epochs=3", "note='a, b'"),
+        data="local",
+        experiment="default",
+    )
+    [run] = page_of(own)["runs"]
+    words = shlex.split(run["command"])
+    assert compose(*words[2:]).hash == own["config_hash"], run["command"]
+    assert ["trainer.epochs", "10", "3"] in run["settings"]
+
+
 def test_settings_are_compared_with_the_defaults():
-    assert plain_settings("lora", "cola", "minilm", "local")["method.rank"] == 8
-    assert plain_settings("lora", "a_task_of_ones_own", "minilm", "local")["trainer.batch_size"] == 32
+    assert plain_settings(("method=lora", "task=cola", "backbone=minilm", "data=local"))["method.rank"] == 8
+    assert plain_settings(("method=gone", "task=cola")) == {}
+
+
+def test_runs_on_generated_data_decide_no_claim_and_the_page_tells_them_apart():
+    rows = [record(f"method={m}", f"data={d}", data=d) for m, d in product(("lora", "full"), ("generated", "hub"))]
+    data = page_of(*rows)
+    assert {s["model"] for s in data["settings"]} == {"RoBERTa-base, data=generated", "RoBERTa-base, data=hub"}
+    assert sorted(pair["model"] for pair in data["pairs"]) == ["RoBERTa-base, data=generated", "RoBERTa-base, data=hub"]
+    assert not any(s["held_out"] for s in data["settings"])
+    of_hub = page_of(*rows[1::2])
+    assert data["claims"] == of_hub["claims"]
 
 
 def test_predictions_make_a_confusion_matrix(tmp_path):
@@ -111,7 +135,7 @@ def test_predictions_make_a_confusion_matrix(tmp_path):
     lines = [{"label": label, "prediction": answer} for label, answer in ((0, 0), (0, 1), (1, 1), (1, 1))]
     (tmp_path / "predictions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = {("study", run["config_hash"]): (tmp_path / "result.json", run)}
-    [shown] = page_data(frame([run]), found, [])["runs"]
+    [shown] = page_data(frame([run]), found, [], "minilm")["runs"]
     assert shown["confusion"] == {"labels": [0, 1], "counts": [[1, 1], [0, 2]]}
 
 

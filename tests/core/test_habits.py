@@ -95,7 +95,16 @@ def test_a_setting_without_its_group_or_by_another_name_is_pointed_out(word, mes
 
 
 def test_durations_are_rounded_up():
-    assert [duration(s) for s in (0.2, 59, 61, 3600, 12001)] == ["1 s", "59 s", "2 min", "1 h 0 min", "3 h 21 min"]
+    seconds = {
+        0.2: "1 s",
+        59: "59 s",
+        59.5: "1 min",
+        60.1: "1 min 1 s",
+        601: "11 min",
+        3600: "1 h 0 min",
+        12001: "3 h 21 min",
+    }
+    assert {s: duration(s) for s in seconds} == seconds
 
 
 FIRST = "# @package _global_\n"

@@ -37,9 +37,11 @@ def places(output: Path, *words: str) -> dict[tuple[str, str, int], RunConfig]:
     return {(run.method.name, run.task.name, run.seed): run for run in runs}
 
 
-def leave(run: RunConfig, word: str, seconds: float = 60.0, reason: str | None = None) -> None:
+def leave(run: RunConfig, word: str, seconds: float = 60.0, reason: str | None = None, examples: int = 3200) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     record = {"schema": SCHEMA, "config_hash": run.hash, "status": word, "seconds": seconds, "reason": reason}
+    steps = run.trainer.total_steps(examples)
+    record["last"] = {"step": steps, "epoch": steps * run.trainer.batch_size / examples}
     (run.folder / "result.json").write_text(json.dumps(with_checksum(record)))
 
 
@@ -87,7 +89,11 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
         (("method=lora,full", "task=rte,mrpc"), ["rte mrpc", "lora . .", "full . ."]),  # batches differ, but by method
         (
             ("backbone=tiny,minilm",),
-            ["cola", "lora backbone=tiny learning_rate=0.0004 .", "lora backbone=minilm learning_rate=0.001 ."],
+            [
+                "cola",
+                "lora backbone=tiny random_init=True learning_rate=0.0004 .",
+                "lora backbone=minilm random_init=False learning_rate=0.001 .",
+            ],
         ),
         (
             ("method=lora,qlora,qlora_fp4", "seed=0,1"),
@@ -130,6 +136,14 @@ def test_the_time_left_is_estimated_from_the_most_similar_runs(show, tmp_path):
     for run in runs.values():
         leave(run, "complete")
     assert "left" not in show(*words)[1]
+
+
+def test_the_time_left_grows_with_epochs_and_steps(show, tmp_path):
+    words = ("method=lora", "task=cola,rte", "trainer.epochs=2,4", "trainer.max_steps=null,50", "trainer.batch_size=32")
+    short = places(tmp_path, *words[:2], "trainer.epochs=2", "trainer.batch_size=32")
+    leave(short["lora", "cola", 0], "complete", seconds=200)  # of 200 steps
+    # CoLA: 400 steps and twice 50; RTE, whose size no run has shown: 200, 400 and twice 50
+    assert show(*words)[1].splitlines()[-1] == "about 20 min left, one process at a time"
 
 
 @pytest.mark.parametrize(
