@@ -3,6 +3,7 @@
 A line or a point is one setting: runs that differ in nothing but the seed. Nothing here names an experiment.
 """
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from analysis.figures import line_style, look, panels
 from analysis.records import BACKBONES, METHODS, TASKS, chosen_scores, complete, in_order, labelled, metric_of
@@ -93,21 +95,24 @@ def curves(runs: pd.DataFrame, task: str) -> Figure:
     methods = list(dict.fromkeys(runs["method"]))
     rows = -(-len(methods) // PANELS)
     columns = min(len(methods), PANELS)
-    most = min(runs.groupby("method")["label"].nunique().max(), MOST)  # lines of a legend
-    figure = Figure(figsize=(max(3.0 * columns, 4.2), (2.8 + 0.14 * most) * rows), layout="constrained")
+    width = max(3.0, 4.2 / columns)
+    shown = {method: curve_labels(runs[runs["method"] == method], method, width) for method in methods}
+    most = max("\n".join(labels.values()).count("\n") + 1 for labels in shown.values())  # lines of a legend
+    figure = Figure(figsize=(width * columns, (2.9 + 0.16 * most) * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for ax, method in zip(axes, methods, strict=False):
-        parts = list(settings(runs[runs["method"] == method]))
-        parts.sort(key=lambda named: -score(named[1]).mean)
-        shades = np.linspace(0, 0.85, min(len(parts), MOST))
-        for place, ((name, part), shade) in enumerate(zip(parts, shades, strict=False)):
-            draw_curve(ax, part, metric, shade, place, setting_words(name, method))
-        left_out = f" (best {MOST} of {len(parts)} settings)" if len(parts) > MOST else ""
-        ax.set(title=METHODS[method] + left_out, xlabel="epoch")
+        parts = dict(list(settings(runs[runs["method"] == method])))
+        shades = np.linspace(0, 0.85, len(shown[method]))
+        for place, ((name, words), shade) in enumerate(zip(shown[method].items(), shades, strict=True)):
+            draw_curve(ax, parts[name], metric, shade, place, words)
+        left_out = f"\n(best {MOST} of {len(parts)} settings)" if len(parts) > MOST else ""
+        ax.set_title(METHODS[method] + left_out, fontsize=10)
+        ax.set_xlabel("epoch")
         ax.set_xlim(left=0)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=ax.get_xlim()[1] >= 1))
-        if len(parts) > 1 or setting_words(parts[0][0], method):
-            ax.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.26))
+        if any(shown[method].values()):
+            below = ax.transAxes + ScaledTranslation(0, -0.42, figure.dpi_scale_trans)  # inches under the axis
+            ax.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
     for ax in axes[len(methods) :]:
         ax.set_visible(False)
     figure.supylabel(f"{METRICS[metric]} x 100", fontsize=9)
@@ -131,9 +136,16 @@ def draw_curve(ax: Axes, runs: pd.DataFrame, metric: str, shade: float, place: i
         ax.fill_between(epochs, scores.min(0), scores.max(0), color=colour, alpha=0.12)
 
 
-def setting_words(label: str, method: str) -> str:
-    """The label without the method's name."""
-    return label.removeprefix(METHODS[method]).removeprefix(", ")
+def curve_labels(runs: pd.DataFrame, method: str, inches: float) -> dict[str, str]:
+    """The best settings of a method, best first, by their labels: what a legend calls them."""
+    parts = sorted(settings(runs), key=lambda named: -score(named[1]).mean)[:MOST]
+    words = {label: label.removeprefix(METHODS[method]).removeprefix(", ") for label, _ in parts}
+    return {label: fold(text, inches, 6) for label, text in words.items()}
+
+
+def fold(label: str, inches: float, points: int) -> str:
+    """A legend's label in lines that fit a column, beside the line that they explain."""
+    return textwrap.fill(label, max(12, int(72 * (inches - 0.5) / (0.56 * points))))
 
 
 def score(runs: pd.DataFrame) -> Summary:
@@ -156,8 +168,11 @@ def trade_offs(runs: pd.DataFrame, task: str) -> Figure:
     parts = [(label, part) for _, of in runs.groupby("method", sort=False) for label, part in best_settings(of)]
     left_out = runs["label"].nunique() - len(parts)
     machine = runs.groupby(["hardware", "precision"], dropna=False)["label"].nunique().idxmax()
-    columns = 3 if max(len(label) for label, _ in parts) < 30 else 2
-    figure = Figure(figsize=(8.4, 3.2 + 0.17 * -(-len(parts) // columns)), layout="constrained")
+    longest = max(len(label) for label, _ in parts)
+    columns = 3 if longest < 30 else 2 if longest < 90 else 1
+    words = {label: fold(label, 8.4 / columns, 7) for label, _ in parts}
+    high = max(text.count("\n") + 1 for text in words.values()) * -(-len(parts) // columns)  # lines of the legend
+    figure = Figure(figsize=(8.4, 3.2 + 0.15 * high), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     names = {"parameters": "trained parameters", "samples_per_second": "samples/s", "peak_bytes": "peak memory, GB"}
     drawn: dict[str, Any] = {}
@@ -183,12 +198,11 @@ def trade_offs(runs: pd.DataFrame, task: str) -> Figure:
     widen_log_axis(axes[0])
     axes[0].set_ylabel(f"{METRICS[metric_of(runs)]} x 100")
     labels = [label for label, _ in parts if label in drawn]
-    figure.legend(
-        [drawn[name] for name in labels], labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False
-    )
-    words = f"; without {left_out} worse settings" if left_out else ""
+    marks, texts = [drawn[name] for name in labels], [words[name] for name in labels]
+    figure.legend(marks, texts, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
+    omitted = f"; without {left_out} worse settings" if left_out else ""
     figure.suptitle(
-        f"{title(runs, task)}: mean and 95 % t interval; open: fewer than three seeds{words}\n"
+        f"{title(runs, task)}: mean and 95 % t interval; open: fewer than three seeds{omitted}\n"
         f"speed and memory on {', '.join(map(str, machine))}",
         fontsize=9,
     )
@@ -227,7 +241,9 @@ def learning_rates(runs: pd.DataFrame, task: str) -> Figure | None:
     lines = [part for _, part in runs.groupby("family", sort=False) if part["learning_rate"].nunique() > 1]
     if not lines:
         return None
-    figure, (ax,) = panels(1, width=5.6, height=3.4 + 0.08 * len(lines))
+    names = {part["family"].iloc[0]: fold(part["family"].iloc[0], 2.8, 7) for part in lines}
+    high = sum(name.count("\n") + 1 for name in names.values())
+    figure, (ax,) = panels(1, width=5.6, height=3.4 + 0.08 * high)
     places: dict[str, int] = {}
     for part in lines:
         method, family = part["method"].iloc[0], part["family"].iloc[0]
@@ -241,7 +257,7 @@ def learning_rates(runs: pd.DataFrame, task: str) -> Figure | None:
             **style,
             fillstyle="none",
             linestyle=dash,
-            label=family,
+            label=names[family],
         )
         for rate, s in points:
             draw_point(ax, rate, s, method, marker=style["marker"])

@@ -136,8 +136,9 @@ def require_flags() -> None:
 
     parser.error = refuse  # type: ignore[method-assign]  # argparse has no other way to keep it from exiting
     chosen = parser.parse_args()
-    if chosen.cfg and chosen.multirun:
-        raise UserError("--cfg shows the settings of one run: leave out -m, and give each setting one value")
+    if (chosen.cfg or chosen.help) and chosen.multirun:
+        flag = "--cfg" if chosen.cfg else "--help"
+        raise UserError(f"{flag} shows the settings of one run: leave out -m, and give each setting one value")
     if chosen.experimental_rerun:
         raise UserError(
             "--experimental-rerun reads a pickle, which this project never does: give the run's overrides again"

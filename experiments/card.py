@@ -46,7 +46,8 @@ def card(restored: Restored, library: str, place: str) -> str:
     scores = ", ".join(f"{metric} {best[metric]:.4f}" for metric in metrics)
     settings = ", ".join(f"{k} {v}" for k, v in record["config"]["method"].items() if k != "name").replace("|", "\\|")
     usage = usage_of_adapter(restored, place) if library == "peft" else usage_of_merged(restored, place)
-    task = f"GLUE's {run.task.name}" if run.task.name in GLUE else run.task.name
+    on_glue = run.task.name in GLUE and run.data.name != "generated"
+    task = f"GLUE's {run.task.name}" if on_glue else run.task.name
     return f"""---
 {header.to_yaml()}
 ---

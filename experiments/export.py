@@ -68,7 +68,8 @@ def export_adapter(restored: Restored, folder: Path, place: str) -> None:
     method, model = restored.run.method, restored.model
     if not method.peft_names:
         raise UserError(
-            f"form=adapter: method={method.name} has no format of PEFT's here (peft_names); use form=merged"
+            f"form=adapter: method={method.name} has no format of PEFT's here (peft_names); "
+            "form=merged writes what merges into plain weights, and predict.py takes the run as it is"
         )
     write_adapter(folder, model, method, trained_state(model), restored.record)
     restored.tokenizer.save_pretrained(folder)

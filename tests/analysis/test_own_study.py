@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from support.records import record
 
 import scripts.make_figures
@@ -285,3 +286,12 @@ def test_each_rows_path_is_that_of_its_own_record():
     assert len(runs) > 50
     for run in runs.itertuples():
         assert json.loads(Path(run.path).read_text(encoding="utf-8"))["config_hash"] == run.hash
+
+
+def test_long_labels_stay_within_their_figure():
+    words = ("rank", "target_modules (query|value)(_proj)?$", "learning_rate 0.001", "weight_decay 0.1", "max_steps 14")
+    label = ", ".join(words)
+    assert own_study.fold(label, 3.0, 6).replace("\n", " ") == label
+    figure = Figure(figsize=(3.0, 1.0))
+    drawn = figure.legend([figure.add_subplot().plot([0])[0]], [own_study.fold(label, 3.0, 6)], fontsize=6)
+    assert drawn.get_window_extent().width <= 3.0 * figure.dpi

@@ -82,6 +82,10 @@ def test_a_setting_written_as_a_flag_is_pointed_out(words, message):
         ("seed=[0,1]", "seed: it takes one value; for several runs give seed=0,1 without brackets, and -m$"),
         ("~task", "~task: a run has to have a task; choose one with task=NAME$"),
         ("-m --cfg job", "--cfg shows the settings of one run: leave out -m, and give each setting one value$"),
+        (
+            "-m task=cola,rte --help",
+            "--help shows the settings of one run: leave out -m, and give each setting one value$",
+        ),
         ("method=lorra", "unknown method 'lorra'; .*did you mean lora"),
         ("hydra/launcher=slrm", "unknown hydra/launcher 'slrm'; .*did you mean slurm"),
     ],
