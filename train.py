@@ -79,8 +79,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
             load_initial_state(run, start, model, backbone.provenance)
         if accelerator.is_main_process:
             folder.write_settings(record["config"])
-            for line in inputs.notes(unused):
-                say(line)
+            inputs.tell(unused)
 
         trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded(), run.seed, accelerator)
         trainer.resume(checkpoint)

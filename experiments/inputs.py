@@ -1,11 +1,11 @@
 """What a run begins with: splits, backbone, method. train.py, benchmarks and the outside check all load it here."""
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 from accelerate import Accelerator
 
+from core.console import say
 from core.errors import UserError, out_of_memory
 from core.seeding import seeded
 from experiments.config import RunConfig
@@ -32,12 +32,12 @@ class Inputs:
         length, tokenizer = self.run.task.max_length, self.backbone.tokenizer
         return {name: encode(split, tokenizer, length) for name, split in self.splits.items()}
 
-    def notes(self, unused: list[str]) -> Iterator[str]:
-        """What a run says of its inputs before it trains; `unused` as from `apply_method`."""
+    def tell(self, unused: list[str]) -> None:
+        """Prints what a run says of its inputs before it trains; `unused` as from `apply_method`."""
         if self.layout:
-            yield f"data: {self.layout} in {self.run.data.path}"
+            say(f"data: {self.layout} in {self.run.data.path}")
         if unused:
-            yield f"frozen, since no gradient reaches them: {', '.join(unused)}"
+            say(f"frozen, since no gradient reaches them: {', '.join(unused)}")
 
 
 def load_inputs(run: RunConfig) -> Inputs:

@@ -104,6 +104,26 @@ def test_a_command_takes_one_experiment(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "this trains one run of it: add -m for all, or choose seed, task, method"),
+        (
+            ("method=head", "task=cola", "trainer.learning_rate=1e-2"),
+            "this trains one run of it: add -m for all, or choose seed",
+        ),
+        (("method=head", "task=cola", "trainer.learning_rate=1e-2", "seed=0"), ""),
+    ],
+)
+def test_one_run_of_a_grid_says_what_chose_it(words, said, tmp_path):
+    """The settings that the command leaves open are named; the data is not there, so that nothing trains."""
+    command = ["experiment=minilm", *words, "reuse_records=false", "data.path=/nowhere", f"output_dir={tmp_path}"]
+    _, err = WarmProcess(command, ENVIRONMENT, tmp_path).communicate(timeout=120)
+    warned = [line for line in err.splitlines() if "is a grid" in line]
+    assert warned == [f"warning: experiment=minilm is a grid; {said}"] * bool(said)
+    assert "/nowhere" in err
+
+
 def kill(process: subprocess.Popen) -> None:
     """Sends SIGKILL to the sweep and to all that it started."""
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
