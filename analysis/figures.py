@@ -20,14 +20,16 @@ from analysis.published import suffix
 from analysis.records import (
     BACKBONES,
     METHODS,
+    RATES,
     TASKS,
-    at_chosen_setting,
+    at_chosen_settings,
+    chosen_score,
     chosen_scores,
     complete,
     in_order,
     main_metric,
 )
-from analysis.tables import RATES, pick_rate
+from analysis.tables import pick_rate
 from methods.base import REGISTERED
 from tasks.glue import METRICS
 from training.selection import best
@@ -74,7 +76,7 @@ WAYS = {
     serving.MERGED: ("#CC79A7", "v", "-."),
     serving.BARE: ("#000000", "o", ":"),
 }
-TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_own_rates", "parikh_wu_table1_minilm"]
+TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_own_rates", "minilm"]
 
 
 def look(method: str) -> tuple[Any, ...]:
@@ -118,7 +120,8 @@ def where(runs: pd.DataFrame) -> str:
 
 def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
     """A metric at each evaluation: the median over seeds, and their range. Parikh and Wu, figures 1 and 2."""
-    groups = [part for _, part in complete(runs, experiment=TABLE1, task=task).groupby(["experiment", "backbone"])]
+    runs = at_chosen_settings(complete(runs, experiment=TABLE1, task=task))
+    groups = [part for _, part in runs.groupby(["experiment", "backbone"])]
     if not groups:
         return None
     figure, axes = panels(len(groups))
@@ -127,7 +130,7 @@ def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
         ax.set(
             xlabel="epoch",
             ylabel=f"{METRICS[metric]} on {TASKS[task]}",
-            title=where(part) + suffix(part["experiment"].iloc[0]),
+            title=f"{where(part)}\n{suffix(part['experiment'].iloc[0]).removeprefix(', ')}".strip(),
         )
     legend(figure, axes[-1])
     return figure
@@ -139,10 +142,9 @@ def budgets(runs: pd.DataFrame) -> Figure | None:
     Methods with three seeds or more in both, on the seeds that all of them have.
     """
     metric, groups = "matthews_correlation", []
-    for experiment in ("parikh_wu_table1_minilm", "minilm"):
-        of = complete(runs, experiment=experiment, backbone="minilm", task="cola")
-        parts = [at_chosen_setting(part) for _, part in by_method(of)]
-        groups.append([part for part in parts if part["seed"].nunique() >= 3])  # one seed shows no range
+    for experiment in ("minilm_3_epochs", "minilm"):
+        of = at_chosen_settings(complete(runs, experiment=experiment, backbone="minilm", task="cola"))
+        groups.append([part for _, part in by_method(of) if part["seed"].nunique() >= 3])  # one seed shows no range
     shared = set.intersection(*({part["method"].iloc[0] for part in group} for group in groups))
     if not shared:
         return None
@@ -251,7 +253,7 @@ def memory_parts(runs: pd.DataFrame) -> Figure | None:
 
 def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
     """Quality against trained parameters without the head, after LoRA's figure 2."""
-    runs = complete(runs, experiment=TABLE1[1:])
+    runs = at_chosen_settings(complete(runs, experiment=TABLE1[1:]))
     tasks = list(in_order(runs["task"]))
     if not tasks:
         return None
@@ -260,12 +262,15 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
         metric = main_metric(task)
         for backbone, part in runs[runs["task"] == task].groupby("backbone"):
             for method, of in by_method(part):
-                scores = [100 * best(history, metric)[metric] for history in of["history"]]
+                scores = [100 * chosen_score(history, metric) for history in of["history"]]
                 style = line_style(method) | {
                     "linestyle": "",
                     "fillstyle": "none" if backbone == "minilm" else "full",
                 }
-                ax.plot([of["parameters"].iloc[0]] * len(scores), scores, **style)
+                if count := of["parameters"].iloc[0]:
+                    ax.plot([count] * len(scores), scores, **style)
+                else:  # the head alone, which a log axis has no place for: its median
+                    ax.axhline(np.median(scores), color=style["color"], linestyle=":", label=style["label"])
         ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[metric])
     legend(figure, axes[-1])
     figure.suptitle(
@@ -340,7 +345,7 @@ def rank_alpha(runs: pd.DataFrame) -> Figure | None:
 
 def front(runs: pd.DataFrame) -> Figure | None:
     """Quality against speed and against memory, each point a method: the mean over tasks of the main metric."""
-    quality = complete(runs, experiment=TABLE1[1:])
+    quality = at_chosen_settings(complete(runs, experiment=TABLE1[1:]))
     cost = complete(runs, experiment="training_cost", task="mrpc")
     groups = [
         (backbone, part, cost[cost["backbone"] == backbone])
@@ -351,8 +356,9 @@ def front(runs: pd.DataFrame) -> Figure | None:
         return None
     figure, axes = panels(2 * len(groups), width=3.2)
     for pair, (backbone, part, costs) in zip(zip(axes[::2], axes[1::2], strict=True), groups, strict=True):
-        for method, of in by_method(part):
-            scores = of.assign(score=[100 * best(h, m)[m] for h, m in zip(of["history"], of["metric"], strict=True)])
+        for method, of in by_method(part[part["method"].isin(costs["method"])]):
+            found = [100 * chosen_score(h, m) for h, m in zip(of["history"], of["metric"], strict=True)]
+            scores = of.assign(score=found)
             mean = scores.groupby("task")["score"].median().mean()
             for ax, column in zip(pair, ("samples_per_second", "peak_bytes"), strict=True):
                 ax.plot(ratio(costs, method, column), mean, **line_style(method) | {"linestyle": "", "markersize": 8})

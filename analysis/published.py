@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import BACKBONES, METHODS, TASKS, complete, main_metric
+from analysis.records import BACKBONES, METHODS, RATES, TASKS, at_chosen_settings, complete, main_metric
 from analysis.render import Table
 from analysis.reported import read_reported
 from analysis.statistics import summarize
@@ -30,7 +30,9 @@ class Runs:
     backbone: str | None = None  # the only one; None: the published one and any other that there are runs of
 
     def of(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return complete(frame, experiment=self.experiment, method=self.method, **self.where)
+        """The runs; where the experiment tries several rates, those at the one that held-out data choose on their task."""
+        runs = complete(frame, experiment=self.experiment, method=self.method, **self.where)
+        return at_chosen_settings(runs) if self.experiment in RATES else runs
 
 
 BY_ROW = {"XXL": "deberta-v2-xxlarge", "large": "roberta-large", "": "roberta-base"}  # the first word in a row's name
@@ -171,7 +173,7 @@ def suffix(experiment: str) -> str:
         return ", as the authors' scripts"
     return {
         "parikh_wu_table1_own_rates": ", each at its own rate",
-        "parikh_wu_table1_minilm": ", each at its own rate, 3 epochs",
+        "minilm": ", each at its own rate, 10 epochs",
     }.get(experiment, "")
 
 
@@ -181,7 +183,7 @@ LABELS = {label: name for name, label in METHODS.items()}
 def parikh_wu(row: str) -> list[Runs]:
     method = LABELS[row]
     roberta = [Runs("parikh_wu_table1", method), Runs("parikh_wu_table1_own_rates", method)]
-    return [*roberta, Runs("parikh_wu_table1_minilm", method, backbone="minilm")]
+    return [*roberta, Runs("minilm", method, backbone="minilm")]
 
 
 LORA_TABLE2 = {

@@ -21,6 +21,7 @@ from training.selection import best, selected
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
+RATES = ["learning_rates", "minilm_3_epochs", "minilm"]  # experiments that try several rates for each method
 MEASURED = ("benchmark", "latency", "serving", "similarity")  # folders of the scripts' measurements, of other forms
 ORDER = (  # of methods in tables; others come last
     *("head", "full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora", "bitfit", "top_layers"),
@@ -290,6 +291,12 @@ def at_chosen_setting(runs: pd.DataFrame) -> pd.DataFrame:
         return held[judged.index].median()
 
     return max((part for part in parts if shared or len(part) == most), key=held_out)
+
+
+def at_chosen_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each method's runs at its chosen setting, by experiment, backbone and task, as `at_chosen_setting` has it."""
+    keys = ["experiment", "backbone", "task", "method"]
+    return pd.concat([runs.iloc[:0], *(at_chosen_setting(of) for _, of in runs.groupby(keys, sort=False))])
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:

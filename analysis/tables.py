@@ -7,6 +7,7 @@ from analysis.published import PUBLISHED
 from analysis.records import (
     BACKBONES,
     METHODS,
+    RATES,
     TASKS,
     at_chosen_setting,
     chosen_scores,
@@ -104,9 +105,6 @@ def difference_cell(d: Summary | None, p: float | None) -> str:
         + (f", {interval(d)}" if d.low is not None else "")
         + ("" if p is None else f" ({p:.3f})" if p >= 0.001 else " (<0.001)")
     )
-
-
-RATES = ["learning_rates", "minilm_3_epochs", "minilm"]  # experiments that try several for each method
 
 
 def learning_rates(frame: pd.DataFrame) -> Table:

@@ -304,9 +304,9 @@ def test_the_learning_rate_schedules_are_those_of_transformers(ours, theirs):
 
 
 def test_an_experiment_names_its_folder_and_the_command_line_overrides_it():
-    config = compose("experiment=learning_rates_minilm", "data.path=x", "trainer.epochs=1")
-    assert (config.experiment, config.backbone.name, config.trainer.epochs) == ("learning_rates_minilm", "minilm", 1)
-    assert config.folder.parent.name == "learning_rates_minilm"
+    config = compose("experiment=minilm", "data.path=x", "trainer.epochs=1")
+    assert (config.experiment, config.backbone.name, config.trainer.epochs) == ("minilm", "minilm", 1)
+    assert config.folder.parent.name == "minilm"
 
 
 def test_a_users_experiment_is_named_after_its_file_unless_it_sets_a_name(tmp_path):
