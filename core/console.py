@@ -137,6 +137,10 @@ def require_flags() -> None:
     chosen = parser.parse_args()
     if chosen.cfg and chosen.multirun:
         raise UserError("--cfg shows the settings of one run: leave out -m, and give each setting one value")
+    if chosen.package and not chosen.cfg:
+        raise UserError("--package shows a part of --cfg: write --cfg job --package trainer")
+    if chosen.hydra_help and chosen.overrides:
+        raise UserError(f"--hydra-help takes no settings: leave out {' '.join(chosen.overrides)}")
     if chosen.experimental_rerun:
         raise UserError(
             "--experimental-rerun reads a pickle, which this project never does: give the run's overrides again"
