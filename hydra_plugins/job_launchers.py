@@ -131,9 +131,9 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
             return
         exit_statuses.append(1)
         has_result = job.paths.result_pickle.exists()
-        if has_result and word == "running":
+        if has_result and (what := held(cell)):
             log.warning(
-                f"running: {name}: another process trains it, and job {job.job_id} has ended rather than wait with its "
+                f"{word}: {name}: another process trains {what}, and job {job.job_id} has ended rather than wait with its "
                 "node; the same command looks again"
             )
             return
@@ -150,6 +150,13 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
     def lost(self, job: submitit.Job) -> str:
         """The state of a job that left no result."""
         return job.state
+
+
+def held(cell: Cell) -> str | None:
+    """What another process trains: the run, or the one that it starts from."""
+    if RunFolder.of(cell.run).is_locked():
+        return "it"
+    return "the run that it starts from" if cell.start and RunFolder.of(cell.start.run).is_locked() else None
 
 
 class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):

@@ -218,24 +218,22 @@ def test_jobs_in_the_queue_are_taken_up_and_those_that_cannot_start_are_not(laun
 
 
 @pytest.mark.parametrize(
-    ("log", "is_held", "told"),
+    ("held", "log", "told"),
     [
-        (
-            "",
-            True,
-            "warning: running: {}: another process trains it, and job 7 has ended rather than wait with its node",
-        ),
-        ("Job not requeued because: timed-out too many times.", False, "reached its time limit, 60 minutes, too often"),
-        ("", False, "error: missing: {}: it left no record; its log: "),
+        ("run", "", "warning: running: {}: another process trains it, and job 7 has ended"),
+        ("start", "", "warning: missing: {}: another process trains the run that it starts from, and job 7 has ended"),
+        (None, "Job not requeued because: timed-out too many times.", "its time limit, 60 minutes, too often to be"),
+        (None, "", "error: missing: {}: it left no record; its log: "),
     ],
 )
-def test_how_a_job_ended_is_told_in_one_line(log, is_held, told, launcher, tmp_path, capsys):
-    [(job, cell)] = launcher.submit([planned(tmp_path / "runs", "task=cola")]).items()
+def test_how_a_job_ended_is_told_in_one_line(held, log, told, launcher, tmp_path, capsys):
+    cell = planned(tmp_path / "runs", "start=mnli", "task=rte")
+    [job] = launcher.hand_over([cell])
     job.paths.folder.mkdir(exist_ok=True)
     job.paths.stderr.write_text(log)
     job.paths.result_pickle.touch()
-    capsys.readouterr()
-    with RunFolder.of(cell.run).lock() if is_held else nullcontext():
+    runs = {"run": cell.run, "start": cell.start.run}
+    with RunFolder.of(runs[held]).lock() if held else nullcontext():
         launcher.report(job, cell, "[1/1]")
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
