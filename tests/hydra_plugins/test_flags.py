@@ -5,6 +5,7 @@ All in this process: what a launcher would start is called in its place, with a 
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,13 +16,13 @@ import pytest
 import submitit
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from support.command_line import ENVIRONMENT, ROOT, TINY
 from support.warm import WarmProcess
 
 import train
 from experiments.config import RunConfig
 from experiments.sweep import EXPECTED, cells, exit_statuses
-from hydra_plugins import job_launchers, process_launcher
 
 LAUNCHERS = ["processes", *sorted(file.stem for file in (ROOT / "conf/hydra/launcher").iterdir())]
 RUN = (*TINY, "output_dir=runs")
@@ -75,6 +76,7 @@ def call(monkeypatch, tmp_path, capsys):
     """
     jobs: list[Callable[[], int]] = []
     trained.clear()
+    Plugins.instance()  # imports the launchers once more, the first time
 
     class Job:
         """A process, or a job of submitit's, that is over as soon as it is asked."""
@@ -100,7 +102,8 @@ def call(monkeypatch, tmp_path, capsys):
         with pytest.MonkeyPatch.context() as patch:
             GlobalHydra.instance().clear()
             exit_statuses.clear()
-            patch.setenv(EXPECTED, "")  # taken back
+            patch.setenv(EXPECTED, "")  # what the job sets is taken back
+            patch.delenv(EXPECTED)
             patch.setattr(submitit, "JobEnvironment", Job)
             function, words = cloudpickle.loads(job)
             function(*words)
@@ -130,9 +133,9 @@ def call(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", "")  # launchers add to it
     monkeypatch.setattr(train, "train", note)
-    monkeypatch.setattr(process_launcher.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     monkeypatch.setattr(submitit.AutoExecutor, "map_array", map_array)
-    monkeypatch.setattr(job_launchers.Jobs, "watch", lambda *_: None)
+    monkeypatch.setattr("hydra_plugins.job_launchers.Jobs.watch", lambda *_: None)
 
     def given(flags: str, *more: str, before_jobs: Callable[[], object] = bool) -> SimpleNamespace:
         flags = flags.replace("WHOLE", str(tmp_path / "whole")).split()
