@@ -10,6 +10,7 @@ help:                ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 $(VENV)/run.stamp: requirements.txt requirements-demo.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: it takes Python 3.11 or newer: add PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing what a run needs into $(VENV): a few minutes and, with a GPU build of torch, some gigabytes"
 	$(PIP) -r requirements.txt

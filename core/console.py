@@ -139,6 +139,10 @@ def require_flags() -> None:
     if (chosen.cfg or chosen.help) and chosen.multirun:
         flag = "--cfg" if chosen.cfg else "--help"
         raise UserError(f"{flag} shows the settings of one run: leave out -m, and give each setting one value")
+    if chosen.package and not chosen.cfg:
+        raise UserError("--package shows a part of --cfg: write --cfg job --package trainer")
+    if chosen.hydra_help and chosen.overrides:
+        raise UserError(f"--hydra-help takes no settings: leave out {' '.join(chosen.overrides)}")
     if chosen.experimental_rerun:
         raise UserError(
             "--experimental-rerun reads a pickle, which this project never does: give the run's overrides again"

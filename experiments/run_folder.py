@@ -5,6 +5,7 @@ end the checkpoint is unpacked, and the record is written last. So there is one 
 damaged file is quarantined, and without a checkpoint the run starts again.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -40,6 +41,7 @@ PREDICTIONS = "predictions.jsonl"  # of the best epoch
 ADAPTER = "adapter"  # a folder with the best state in PEFT's format
 CONFIG = "config.yaml"
 LOCK = ".lock"
+LEASE = 120  # seconds: by then a file server has taken the lock of a dead machine back (NFS after 90)
 OWN_WORDS = ("tags", "note")  # settings that a finished run keeps, whatever its command says now
 
 
@@ -179,10 +181,12 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Inside the context the folder belongs to this process; others wait. A killed process releases the lock.
+        """Inside the context the folder belongs to this process; others wait, but in a Slurm job, whose node would idle.
+
+        A killed process releases the lock.
 
         Raises:
-            UserError: the folder cannot be made.
+            UserError: the folder cannot be made; another process has it, and this is a Slurm job.
         """
         lock = FileLock(self.path / LOCK)
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
@@ -190,8 +194,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
         except Timeout:
-            print(f"{self.path} is being trained by another process; waiting", flush=True)
-            lock.acquire()
+            self._await(lock)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
@@ -202,6 +205,15 @@ class RunFolder:
             raise
         finally:
             lock.release()
+
+    def _await(self, lock: FileLock) -> None:
+        held = f"{self.path} is being trained by another process"
+        is_job = "SLURM_JOB_ID" in os.environ
+        print(f"{held}; waiting" + f" {LEASE} seconds at most" * is_job, flush=True)
+        try:
+            lock.acquire(timeout=LEASE if is_job else -1)
+        except Timeout:
+            raise UserError(f"{held}, and a Slurm job does not wait for it; the same command looks again") from None
 
     def _remove_if_unused(self, made: list[Path]) -> None:
         """Removes the lock and the folders `made` if a mistake ended the run before it wrote anything."""

@@ -4,17 +4,16 @@ Submitit passes a job on as a pickle, in `.submitit/` of the sweep's folder; the
 """
 
 import io
-import json
 import os
 import shutil
 import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import submitit
 from hydra.core.global_hydra import GlobalHydra
@@ -25,13 +24,27 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from core.console import counted, log
 from core.errors import Interrupted, UserError
-from core.io import write_json
+from experiments.config import RunConfig
 from experiments.run_folder import RunFolder
-from experiments.sweep import ROOT, Composer, exit_statuses, pending, returns, run_config, start_words
-from hydra_plugins.slurm_queue import LESS, OVER, Queue, array, refusal
+from experiments.slurm_jobs import NotedJobs
+from experiments.sweep import EXPECTED, ROOT, Composer, exit_statuses, pending, returns, start_words
+from hydra_plugins.slurm_queue import LESS, Queue, array, refusal
 from training.tracking import upload_line
 
 SHARED_DISK = 15  # seconds until another machine's file is certainly seen here
+OUT_OF_TIME = "timed-out too many times"  # submitit's words in the log of a job that is not queued again
+
+
+class Cell(NamedTuple):
+    """A run of a sweep: its overrides, its settings, and the run that it starts from, unless that is complete."""
+
+    words: list[str]
+    run: RunConfig
+    start: "Cell | None" = None
+
+    @property
+    def name(self) -> str:
+        return self.run.folder.name
 
 
 class Jobs(submitit_launcher.BaseSubmititLauncher):
@@ -45,7 +58,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])  # jobs import from here
         if waiting:
             Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-            jobs = self.submit(waiting)
+            jobs = self.submit(self.cells(waiting))
             first, *_, last = [*jobs, *jobs]
             print(f"jobs {first.job_id} to {last.job_id}; what they print: {first.paths.folder.parent}", flush=True)
             self.watch(jobs)
@@ -53,9 +66,23 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
             print(line, flush=True)
         return returns(self.config, runs)
 
-    def submit(self, runs: list[list[str]]) -> dict[submitit.Job, list[str]]:
+    def cells(self, jobs: list[list[str]]) -> list[Cell]:
+        composer, found = Composer(GlobalHydra.instance().config_loader(), self.config), list[Cell]()
+        for words in jobs:
+            run = composer.run(words)
+            there = start_words(run, words)
+            start = Cell(there, composer.run(there)) if there else None
+            is_ready = start is None or RunFolder.of(start.run).status()[0] == "complete"
+            found.append(Cell(words, run, None if is_ready else start))
+        return found
+
+    def submit(self, cells: list[Cell]) -> dict[submitit.Job, Cell]:
         """The jobs that train the runs."""
-        return self.hand_over(runs)
+        return self.hand_over(cells)
+
+    def __call__(self, words: list[str], expected: str, *rest: Any) -> JobReturn:  # type: ignore[override]  # in the job
+        os.environ[EXPECTED] = expected
+        return super().__call__(words, *rest)
 
     def executor(self, **more: Any) -> submitit.AutoExecutor:
         """Submitit's, with the launcher's settings and `more`."""
@@ -68,41 +95,52 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         )
         return executor
 
-    def hand_over(self, runs: list[list[str]], after: submitit.Job | None = None) -> dict[submitit.Job, list[str]]:
+    def hand_over(self, cells: Sequence[Cell], after: submitit.Job | None = None) -> dict[submitit.Job, Cell]:
         """Submits an array with a job for each run; on Slurm, one that waits for the end of the job `after`."""
         more = dict(self.params.get("additional_parameters") or {})
-        depends = {"additional_parameters": more | {"dependency": f"afterok:{after.job_id}"}} if after else {}
-        numbers = range(len(runs))
-        jobs = self.executor(**depends).map_array(
+        if after:  # and if that one ends badly, Slurm cancels these
+            more |= {"dependency": f"afterok:{after.job_id}", "kill_on_invalid_dep": "yes"}
+        numbers = range(len(cells))
+        jobs = self.executor(**({"additional_parameters": more} if more else {})).map_array(
             self,
-            runs,
-            ["hydra.sweep.dir"] * len(runs),
+            [cell.words for cell in cells],
+            [cell.run.hash for cell in cells],
+            ["hydra.sweep.dir"] * len(cells),
             numbers,
             [f"job_id_for_{number}" for number in numbers],
-            [Singleton.get_state()] * len(runs),
+            [Singleton.get_state()] * len(cells),
         )
-        return dict(zip(jobs, runs, strict=True))
+        return dict(zip(jobs, cells, strict=True))
 
-    def watch(self, runs: dict[submitit.Job, list[str]]) -> None:
+    def watch(self, jobs: dict[submitit.Job, Cell]) -> None:
         """Waits for every job. One that is over without a result may have left it on a disk that is slow to show it."""
-        left, over = dict(runs), dict[submitit.Job, float]()
+        left, over = dict(jobs), dict[submitit.Job, float]()
         while left:
             for job in [job for job in left if job.done()]:
                 seen = over.setdefault(job, time.monotonic())
                 if job.paths.result_pickle.exists() or time.monotonic() > seen + SHARED_DISK:
-                    self.report(job, left.pop(job), f"[{len(runs) - len(left)}/{len(runs)}]")
+                    self.report(job, left.pop(job), f"[{len(jobs) - len(left)}/{len(jobs)}]")
             time.sleep(max(1, len(left) / 20))  # seconds: each look at a job is one at the disk
 
-    def report(self, job: submitit.Job, words: list[str], number: str) -> None:
+    def report(self, job: submitit.Job, cell: Cell, number: str) -> None:
         """Prints in one line how a run ended."""
-        name = " ".join(words)
-        run = run_config(self.hydra_context.config_loader.load_sweep_config(self.config, words))
-        word, record = RunFolder.of(run).status()
+        name = " ".join(cell.words)
+        word, record = RunFolder.of(cell.run).status()
         if word == "complete":
             print(f"{number} complete: {name}", flush=True)
             return
         exit_statuses.append(1)
-        if job.paths.result_pickle.exists():
+        has_result = job.paths.result_pickle.exists()
+        if has_result and (what := held(cell)):
+            log.warning(
+                f"{word}: {name}: another process trains {what}, and job {job.job_id} has ended rather than wait with its "
+                "node; the same command looks again"
+            )
+            return
+        if OUT_OF_TIME in (job.stderr() or ""):
+            limit = f"{self.params['timeout_min']} minutes"
+            reason = f"job {job.job_id} reached its time limit, {limit}, too often to be queued again"
+        elif has_result:
             reason = record["reason"] if record else "it left no record"
         else:
             reason = f"job {job.job_id} is {self.lost(job)}"
@@ -114,10 +152,17 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         return job.state
 
 
+def held(cell: Cell) -> str | None:
+    """What another process trains: the run, or the one that it starts from."""
+    if RunFolder.of(cell.run).is_locked():
+        return "it"
+    return "the run that it starts from" if cell.start and RunFolder.of(cell.start.run).is_locked() else None
+
+
 class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
     """A Slurm job for each run."""
 
-    def submit(self, runs: list[list[str]]) -> dict[submitit.Job, list[str]]:
+    def submit(self, cells: list[Cell]) -> dict[submitit.Job, Cell]:
         """Submits the runs, but for those that an earlier command left in the queue.
 
         A run that starts from another waits in the queue, without a node, until that one's job has ended well.
@@ -128,69 +173,48 @@ class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
                 "or train here with hydra/launcher=processes"
             )
         submitit.SlurmJob.watcher = Queue(delay_s=60)
-        composer, queued = Composer(GlobalHydra.instance().config_loader(), self.config), self.queued()
-        old, first, later = (
-            dict[submitit.Job, list[str]](),
-            dict[str, list[str]](),
-            defaultdict[str, list[list[str]]](list),
-        )
-        for words in runs:
-            run = composer.run(words)
-            start = start_words(run, words)
-            there = RunFolder.of(composer.run(start)) if start else None
-            if (name := RunFolder.of(run).path.name) in queued:
-                old[queued[name]] = words
-            elif start and there and there.status()[0] != "complete":
-                later[there.path.name].append(words)
-                if there.path.name not in queued:
-                    first.setdefault(there.path.name, start)
-            else:
-                first[name] = words
-        for number, what in ((len(old), "in the queue already"), (sum(map(len, later.values())), "after their start")):
-            if number:
-                print(f"{counted(number, 'run')} {what}", flush=True)
+        queued = self.queued()
+        jobs = {queued[cell.name]: cell for cell in cells if cell.name in queued}
+        new = [cell for cell in cells if cell.name not in queued]
+        starts = {cell.start.name: cell.start for cell in new if cell.start and cell.start.name not in queued}
+        later = defaultdict[str, list[Cell]](list)
+        for cell in new:
+            if cell.start:
+                later[cell.start.name].append(cell)
+        if jobs:
+            print(f"{counted(len(jobs), 'run')} in the queue already", flush=True)
+        if later:
+            print(f"{counted(sum(map(len, later.values())), 'run')} after their start", flush=True)
+        if first := starts | {cell.name: cell for cell in new if not cell.start}:
+            jobs |= self.hand_over(list(first.values()))
+        numbers = queued | {cell.name: job for job, cell in jobs.items()}
+        for name, dependents in later.items():
+            jobs |= self.hand_over(dependents, after=numbers[name])
+        return jobs
+
+    def hand_over(self, cells: Sequence[Cell], after: submitit.Job | None = None) -> dict[submitit.Job, Cell]:
         try:
             with redirect_stderr(io.StringIO()):  # submitit prints what it raises
-                new = self.hand_over(list(first.values())) if first else {}
-                jobs = queued | dict(zip(first, new, strict=True))
-                for name, dependents in later.items():
-                    new |= self.hand_over(dependents, after=jobs[name])
+                jobs = super().hand_over(cells, after)
         except RuntimeError as error:
             raise UserError(refusal(str(error))) from error
-        self.note({RunFolder.of(composer.run(words)).path.name: job.job_id for job, words in new.items()})
-        return old | new
-
-    def note(self, jobs: dict[str, str]) -> None:
-        """Keeps the number of each run's last job, by the run's folder, for the next command."""
-        write_json(self.notes, self.noted() | jobs)
+        self.noted.add({cell.name: job.job_id for job, cell in jobs.items()})  # also if Slurm refuses the next array
+        return jobs
 
     @property
-    def notes(self) -> Path:
-        return Path(self.config.hydra.sweep.dir) / ".submitit" / "jobs.json"
-
-    def noted(self) -> dict[str, str]:
-        with suppress(OSError, ValueError):  # none yet, or damaged: then no job is known
-            return dict(json.loads(self.notes.read_text(encoding="utf-8")))
-        return {}
+    def noted(self) -> NotedJobs:
+        return NotedJobs(Path(self.config.hydra.sweep.dir))
 
     def queued(self) -> dict[str, submitit.Job]:
         """The jobs of earlier commands that are not over, by the folder of their run."""
-        place, noted = self.executor().folder, self.noted()
-        jobs: dict[str, submitit.Job] = {
-            name: submitit.SlurmJob(folder=place, job_id=number) for name, number in noted.items()
-        }
-        if not jobs:
-            return {}
-        watcher = submitit.SlurmJob.watcher
-        watcher.update()
-        states = {name: watcher.get_state(job.job_id, mode="cache") for name, job in jobs.items()}
-        return {name: job for name, job in jobs.items() if states[name] not in (*OVER, "UNKNOWN")}
+        place = self.executor().folder
+        return {name: submitit.SlurmJob(folder=place, job_id=job) for name, job in self.noted.queued().items()}
 
-    def watch(self, runs: dict[submitit.Job, list[str]]) -> None:
+    def watch(self, jobs: dict[submitit.Job, Cell]) -> None:
         try:
-            super().watch(runs)
+            super().watch(jobs)
         except KeyboardInterrupt:
-            numbers = " ".join(dict.fromkeys(array(job.job_id) for job in runs))
+            numbers = " ".join(dict.fromkeys(array(job.job_id) for job in jobs))
             raise Interrupted(f"the watch, while the jobs stay in the queue (scancel {numbers} ends them)") from None
 
     def lost(self, job: submitit.Job) -> str:

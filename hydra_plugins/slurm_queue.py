@@ -1,30 +1,14 @@
-"""What Slurm says of its jobs and requests. The queue itself is asked, for many clusters keep no accounting."""
+"""What Slurm says of jobs that a command watches, and of requests that it refuses."""
 
-import os
 import re
-import subprocess
 import time
 from collections import Counter
 
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from core.console import log
+from experiments.slurm_jobs import OVER, ask, in_queue, state
 
-OVER = {  # a preempted job that Slurm queues again is PENDING
-    *(
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "TIMEOUT",
-    ),
-    # in neither queue nor accounting; waits for what its partition does not have; for a run that did not end well
-    *("FORGOTTEN", "UNSATISFIABLE", "ORPHANED"),
-}
 LESS = "hydra.launcher.mem_gb=N and hydra.launcher.cpus_per_task=N ask for less"
 WAYS_OUT = {  # from words of sbatch's; the first that matches counts
     "gres|generic resource": "hydra.launcher.gpus_per_node=null asks for no GPU",
@@ -47,7 +31,7 @@ class Queue(SlurmInfoWatcher):
 
     def update(self) -> None:
         self._last_status_check = time.time()
-        found = ask("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r")
+        found = in_queue()
         if self.is_answered and found is None:
             log.warning("squeue does not answer; the jobs go on, and so does the watch over them")
         self.is_answered = found is not None
@@ -79,27 +63,9 @@ def array(job: str) -> str:
     return job.partition("_")[0]
 
 
-def ask(*command: str) -> dict[str, list[str]] | None:
-    """State and perhaps reason by job, from a command that prints `JOB|STATE|REASON` or `JOB|STATE`; None if it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    if done.returncode:
-        return None
-    rows = [line.split("|") for line in done.stdout.splitlines()]
-    return {job: about for job, *about in rows}
-
-
 def shown(word: str, reason: str = "None") -> str:
     """`running`, or `pending (Resources)`."""
     return word.lower() + (f" ({reason})" if word == "PENDING" and reason != "None" else "")
-
-
-def state(word: str, reason: str = "") -> str:
-    """`CANCELLED` for sacct's `CANCELLED by 1000`; UNSATISFIABLE or ORPHANED for a job that waits but can never start."""
-    never = {"PartitionConfig": "UNSATISFIABLE", "DependencyNeverSatisfied": "ORPHANED"}
-    return never.get(reason, word) if word == "PENDING" else word.split()[0]
 
 
 def ended(jobs: set[str]) -> dict[str, str]:

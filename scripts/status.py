@@ -2,8 +2,9 @@
 
 `python scripts/status.py runs/NAME` shows the runs that have begun in a folder, without those that are still missing.
 
-Prints how many of its runs are complete, running, interrupted, failed and missing; then a grid with a row for each method
-and setting, a column for each task and a letter for each seed; then why runs failed, and the time that the rest may take.
+Prints how many of its runs are complete, running, queued (on Slurm), interrupted, failed and missing; then a grid with a
+row for each method and setting, a column for each task and a letter for each seed; then why runs failed, and the time that
+the rest may take.
 """
 
 import statistics
@@ -19,10 +20,19 @@ from core.errors import UserError
 from experiments.config import RunConfig, from_dict, identity, to_dict
 from experiments.naming import differing, flat, short, show, unequal
 from experiments.run_folder import CONFIG, RunFolder
+from experiments.slurm_jobs import NotedJobs
 from experiments.sweep import cells, flags
 from scripts.cli import command
 
-LETTERS = {"complete": "C", "running": "R", "interrupted": "I", "failed": "F", "damaged": "D", "missing": "."}
+LETTERS = {
+    "complete": "C",
+    "running": "R",
+    "queued": "Q",
+    "interrupted": "I",
+    "failed": "F",
+    "damaged": "D",
+    "missing": ".",
+}
 
 
 class Cell(NamedTuple):
@@ -46,9 +56,20 @@ def read(words: list[str]) -> list[Cell]:
         raise UserError("there is no run; give a sweep's overrides or a folder of runs")
     settings = [flat(identity(to_dict(run))) for run, _ in runs]
     keys = list(dict.fromkeys([*differing(settings, within=("method.name", "task.name")), *unequal(settings)]))
-    return [
+    found = [
         Cell(run, *folder.status(), label(values, keys)) for (run, folder), values in zip(runs, settings, strict=True)
     ]
+    queued = in_queue({folder.path for _, folder in runs})
+    return [
+        cell._replace(state="queued") if folder.path in queued and cell.state not in ("complete", "running") else cell
+        for cell, (_, folder) in zip(found, runs, strict=True)
+    ]
+
+
+def in_queue(folders: set[Path]) -> set[Path]:
+    """The runs' folders whose job waits in Slurm's queue."""
+    queued = {sweep: NotedJobs(sweep).queued() for sweep in {folder.parent for folder in folders}}
+    return {folder for folder in folders if folder.name in queued[folder.parent]}
 
 
 def begun(folder: Path) -> list[tuple[RunConfig, RunFolder]]:

@@ -279,6 +279,7 @@ class Trainer:
         values = {
             "train/loss": mean,
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train/head_learning_rate": self.optimizer.param_groups[-1]["lr"],
             "train/epoch": progress.step / self.epoch_steps,
             "speed/samples_per_second": self.speed.samples_per_second,
             "speed/tokens_per_second": self.speed.tokens_per_second,

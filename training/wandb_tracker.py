@@ -143,7 +143,8 @@ def about(record: dict[str, Any], name: str) -> dict[str, Any]:
 def summary(record: dict[str, Any]) -> dict[str, Any]:
     """What W&B's tables show of a run that has ended: scores, and costs with their units."""
     parameters, speed, memory, metric = (record[key] for key in ("parameters", "speed", "memory", "metric"))
-    values = {"status": record["status"], "seconds": record["seconds"]}
+    values = {"status": record["status"], "seconds": record["seconds"], "config_hash": record["config_hash"]}
+    values |= {"git_commit": (record["provenance"]["git"] or {}).get("commit")}
     values |= {f"parameters/{key}": parameters[key] for key in ("trained", "trained_without_head")}
     values |= {f"speed/{key}": speed[key] for key in ("samples_per_second", "step_ms_median")}
     values |= {f"memory/{key}_bytes": memory[key] for key in ("weights", "gradients", "optimizer", "activations")}

@@ -229,6 +229,20 @@ def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
     assert not folder.is_locked()
 
 
+def test_a_slurm_job_does_not_wait_for_long_with_its_node(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr("experiments.run_folder.LEASE", 0.1)
+    folder = RunFolder(tmp_path / "run", "")
+    with (
+        folder.lock(),
+        pytest.raises(UserError, match="is being trained by another process, and a Slurm job does not wait for it"),
+        folder.lock(),
+    ):
+        pass
+    assert "; waiting 0.1 seconds at most" in capsys.readouterr().out
+    assert not folder.is_locked()
+
+
 JOBS = [
     ["method=lora", "seed=1", "method.rank=2", "trainer.learning_rate=1e-3"],
     ["seed=1", "method.rank=4", "method=lora", "trainer.learning_rate=1e-3"],

@@ -5,15 +5,20 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
 import pytest
-from support.command_line import ENVIRONMENT, ROOT, TINY, science
+from omegaconf import OmegaConf
+from support.command_line import ENVIRONMENT, ROOT, TINY, compose, science
 from support.warm import WarmProcess
 
 from core.errors import UserError
-from experiments.sweep import require_sweep
+from experiments.run_folder import RunFolder
+from experiments.slurm_jobs import NotedJobs
+from experiments.sweep import require_sweep, start_words
+from hydra_plugins.job_launchers import Cell, SlurmLauncher
 from hydra_plugins.slurm_queue import Queue, refusal
 
 
@@ -173,6 +178,67 @@ def test_a_refusal_names_the_setting(said, way_out):
     sentence = refusal(f"sbatch: error: {said}\nsbatch: error: Batch job submission failed: {said}\n")
     assert sentence.startswith(f"Slurm refuses the jobs: {said} (")
     assert way_out in sentence
+
+
+@pytest.fixture
+def launcher(queue, tmp_path, monkeypatch) -> SlurmLauncher:
+    """Of a Slurm that takes the first array, as job 7, and refuses the next. It keeps what it is asked."""
+    script = f"cp $1 {tmp_path}/asked; [ -e {tmp_path}/one ] && {{ echo no more >&2; exit 1; }}; touch {tmp_path}/one"
+    for name, does in (("srun", ""), ("sbatch", f"{script}; echo Submitted batch job 7")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    launcher = SlurmLauncher(submitit_folder=f"{tmp_path}/.submitit/%j", timeout_min=60)
+    launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    return launcher
+
+
+def planned(output: Path, *words: str) -> Cell:
+    words = [f"output_dir={output}", *words]
+    run, start = compose(*words), start_words(compose(*words), words)
+    return Cell(words, run, Cell(start, compose(*start)) if start else None)
+
+
+def test_jobs_of_an_array_are_noted_though_slurm_refuses_the_next_one(launcher, tmp_path):
+    runs = [planned(tmp_path, "start=mnli", "task=rte"), planned(tmp_path, "task=cola")]
+    with pytest.raises(UserError, match="Slurm refuses the jobs: no more"):
+        launcher.submit(runs)
+    assert NotedJobs(tmp_path).read() == {runs[0].start.name: "7_0", runs[1].name: "7_1"}
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert "#SBATCH --dependency=afterok:7_0" in asked
+    assert "#SBATCH --kill-on-invalid-dep=yes" in asked
+
+
+def test_jobs_in_the_queue_are_taken_up_and_those_that_cannot_start_are_not(launcher, tmp_path):
+    runs = [planned(tmp_path, f"seed={seed}") for seed in range(4)]
+    NotedJobs(tmp_path).add({cell.name: f"5_{number}" for number, cell in enumerate(runs)})
+    (tmp_path / "squeue").write_text("5_0|RUNNING|None\n5_1|PENDING|PartitionConfig\n5_2|COMPLETED|None\n")
+    jobs = {job.job_id: cell for job, cell in launcher.submit(runs).items()}
+    assert jobs == {"5_0": runs[0], "7_0": runs[1], "7_1": runs[2], "7_2": runs[3]}
+
+
+@pytest.mark.parametrize(
+    ("held", "log", "told"),
+    [
+        ("run", "", "warning: running: {}: another process trains it, and job 7 has ended"),
+        ("start", "", "warning: missing: {}: another process trains the run that it starts from, and job 7 has ended"),
+        (None, "Job not requeued because: timed-out too many times.", "its time limit, 60 minutes, too often to be"),
+        (None, "", "error: missing: {}: it left no record; its log: "),
+    ],
+)
+def test_how_a_job_ended_is_told_in_one_line(held, log, told, launcher, tmp_path, capsys):
+    cell = planned(tmp_path / "runs", "start=mnli", "task=rte")
+    [job] = launcher.hand_over([cell])
+    job.paths.folder.mkdir(exist_ok=True)
+    job.paths.stderr.write_text(log)
+    job.paths.result_pickle.touch()
+    runs = {"run": cell.run, "start": cell.start.run}
+    with RunFolder.of(runs[held]).lock() if held else nullcontext():
+        launcher.report(job, cell, "[1/1]")
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert told.format(" ".join(cell.words)) in err
+    assert "the same command" in err
 
 
 def test_launchers_that_would_not_name_a_failed_run_are_refused():

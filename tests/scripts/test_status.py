@@ -12,11 +12,12 @@ from core.io import with_checksum
 from experiments.config import RunConfig
 from experiments.record import SCHEMA
 from experiments.run_folder import CHECKPOINT, RunFolder
+from experiments.slurm_jobs import NotedJobs
 from experiments.sweep import cells
 from scripts import status
 
 TINY = ("profile=offline", "backbone=tiny")
-LEGEND = "C complete, R running, I interrupted, F failed, D damaged, . missing"
+LEGEND = "C complete, R running, Q queued, I interrupted, F failed, D damaged, . missing"
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
         done, out, err = show(*words)
     assert (done, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "1 complete, 1 running, 2 interrupted, 1 failed, 1 damaged, 2 missing, of 8"
+    assert lines[0] == "1 complete, 1 running, 0 queued, 2 interrupted, 1 failed, 1 damaged, 2 missing, of 8"
     assert lines[2:7] == [
         "      cola  rte",
         "full  CF    ID",
@@ -80,7 +81,23 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
         "interrupted: full on rte, seed 0: Interrupted: stopped at step 3 of 9 (the same command resumes it)",
         "interrupted: lora on rte, seed 1: killed; its checkpoint stands (the same command resumes it)",
     ]
-    assert show(*words)[1].startswith("1 complete, 0 running, 2 interrupted, 1 failed, 1 damaged, 3 missing, of 8\n")
+    assert show(*words)[1].startswith(
+        "1 complete, 0 running, 0 queued, 2 interrupted, 1 failed, 1 damaged, 3 missing, of 8\n"
+    )
+
+
+def test_runs_whose_jobs_wait_in_slurms_queue_are_queued(show, tmp_path, monkeypatch):
+    """A fake squeue knows two jobs, of a finished run and of one that has not begun."""
+    runs = places(tmp_path, "seed=0,1,2")
+    leave(runs["lora", "cola", 0], "complete")
+    names = [run.folder.name for run in runs.values()]
+    NotedJobs(runs["lora", "cola", 0].folder.parent).add(dict(zip(names, ["7_0", "7_1", "7_2"], strict=True)))
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho '7_0|COMPLETING|None\n7_1|PENDING|Priority'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert table(show("seed=0,1,2")[1])[1] == "lora CQ."
+    (tmp_path / "squeue").unlink()
+    assert table(show("seed=0,1,2")[1])[1] == "lora C.."
 
 
 @pytest.mark.parametrize(
@@ -167,6 +184,8 @@ def test_train_pys_overrides_work_from_any_folder_and_without_a_grid(tmp_path):
     command = [sys.executable, str(ROOT / "scripts/status.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("0 complete, 0 running, 0 interrupted, 0 failed, 0 damaged, 1 missing, of 1\n")
+    assert done.stdout.startswith(
+        "0 complete, 0 running, 0 queued, 0 interrupted, 0 failed, 0 damaged, 1 missing, of 1\n"
+    )
     assert table(done.stdout) == ["cola", "vera ."]
     assert not list(tmp_path.iterdir())

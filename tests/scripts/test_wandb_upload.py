@@ -69,10 +69,13 @@ def test_a_finished_record_becomes_one_run_however_often_it_is_sent(upload):
     assert lines[3]["held_out/matthews_correlation"] == record["history"][3]["held_out"]["matthews_correlation"]
     config = {key: part["value"] for key, part in json.loads(about["config"]).items()}
     assert (config["method"], config["config_hash"]) == (record["config"]["method"], record["config_hash"])
+    assert config["trainer"]["head_learning_rate"] == record["config"]["trainer"]["head_learning_rate"]
     assert config["git_commit"] == record["provenance"]["git"]["commit"]
     assert (about["groupName"], about["jobType"], about["tags"]) == ("minilm", "lora", ["cola", "minilm", "seed0"])
     values = about["summary"]
     assert values["selected/matthews_correlation"] == record["selected"]["matthews_correlation"]
+    assert values["config_hash"] == record["config_hash"]
+    assert values["git_commit"] == record["provenance"]["git"]["commit"]
     assert values["memory/peak_bytes"] == record["memory"]["peak_bytes"]
     assert values["eval/matthews_correlation"] == {"max": record["best"]["matthews_correlation"]}
 

@@ -73,7 +73,7 @@ def test_cells_are_trained_once_and_a_failed_one_is_named(environment, tmp_path)
     assert "retry=true" in err[0]
 
     command = [sys.executable, "scripts/status.py", "-m", *TINY, f"output_dir={tmp_path}", *SMALL, *words]
-    assert "1 complete, 0 running, 0 interrupted, 1 failed" in ask(environment, *command)
+    assert "1 complete, 0 running, 0 queued, 0 interrupted, 1 failed" in ask(environment, *command)
 
 
 def test_a_job_that_is_queued_again_ends_as_an_undisturbed_one_with_all_its_curves(environment, tmp_path):
@@ -210,4 +210,32 @@ def test_runs_whose_start_is_lost_are_cancelled_and_named(environment, tmp_path)
     assert status == 1
     assert sorted(re.search(r"task=(\w+)", line)[1] for line in err) == ["mnli", "rte"]
     assert "cancelled, for the run that it starts from did not end well" in "".join(err)
+    assert not jobs(environment)
+
+
+def test_a_job_at_its_time_limit_goes_on_and_after_the_last_retry_is_told_as_that(environment, tmp_path):
+    """Takes four minutes: Slurm's shortest limits are minutes, and it looks at them twice a minute."""
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30", "hydra.launcher.max_num_timeout=1")
+    words = (*limits, "data.train_size=400", "trainer.epochs=20000")
+    status, _, [line] = call(environment, tmp_path, *words)
+    assert status == 1
+    assert re.search(r"^error: interrupted: .* reached its time limit, 2 minutes, too often to be queued again; ", line)
+    assert line.endswith("the same command resumes it")
+    said = Path(re.search("its log: (.*?);", line)[1]).with_suffix(".out").read_text()
+    assert said.count("resumes at step") == 1
+
+
+def test_a_job_whose_run_another_process_trains_ends_and_is_told_as_that(environment, tmp_path):
+    """Takes two minutes, for which a job waits for the lock of a dead machine."""
+    words = (*TINY, f"output_dir={tmp_path}", "method=lora", "data.train_size=400", "trainer.epochs=20000")
+    other = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        until_it_trains(tmp_path)
+        status, _, [line] = call(environment, tmp_path, *words[-2:])
+    finally:
+        other.kill()
+        other.wait()
+    assert status == 1
+    assert line.startswith("warning: running: ")
+    assert "another process trains it, and job " in line
     assert not jobs(environment)

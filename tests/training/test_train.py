@@ -359,7 +359,7 @@ def test_csv_curves_continue_in_a_resumed_run_and_repeat_no_step(tmp_path, monke
         return [line for line in (folder / "curves.csv").read_text().splitlines() if f",{name}," in line]
 
     assert len(curve(whole, "train/loss")) > 3
-    for name in ("train/loss", "eval/matthews_correlation"):
+    for name in ("train/loss", "train/head_learning_rate", "eval/matthews_correlation"):
         assert curve(parts, name) == curve(whole, name)
     assert all(re.fullmatch(r"\d+,memory/bytes,\d+", line) for line in curve(whole, "memory/bytes"))
 
