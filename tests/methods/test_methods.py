@@ -153,6 +153,9 @@ COUNTS = {
     "dylora_together": lambda base, h, r: 2 * 2 * 2 * h * 4,
     "delta_lora": lambda base, h, r: 2 * 2 * 2 * h * 4,
     "delta_lora_moved": lambda base, h, r: 2 * (4 * 2 * h + 2 * (h + 48)) * 4,
+    "lora_drop": lambda base, h, r: 2 * 2 * 2 * h * 4,
+    "lora_drop_shared": lambda base, h, r: 2 * 2 * h * 4,
+    "lora_drop_shared_all": lambda base, h, r: 2 * (2 * h + 2 * (h + 48)) * 4,
     "dora": lambda base, h, r: 2 * 2 * (2 * h * 4 + h),
     "dora_all": lambda base, h, r: 2 * ((4 * 2 * h + 2 * (h + 48)) * 4 + 5 * h + 48),
     "lora_fa": lambda base, h, r: 2 * 2 * h * 4,
@@ -186,7 +189,9 @@ def test_parameter_counts_have_their_closed_form(name):
     expected = COUNTS[name](sum(backbone.values()) - head, 32, 4)
     assert counts["trained_without_head"] == expected
     assert counts["trained"] == expected + head
-    frozen = {"lora_fa": 2 * 2 * 32 * 4, "delta_lora": expected}.get(METHODS[name].name.removesuffix("_corrected"), 0)
+    frozen = {"lora_fa": 2 * 2 * 32 * 4, "delta_lora": expected, "lora_drop": len(adapted_layers(model))}.get(
+        METHODS[name].name.removesuffix("_corrected"), 0
+    )
     own = dict.fromkeys(("full", "bitfit", "top_layers"), expected) | {"houlsby": 5 * 2 * 32}  # parts of the backbone
     assert counts["total"] == sum(backbone.values()) + expected - own.get(name, 0) + frozen
 
