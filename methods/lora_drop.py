@@ -58,8 +58,8 @@ class LoRADropLinear(LoRALinear):
 @register
 @dataclass
 class LoRADrop(LoRA):
-    """T as quoted of the paper, and LoRA's settings for all else: r = alpha = 8 on query and value. Counted here is the probe, in which
-    all n layers train; afterwards, with k of them kept and all of one shape (out, in), (k + 1)·r·(in + out) do.
+    """T as quoted of the paper, and LoRA's settings for all else: r = alpha = 8 on query and value. Counted here is the
+    probe, in which all n layers train; then, with k of them kept and all of one shape (out, in), (k + 1)·r·(in + out) do.
 
     Attributes:
         threshold: T.

@@ -68,7 +68,7 @@ def probe(
     load_trained_state(model, start)
     method.shape(model, found)
     del trainer
-    accelerator.free_memory()  # with it the wrapper that joins the processes, whose hooks would join them a second time
+    accelerator.free_memory()  # the wrapper that joins the processes has room for every gradient
     return time.monotonic() - began
 
 

@@ -99,6 +99,7 @@ def test_layers_of_each_shape_share_a_pair_of_their_own():
     pairs: dict[tuple[int, int], set] = {}
     for layer in adapted_layers(model):
         pairs.setdefault((layer.in_features, layer.out_features), set()).add(layer.A)
+        assert layer.effective_weight().shape == layer.base.weight.shape
     assert {size: len(own) for size, own in pairs.items()} == {(32, 32): 2, (32, 48): 2, (48, 32): 2}
 
 

@@ -143,6 +143,11 @@ def test_the_optimizer_gets_every_trained_parameter_once(method):
             assert group["weight_decay"] == (0.1 if p.ndim > 1 else 0.0)
 
 
+def ladder(d: int, d_ff: int, w: int, f: int) -> int:
+    """Two layers of width w and f, three D, two gates and U."""
+    return 2 * (4 * (w * w + w) + w * f + f + f * w + w + 4 * w) + 3 * (d * w + w) + 2 + w * d + d
+
+
 COUNTS = {
     "full": lambda base, h, r: base,
     "lora": lambda base, h, r: 2 * 2 * 2 * h * 4,
@@ -168,6 +173,8 @@ COUNTS = {
     "intrinsic_dimension_direct": lambda base, h, r: 64,
     "prefix_embed": lambda base, h, r: h * (3 + 2),
     "prefix_layer": lambda base, h, r: 2 * h * (3 + 2),
+    "ladder_side": lambda base, h, r: ladder(h, 48, h // 4, 48 // 4),
+    "ladder_side_random": lambda base, h, r: ladder(h, 48, h // 2, 48 // 2),
     "head": lambda base, h, r: 0,
     "bitfit": lambda base, h, r: 2 * (7 * h + 48) + h,
     "top_layers": lambda base, h, r: 4 * (h * h + h) + 2 * 48 * h + 48 + h + 4 * h,

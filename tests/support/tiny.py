@@ -13,6 +13,7 @@ from methods.dylora import DyLoRA
 from methods.full import Full
 from methods.head import Head
 from methods.intrinsic_dimension import IntrinsicDimension
+from methods.ladder_side import LadderSide
 from methods.lora import LoRA
 from methods.lora_drop import LoRADrop, layers, share
 from methods.lora_fa import LoRAFA, LoRAFACorrected
@@ -63,6 +64,8 @@ METHODS: dict[str, Method] = {
     "intrinsic_dimension_direct": IntrinsicDimension(d=64, structured=False),
     "prefix_embed": PrefixEmbed(l_p=3, l_i=2),
     "prefix_layer": PrefixLayer(l_p=3, l_i=2),
+    "ladder_side": LadderSide(reduction=4),
+    "ladder_side_random": LadderSide(reduction=2, init="random"),
     "bitfit": BitFit(),
     "top_layers": TopLayers(layers=1),
     "houlsby": Houlsby(bottleneck=4),

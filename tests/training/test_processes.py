@@ -15,7 +15,9 @@ FLAGS = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --d
 TWO = (sys.executable, "-m", "accelerate.commands.launch", *FLAGS.split())
 
 
-@pytest.mark.parametrize("method", ["dora", "dylora", "lora_drop"])  # a step trains a part; a probe before
+@pytest.mark.parametrize(
+    "method", ["dora", "dylora", "lora_drop", "ladder_side"]
+)  # a step trains a part; a probe before
 def test_two_processes_train_like_one(method, tmp_path):
     """Same batches, same sums: but for rounding, as dropout is off."""
     quiet = [f"+backbone.architecture.{name}_probs_dropout_prob=0" for name in ("attention",)]
