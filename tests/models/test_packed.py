@@ -222,7 +222,6 @@ COMPILED = [
     "pfeiffer",
     "prefix_embed",
     "prefix_layer",
-    "ladder_side",
 ]
 
 
