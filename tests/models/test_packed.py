@@ -212,17 +212,7 @@ def test_the_training_curves_of_both_paths_coincide(name, tmp_path, monkeypatch)
         assert fast["accuracy"] == plain["accuracy"]
 
 
-COMPILED = [
-    "full",
-    "lora_fa_corrected",
-    "dora",
-    "vera",
-    "qlora",
-    "houlsby",
-    "pfeiffer",
-    "prefix_embed",
-    "prefix_layer",
-]
+COMPILED = ["full", "lora_fa_corrected", "dora", "vera", "qlora", "houlsby", "pfeiffer", "prefix_embed", "prefix_layer"]
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of bitsandbytes, by dynamo
