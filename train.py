@@ -30,8 +30,7 @@ from experiments.config import RunConfig, from_hydra, named_by
 from experiments.record import describe
 from experiments.run_folder import RunFolder
 from experiments.sweep import exit_statuses, require_expected, require_sweep, start_config, warn_of_grid
-from experiments.warm_start import describe_start, load_initial_state
-from methods.base import parameter_counts
+from experiments.warm_start import describe_start
 from training.curves import make_tracker
 from training.lines import last_line
 from training.tracking import Tracker
@@ -48,7 +47,8 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         return
     require_writable(folder.path)
     # seconds to import: a mistake in the settings, a finished run and a sweep's own process do not wait for them
-    from experiments.inputs import apply_method, load_inputs
+    from experiments.begin import begin
+    from experiments.inputs import load_inputs
     from tasks.loading import fingerprint
     from training.accelerator import describe_machine, make_accelerator
     from training.meters import release_memory
@@ -72,17 +72,14 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         checkpoint = folder.open_checkpoint(record)
 
         model = backbone.model.to(accelerator.device)
-        backbone_parameters = {name: p.numel() for name, p in model.named_parameters()}
-        unused = apply_method(run, backbone, accelerator)
-        record["parameters"] = parameter_counts(model, backbone_parameters)
-        if checkpoint is None:
-            load_initial_state(run, start, model, backbone.provenance)
+        begun = begin(run, start, inputs, checkpoint, accelerator)
+        record["parameters"] = begun.parameters
         if accelerator.is_main_process:
             folder.write_settings(record["config"])
-            inputs.tell(unused)
+            inputs.tell(begun.unused)
 
-        trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded(), run.seed, accelerator)
-        trainer.resume(checkpoint)
+        trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded, run.seed, accelerator)
+        trainer.resume(checkpoint, begun.seconds)
         fit(run, trainer, folder, record)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adapters import peft_check
 from core.errors import UserError
 from core.io import read_foreign_header, read_foreign_tensors, write_json, write_tensors
-from methods.base import AdaptedLinear, Method, head_modules, trained_state
+from methods.base import AdaptedLinear, Method, head_modules, tied, trained_state
 from models.settings import why_other
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -29,12 +29,17 @@ INITS = (True, False, None, "gaussian", "kaiming", "eva", "orthogonal")  # the o
 
 
 def split(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """A trained state's tensors by adapted layer and name in it; and the other tensors."""
+    """A trained state's tensors by adapted layer and name in it, tied ones in each of their layers; and the others."""
     layers: dict[str, dict[str, Tensor]] = {
         name: {} for name, module in model.named_modules() if isinstance(module, AdaptedLinear)
     }
     others = {}
-    for name, tensor in state.items():
+    copies = {
+        name: state[own].clone()
+        for name, own in tied(model).items()
+        if own in state and name.rpartition(".")[0] in layers
+    }
+    for name, tensor in (state | copies).items():
         layer, _, own = name.rpartition(".")
         if layer in layers:
             layers[layer][own] = tensor

@@ -4,6 +4,7 @@ A method has the same colour, marker and dash in every figure. The colours are O
 readers can tell apart; markers and dashes survive a grey printer.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ LOOKS = {  # colour, marker, dash, hatch
     "pfeiffer": ("#882255", "p", "--", "xxx"),
     "prefix_embed": ("#DDAA33", "8", (0, (7, 2)), "\\\\\\"),
     "prefix_layer": ("#44AA99", "1", (0, (2, 1, 2, 3)), "|"),
+    "lora_drop": ("#A6761D", "2", "-", "oo"),
+    "ladder_side": ("#1B4F72", "3", "-.", "++"),
     "adapterdrop": ("#88CCEE", "H", "-.", "..."),
 }
 OWN = (  # of methods that have none, in the order of their names
@@ -370,6 +373,32 @@ def front(runs: pd.DataFrame) -> Figure | None:
     return figure
 
 
+def importances(runs: pd.DataFrame) -> Figure | None:
+    """The share of each adapted layer in what all of them add, where runs found it: medians over seeds, and their ranges.
+
+    Zhou et al. 2024 (LoRA-drop), stage 1. Filled: layers that most seeds keep; the others share one pair.
+    """
+    runs = complete(runs)
+    runs = runs[runs["findings"].map(lambda findings: "importance" in findings)]
+    groups = [part for _, part in runs.groupby(["method", "backbone", "task", "variant"], sort=False)]
+    if not groups:
+        return None
+    figure, axes = panels(len(groups), width=max(3.4, 0.22 * max(len(of["importance"]) for of in runs["findings"])))
+    for ax, part in zip(axes, groups, strict=True):
+        names = list(part["findings"].iloc[0]["importance"])
+        shares = np.array([[found["importance"][name] for name in names] for found in part["findings"]])
+        kept = [sum(name in found["kept"] for found in part["findings"]) > len(part) / 2 for name in names]
+        colour, middle = look(part["method"].iloc[0])[0], np.median(shares, axis=0)
+        ax.bar(range(len(names)), middle, color=[colour if own else "white" for own in kept], edgecolor=colour)
+        ax.vlines(range(len(names)), shares.min(0), shares.max(0), color="black", linewidth=0.8)
+        ax.set_xticks(range(len(names)), [re.sub(r"^.*?(\d+)\..*?([^.]+)$", r"\1 \2", name) for name in names])
+        ax.tick_params(axis="x", rotation=90, labelsize=6)
+        ax.grid(axis="x", visible=False)
+        words = f"{METHODS[part['method'].iloc[0]]} on {TASKS[part['task'].iloc[0]]}, {where(part)}"
+        ax.set(ylabel="importance $I_i$", title=f"{words}\nfilled: kept ({sum(kept)} of {len(kept)})")
+    return figure
+
+
 def subspace(pairs: list[dict[str, Any]]) -> Figure | None:
     """φ between adapters of two ranks, and of two seeds. LoRA, figures 3 and 4."""
     if not pairs:
@@ -421,6 +450,7 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
         "rank_alpha": rank_alpha(runs),
         "front": front(runs),
         "subspace": subspace(similarity),
+        "importances": importances(runs),
         "serving": throughput(serving.read()),
     }
     return {name: figure for name, figure in figures.items() if figure is not None}

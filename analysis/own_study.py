@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.figures import line_style, look, panels
+from analysis.figures import importances, line_style, look, panels
 from analysis.records import BACKBONES, METHODS, TASKS, chosen_scores, complete, in_order, labelled, metric_of
 from analysis.render import Table
 from analysis.statistics import Summary, summarize
@@ -72,6 +72,7 @@ def figures(runs: pd.DataFrame) -> dict[str, Figure]:
                 found[f"curves_{place}"] = curves(part, task)
                 found[f"trade_offs_{place}"] = trade_offs(part, task)
                 found[f"learning_rates_{place}"] = learning_rates(part, task)
+                found[f"importances_{place}"] = importances(part)
     return {name: figure for name, figure in found.items() if figure is not None}
 
 

@@ -42,7 +42,15 @@ DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 SYMBOLS = {
     **{"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "P": "cross", "v": "triangle-down"},
     **{"X": "x", "<": "triangle-left", ">": "triangle-right", "h": "hexagon", "d": "diamond-tall", "p": "pentagon"},
-    **{"H": "hexagon2", "*": "star", "_": "line-ew-open", "8": "octagon", "1": "y-down-open"},
+    **{
+        "H": "hexagon2",
+        "*": "star",
+        "_": "line-ew-open",
+        "8": "octagon",
+        "1": "y-down-open",
+        "2": "y-up-open",
+        "3": "y-left-open",
+    },
 }
 COST = ("samples_per_second", "peak_bytes", "weights", "gradients", "optimizer_state", "activations")
 Records = dict[tuple[str, str], tuple[Path, dict[str, Any]]]

@@ -206,6 +206,7 @@ COLUMNS = {
         lambda r, k: r["memory"][k.removesuffix("_state")],
     ),
     "use": lambda r, _: r["memory"].get("over_training", []),
+    "findings": lambda r, _: r.get("findings", {}),
     "hardware": lambda r, _: describe_hardware(r["provenance"]["hardware"]),
     "precision": lambda r, _: r["provenance"]["hardware"].get("precision"),
     "hash": lambda r, _: r["config_hash"],

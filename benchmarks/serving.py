@@ -111,7 +111,7 @@ def measure(run: RunConfig, counts: list[int], batch: int, rounds: int, budget: 
     accelerator, inputs = make_accelerator(run.trainer, run.deterministic), load_inputs(run)
     backbone, splits = inputs.backbone, inputs.splits
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    data = inputs.encoded()[run.task.row.validation[0]]
+    data = inputs.encoded[run.task.row.validation[0]]
     model = backbone.model.to(accelerator.device, dtype).requires_grad_(False)
     model_bytes = sum(p.nbytes for p in model.parameters())
     ways, steps = Ways(model, data, run.method.target_modules, budget), []

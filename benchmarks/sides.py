@@ -127,7 +127,7 @@ def ours(run: RunConfig, pipe: Connection, similar_length: bool) -> None:
     accelerator, inputs = make_accelerator(run.trainer, run.deterministic), load_inputs(run)
     model = inputs.backbone.model.to(accelerator.device)
     apply_method(run, inputs.backbone, accelerator)
-    trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded(), run.seed, accelerator)
+    trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded, run.seed, accelerator)
     examples = random_order(trainer.train.lengths, run)[:PROFILED]
     batches = [trainer.path.collate(trainer.train, indices).to(accelerator.device) for indices in examples]
     pairs = [(batch, batch.padded_tokens) for batch in batches]

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 from accelerate import Accelerator
 
@@ -27,6 +28,7 @@ class Inputs:
     layout: str | None
     backbone: Backbone
 
+    @cached_property
     def encoded(self) -> dict[str, Encoded]:
         """The splits in the backbone's tokens."""
         length, tokenizer = self.run.task.max_length, self.backbone.tokenizer

@@ -60,7 +60,9 @@ def restore(
     run, record = finished(folder, data_path, source, tokenizer)
     backbone = pretrained(folder, run, record)
     apply_method(run, backbone)
-    load_trained_state(backbone.model, RunFolder(folder, record["config_hash"]).best())
+    state = RunFolder(folder, record["config_hash"]).best()
+    run.method.shape(backbone.model, state)
+    load_trained_state(backbone.model, state)
     return Restored(run, record, backbone.model.eval(), backbone.tokenizer)
 
 

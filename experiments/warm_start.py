@@ -36,20 +36,26 @@ def describe_start(run: RunConfig, start: RunConfig | None) -> dict[str, Any] | 
     return {"sha256": digest, "head": run.init_head}
 
 
-def load_initial_state(run: RunConfig, start: RunConfig | None, model: nn.Module, backbone: dict[str, Any]) -> None:
-    """Copies what the run starts from into a model that the method was applied to; does nothing without a start.
+def load_initial_state(run: RunConfig, start: RunConfig | None, model: nn.Module, backbone: dict[str, Any]) -> bool:
+    """Copies what the run starts from into a model that the method was applied to.
 
     Args:
         start: the run that `run.start` names.
         backbone: where the model's weights come from.
 
+    Returns:
+        Whether it starts from anything but pretrained weights.
+
     Raises:
         UserError: the state is of another method, setting, backbone or, with `init_head=kept`, task.
     """
     if start:
-        load_trained_state(model, RunFolder.of(start).best(), head=False)
+        state = RunFolder.of(start).best()
+        run.method.shape(model, state)
+        load_trained_state(model, state, head=False)
     elif run.init_from:
         _load(Path(run.init_from), run, model, backbone)
+    return bool(start or run.init_from)
 
 
 def _load(folder: Path, run: RunConfig, model: nn.Module, backbone: dict[str, Any]) -> None:
@@ -63,6 +69,7 @@ def _load(folder: Path, run: RunConfig, model: nn.Module, backbone: dict[str, An
     try:
         if there:  # PEFT's own folders do not say
             _check(there, run, backbone)
+        run.method.shape(model, state)
         load_trained_state(model, state, head=run.init_head == "kept")
     except UserError as error:
         raise UserError(f"init_from={folder}: {error}") from error

@@ -5,7 +5,7 @@ After `apply`, `requires_grad` is the one truth of what is trained.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -35,6 +35,19 @@ def pattern(key: str, value: str) -> None:
 Width = Annotated[int, number(at_least=1, at_most=2**16)]  # a rank or a bottleneck
 Dropout = Annotated[float, FRACTION]
 Pattern = Annotated[str, pattern]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A short training before the run, from which a method learns what it trains (training/probe.py).
+
+    Attributes:
+        steps: its optimizer steps.
+        sample: the share of the training set that it takes.
+    """
+
+    steps: int
+    sample: float
 
 
 @dataclass
@@ -71,6 +84,34 @@ class Method:
     def apply(self, model: nn.Module) -> None:
         """Injects the method's parameters into `model` and freezes what it does not train."""
         raise NotImplementedError
+
+    @property
+    def probe(self) -> Probe | None:
+        """What comes before a run, unless it begins from another's state; None: nothing, `apply` settles what trains."""
+        return None
+
+    def judge(
+        self, model: nn.Module, sample: Iterable[dict[str, Tensor]], total: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """What the probe has shown, for `shape`: tensors by their names in `trained_state`.
+
+        Args:
+            model: as the probe trained it, in evaluation mode and without gradients.
+            sample: the model's inputs, in batches without padding: this process's share of what the probe trained on.
+            total: sums a tensor over the processes.
+        """
+        raise NotImplementedError
+
+    def shape(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        """Gives a model, just after `apply`, the shape that a saved `state` has; only then can the state be loaded.
+
+        Raises:
+            UserError: the state is of another model.
+        """
+
+    def findings(self, model: nn.Module) -> dict[str, Any]:
+        """What a run's record tells of the trained model, as JSON; empty: the settings say it all."""
+        return {}
 
     def param_groups(self, model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
         """Optimizer groups (`params`, `lr`) of all trained parameters but the head's; the trainer adds those."""
@@ -336,6 +377,13 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
         if tensor.requires_grad or name.rpartition(".")[0] in adapted:
             state.setdefault(tensor, name)  # tied weights have several names, and are kept once
     return {name: tensor.detach() for tensor, name in state.items()}
+
+
+def tied(model: nn.Module) -> dict[str, str]:
+    """The second and further names of each tied tensor, with its first."""
+    first: dict[Tensor, str] = {}
+    names = {name: first.setdefault(tensor, name) for name, tensor in model.state_dict(keep_vars=True).items()}
+    return {name: own for name, own in names.items() if name != own}
 
 
 def load_trained_state(model: nn.Module, state: dict[str, Tensor], head: bool = True) -> None:

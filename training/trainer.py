@@ -377,10 +377,15 @@ class Trainer:
             self.save(Checkpoint(*state, generators, step_seconds, asdict(progress), self.new_best))
         self.new_best = None
 
-    def resume(self, checkpoint: Checkpoint | None) -> None:
-        """Restores a checkpoint; without one, seeds dropout."""
+    def resume(self, checkpoint: Checkpoint | None, spent: float = 0.0) -> None:
+        """Restores a checkpoint; without one, seeds dropout.
+
+        Args:
+            spent: the seconds that a run without a checkpoint took so far.
+        """
         torch.manual_seed(named_seed(self.seed, f"dropout/{self.rank}"))
         if checkpoint is None:
+            self.progress.seconds = spent
             return
         checkpoint.restore(self.model, self.optimizer, self.rank)
         self.progress = Progress(**checkpoint.progress)
@@ -424,8 +429,8 @@ class Trainer:
 
     def summary(self) -> dict[str, Any]:
         """The part of the record that training made."""
-        history = self.progress.history
-        return {
+        history, findings = self.progress.history, self.method.findings(self.model)
+        return ({"findings": findings} if findings else {}) | {
             "best": self.best,
             "selected": self.selected,
             "last": history[-1] if history else None,

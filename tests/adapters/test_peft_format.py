@@ -38,6 +38,13 @@ METHODS = {
     "qlora": ["method=qlora", "method.rank=4"],
     "dylora": ["method=dylora", "method.rank=4"],
     "dylora_at_2": ["method=dylora", "method.rank=4", "method.eval_rank=2", "method.frozen=false"],
+    "lora_drop": [
+        "method=lora_drop",
+        "method.rank=4",
+        "method.probe_steps=3",
+        "method.sample=0.5",
+        "method.threshold=0.4",
+    ],
     "delta_lora": ["method=delta_lora", "method.rank=4", "method.alpha=6", "method.start_steps=1"],
 }
 

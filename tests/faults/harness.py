@@ -49,6 +49,7 @@ class Ended(NamedTuple):
 def start(
     output: Path,
     *words: str,
+    tiny: tuple[str, ...] = TINY,
     launch: tuple[str, ...] = (),
     within: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
@@ -58,7 +59,7 @@ def start(
     """`python train.py` on the smallest run, its folder below `output`, in a process group of its own.
 
     Args:
-        words: overrides after those of TINY.
+        words: overrides after those of `tiny`.
         launch: what stands before `train.py` in place of the interpreter, as in `accelerate launch`.
         within: a Python file that runs `train.py` within it, and its first arguments.
         environment: variables to add; if a library reads them while it is imported, the run has to be `fresh`.
@@ -68,9 +69,9 @@ def start(
     output.mkdir(parents=True, exist_ok=True)
     variables = ENVIRONMENT | (environment or {})
     if not (launch or fresh or options):
-        program = [*within, TRAIN, *TINY, f"output_dir={output}", *words]
+        program = [*within, TRAIN, *tiny, f"output_dir={output}", *words]
         return WarmProcess(program[1:], variables, output, script=program[0])
-    command = [*(launch or (sys.executable,)), str(ROOT / "train.py"), *TINY, f"output_dir={output}", *words]
+    command = [*(launch or (sys.executable,)), str(ROOT / "train.py"), *tiny, f"output_dir={output}", *words]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=variables, cwd=output, start_new_session=True, **(pipes | options))
 

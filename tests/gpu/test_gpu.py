@@ -43,7 +43,7 @@ def trainer_of(*words: str) -> Trainer:
     accelerator, inputs = make_accelerator(config.trainer, config.deterministic), load_inputs(config)
     model = inputs.backbone.model.to(accelerator.device)
     apply_method(config, inputs.backbone, accelerator)
-    data = inputs.encoded()
+    data = inputs.encoded
     trainer = Trainer(model, config.method, config.trainer, config.task.row, data, config.seed, accelerator)
     trainer.resume(None)
     return trainer

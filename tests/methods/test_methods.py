@@ -143,6 +143,11 @@ def test_the_optimizer_gets_every_trained_parameter_once(method):
             assert group["weight_decay"] == (0.1 if p.ndim > 1 else 0.0)
 
 
+def ladder(d: int, d_ff: int, w: int, f: int) -> int:
+    """Two layers of width w and f, three D, two gates and U."""
+    return 2 * (4 * (w * w + w) + w * f + f + f * w + w + 4 * w) + 3 * (d * w + w) + 2 + w * d + d
+
+
 COUNTS = {
     "full": lambda base, h, r: base,
     "lora": lambda base, h, r: 2 * 2 * 2 * h * 4,
@@ -153,6 +158,9 @@ COUNTS = {
     "dylora_together": lambda base, h, r: 2 * 2 * 2 * h * 4,
     "delta_lora": lambda base, h, r: 2 * 2 * 2 * h * 4,
     "delta_lora_moved": lambda base, h, r: 2 * (4 * 2 * h + 2 * (h + 48)) * 4,
+    "lora_drop": lambda base, h, r: 2 * 2 * 2 * h * 4,
+    "lora_drop_shared": lambda base, h, r: 2 * 2 * h * 4,
+    "lora_drop_shared_all": lambda base, h, r: 2 * (2 * h + 2 * (h + 48)) * 4,
     "dora": lambda base, h, r: 2 * 2 * (2 * h * 4 + h),
     "dora_all": lambda base, h, r: 2 * ((4 * 2 * h + 2 * (h + 48)) * 4 + 5 * h + 48),
     "lora_fa": lambda base, h, r: 2 * 2 * h * 4,
@@ -165,6 +173,8 @@ COUNTS = {
     "intrinsic_dimension_direct": lambda base, h, r: 64,
     "prefix_embed": lambda base, h, r: h * (3 + 2),
     "prefix_layer": lambda base, h, r: 2 * h * (3 + 2),
+    "ladder_side": lambda base, h, r: ladder(h, 48, h // 4, 48 // 4),
+    "ladder_side_random": lambda base, h, r: ladder(h, 48, h // 2, 48 // 2),
     "head": lambda base, h, r: 0,
     "bitfit": lambda base, h, r: 2 * (7 * h + 48) + h,
     "top_layers": lambda base, h, r: 4 * (h * h + h) + 2 * 48 * h + 48 + h + 4 * h,
@@ -186,7 +196,9 @@ def test_parameter_counts_have_their_closed_form(name):
     expected = COUNTS[name](sum(backbone.values()) - head, 32, 4)
     assert counts["trained_without_head"] == expected
     assert counts["trained"] == expected + head
-    frozen = {"lora_fa": 2 * 2 * 32 * 4, "delta_lora": expected}.get(METHODS[name].name.removesuffix("_corrected"), 0)
+    frozen = {"lora_fa": 2 * 2 * 32 * 4, "delta_lora": expected, "lora_drop": len(adapted_layers(model))}.get(
+        METHODS[name].name.removesuffix("_corrected"), 0
+    )
     own = dict.fromkeys(("full", "bitfit", "top_layers"), expected) | {"houlsby": 5 * 2 * 32}  # parts of the backbone
     assert counts["total"] == sum(backbone.values()) + expected - own.get(name, 0) + frozen
 

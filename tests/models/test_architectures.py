@@ -28,9 +28,9 @@ from training.settings import TrainerConfig
 
 TASK = GLUE["mrpc"]
 ADAPTERS = ("houlsby", "lin", "pfeiffer", "adapterdrop")
-PREFIXES = ("prefix_embed", "prefix_layer")
+BESIDE = ("prefix_embed", "prefix_layer", "ladder_side")  # what they add stays beside the weights
 LOW_RANK = {"lora": "lora_gaussian_all", "dora": "dora_all", "vera": "vera_all", "qlora": "qlora"}
-COLUMNS = {name: METHODS[name] for name in ("head", "full", "bitfit", "top_layers", *ADAPTERS, *PREFIXES)}
+COLUMNS = {name: METHODS[name] for name in ("head", "full", "bitfit", "top_layers", *ADAPTERS, *BESIDE)}
 COLUMNS |= {name: METHODS[kind] for name, kind in LOW_RANK.items()}
 COLUMNS["lora_fa"] = replace(METHODS["lora_fa"], target_modules=".")
 TABLE = ROOT / "docs" / "encoders.md"
@@ -87,7 +87,7 @@ def check(backbone: Backbone, method, folder) -> None:
     merged = merge(copy.deepcopy(own.model))
     close = {"rtol": 1e-3, "atol": 1e-3 * float(expected.abs().max())}
     torch.testing.assert_close(logits(merged, batch), expected, **close)
-    if method.name in (*ADAPTERS, *PREFIXES):
+    if method.name in (*ADAPTERS, *BESIDE):
         with pytest.raises(UserError, match="does not merge into a plain model"):
             require_plain(merged, method.name)
         return
@@ -147,6 +147,7 @@ REASONS = {  # a letter in the table: what the message says, and what the note s
         "the positions and the attention of",
         "prefixes know the positions and the attention of BERT and RoBERTa alone",
     ),
+    "i": ("the layers of BERT and RoBERTa", "the side network is built of BERT's and RoBERTa's layers alone"),
 }
 ALWAYS = {"albert", "bart", "bert", "big_bird", "deberta", "distilbert", "gpt2", "longformer", "t5", "xlm"}  # each kind
 PAGE = """# Encoders

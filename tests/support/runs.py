@@ -14,6 +14,8 @@ SMALL = {
     **{"head": [], "full": [], "bitfit": [], "vera": ["method.rank=16"], "top_layers": ["method.layers=1"]},
     **{name: ["method.bottleneck=4"] for name in ("houlsby", "lin", "pfeiffer")},
     **{name: ["method.l_p=4", "method.l_i=2", "task.max_length=96"] for name in ("prefix_embed", "prefix_layer")},
+    "lora_drop": ["method.rank=4", "method.probe_steps=6", "method.sample=0.3", "method.threshold=0.3"],
+    "ladder_side": ["method.reduction=4"],
     "adapterdrop": ["method.bottleneck=4", "method.dropped_layers=1"],
 }
 

@@ -13,7 +13,9 @@ from methods.dylora import DyLoRA
 from methods.full import Full
 from methods.head import Head
 from methods.intrinsic_dimension import IntrinsicDimension
+from methods.ladder_side import LadderSide
 from methods.lora import LoRA
+from methods.lora_drop import LoRADrop, layers, share
 from methods.lora_fa import LoRAFA, LoRAFACorrected
 from methods.lora_plus import LoRAPlus
 from methods.prefix import PrefixEmbed, PrefixLayer
@@ -22,6 +24,19 @@ from methods.top_layers import TopLayers
 from methods.vera import VeRA
 from models.batches import Encoded
 from tasks.loading import Split
+
+
+class Dropped(LoRADrop):
+    """LoRA-drop in the shape that follows a probe: of each shape the first layer is kept, the others share a pair."""
+
+    def apply(self, model: torch.nn.Module) -> None:
+        super().apply(model)
+        own = list(layers(model).values())
+        first = {(layer.in_features, layer.out_features): layer for layer in reversed(own)}.values()
+        for layer in first:
+            layer.importance.fill_(0.95 / len(first))
+        share([layer for layer in own if layer not in first])
+
 
 METHODS: dict[str, Method] = {
     "head": Head(),
@@ -34,6 +49,9 @@ METHODS: dict[str, Method] = {
     "dylora_together": DyLoRA(rank=4, alpha=6, frozen=False),
     "delta_lora": DeltaLoRA(rank=4),
     "delta_lora_moved": DeltaLoRA(rank=4, update_ratio=0.5, start_steps=0, target_modules="."),
+    "lora_drop": LoRADrop(rank=4),
+    "lora_drop_shared": Dropped(rank=4),
+    "lora_drop_shared_all": Dropped(rank=4, target_modules="."),
     "dora": DoRA(rank=4, alpha=16),
     "dora_all": DoRA(rank=4, target_modules="."),
     "lora_fa": LoRAFA(rank=4),
@@ -46,6 +64,8 @@ METHODS: dict[str, Method] = {
     "intrinsic_dimension_direct": IntrinsicDimension(d=64, structured=False),
     "prefix_embed": PrefixEmbed(l_p=3, l_i=2),
     "prefix_layer": PrefixLayer(l_p=3, l_i=2),
+    "ladder_side": LadderSide(reduction=4),
+    "ladder_side_random": LadderSide(reduction=2, init="random"),
     "bitfit": BitFit(),
     "top_layers": TopLayers(layers=1),
     "houlsby": Houlsby(bottleneck=4),
