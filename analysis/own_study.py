@@ -228,10 +228,10 @@ def marker_of(method: str, place: int) -> str:
 
 
 def widen_log_axis(ax: Axes) -> None:
-    """A log axis that spans a factor of four at least, so that it has ticks, and shows a few per cent as a few per cent."""
+    """A log axis that spans a factor of 6.25 at least, in which lie two of 1, 2, 5, 10, and shows a few per cent as that."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
-    ax.set_xlim(min(low, (low * high) ** 0.5 / 2), max(high, (low * high) ** 0.5 * 2))
+    ax.set_xlim(min(low, (low * high) ** 0.5 / 2.5), max(high, (low * high) ** 0.5 * 2.5))
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=5))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.xaxis.set_minor_formatter(NullFormatter())

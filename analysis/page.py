@@ -187,13 +187,8 @@ def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
     """One run: what it was and what came of it."""
     provenance, config = record["provenance"], flat(record["config"])
-    choices = chosen(record)
-    default = plain_settings(tuple(choices))
-    changed = {
-        key: (default.get(key), value)
-        for key, value in config.items()
-        if not key.startswith(HIDDEN) and key != "experiment" and value != default.get(key)
-    }
+    default = composed(tuple(chosen(record)))
+    changed = {key: (default.get(key), value) for key, value in config.items() if differs(key, value, default)}
     held, top = selected(row.history, row.metric), best(row.history, row.metric) if row.history else None
     return {
         "id": f"{row.experiment}/{row.hash}",
@@ -219,9 +214,7 @@ def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
         "data": provenance.get("data_fingerprint"),
         "versions": provenance.get("versions") or {},
         "settings": [[key, text(was), text(value)] for key, (was, value) in changed.items()],
-        "command": command(
-            record, choices, {key: pair for key, pair in changed.items() if key in default or not default}
-        ),
+        "command": command(record),
         "confusion": confusion(file.parent / PREDICTIONS),
     }
 
@@ -244,25 +237,31 @@ def chosen(record: dict[str, Any]) -> list[str]:
 
 
 @cache
-def plain_settings(choices: tuple[str, ...]) -> dict[str, Any]:
-    """The settings that these choices have without an experiment; {} where they do not compose."""
+def composed(words: tuple[str, ...]) -> dict[str, Any]:
+    """The settings that these overrides have today, flat; {} where they do not compose."""
     try:
-        return flat(to_dict(compose([*choices, "data.path=DIR"])))
-    except USER_ERRORS:  # a method that is no longer there
+        return flat(to_dict(compose([*words, "data.path=DIR"])))
+    except USER_ERRORS:  # a method that is no longer there, a task that an experiment has no settings for
         return {}
 
 
-def command(record: dict[str, Any], choices: list[str], changed: dict[str, tuple[Any, Any]]) -> str:
-    """The command that trains the run again."""
-    name = record["experiment"]
-    experiment = [f"experiment={name}"] if (ROOT / f"conf/experiment/{name}.yaml").exists() else []
+def differs(key: str, value: Any, settings: dict[str, Any]) -> bool:
+    return not key.startswith(HIDDEN) and key != "experiment" and value != settings.get(key)
+
+
+def command(record: dict[str, Any]) -> str:
+    """The command that trains the run again: what it chooses, and all in which the run differs from that today."""
+    words, name = chosen(record), record["experiment"]
+    if (ROOT / f"conf/experiment/{name}.yaml").exists() and composed((f"experiment={name}", *words)):
+        words = [f"experiment={name}", *words]
+    base = composed(tuple(words))
     own = [
         f"{key}={override(value)}"
-        for key, (_, value) in changed.items()
-        if not key.startswith(("backbone.", "tags", "note"))
+        for key, value in flat(record["config"]).items()
+        if differs(key, value, base) and not key.startswith(("backbone.", "tags", "note")) and (key in base or not base)
     ]
     path = ["data.path=DIR"] if record["data"] == "local" else []
-    return " ".join(["python train.py", *map(shlex.quote, [*experiment, *choices, *path, *own]), "reuse_records=false"])
+    return " ".join(["python train.py", *map(shlex.quote, [*words, *path, *own]), "reuse_records=false"])
 
 
 def override(value: Any) -> str:

@@ -60,6 +60,11 @@ def unequal(settings: Sequence[dict[str, Any]]) -> list[str]:
     return differing(shared, within=("task.name",))
 
 
+def natural(value: Any) -> tuple[bool, Any]:
+    """Sorts numbers before words, and numbers by size."""
+    return (False, value) if isinstance(value, int | float) else (True, str(value))
+
+
 def short(key: str) -> str:
     """`rank` for `method.rank`, `data` for `data.name`; `data.seed` keeps its whole name."""
     return key if key.endswith(".seed") else key.removesuffix(".name").rpartition(".")[2]

@@ -14,6 +14,7 @@ from analysis import study
 from analysis.page import Records, page_data, write_page
 from analysis.records import RECORDS, ended, frame, on_glue, read_all
 from analysis.tables import all_tables
+from core.console import counted, log
 from core.errors import UserError
 from experiments.record import RECORD
 from scripts.cli import command, parse
@@ -34,6 +35,7 @@ def main(words: list[str]) -> None:
         found |= own
         experiments += [experiment for experiment, _ in own]
     runs = frame(record for _, record in found.values())
+    log.info(f"the page of {counted(len(runs), 'run')}: half a minute, more on a busy machine")
     shown = [table for table in all_tables(on_glue(runs)) if not table.name.endswith("_statistics")]
     first = next(iter(experiments), study.EXPERIMENT)
     print(write_page(page_data(runs, found, shown, first), Path(options["into"])))

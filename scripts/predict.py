@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.console import log
+from core.console import counted, log
 from core.errors import UserError
 from scripts.cli import command, parse
 
@@ -77,7 +77,7 @@ def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
         return read_examples(task, Path(file))
     size = len(task.columns)
     if not sentences or len(sentences) % size:
-        raise UserError(f"{task.name} takes {' and '.join(task.columns)}; {len(sentences)} sentences were given")
+        raise UserError(f"{task.name} takes {' and '.join(task.columns)}; {counted(len(sentences), 'sentence')} given")
     if not all(map(is_text, sentences)):
         raise UserError("a sentence is not valid UTF-8: give it in a file")
     pairs = zip(*(sentences[i::size] for i in range(size)), strict=True)

@@ -22,7 +22,7 @@ import pandas as pd
 from analysis.records import METHODS, TASKS, chosen_scores, complete, in_order, read_runs
 from analysis.statistics import summarize
 from core.checks import one_of
-from experiments.naming import RATE, differing, short, show, unequal
+from experiments.naming import RATE, differing, natural, short, show, unequal
 from scripts.cli import command, parse
 from training.selection import best
 
@@ -73,11 +73,6 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def natural(value: Any) -> tuple[bool, Any]:
-    """Sorts numbers before words, and numbers by size."""
-    return (False, value) if isinstance(value, int | float) else (True, str(value))
-
-
 def cell(row: dict[str, Any]) -> str:
     """`26.0 (21.6 to 30.5, n = 4)`, and how many failed."""
     failed = f"{row['failed']} failed" if row["failed"] else ""
@@ -116,7 +111,7 @@ def main(words: list[str]) -> None:
         for (backbone, data), rows in groups.items():
             print(f"\n{backbone}, data={data}\n\n{markdown(rows)}")
         print(
-            "\nMean over seeds, 95 % t interval, number of seeds; ‡: so many runs gave every example the same answer."
+            "\nMean over seeds, 95 % t interval, number of seeds if there are several; ‡: so many runs gave every example the same answer."
         )
         return
     flat = [{"backbone": backbone, "data": data, **row} for (backbone, data), rows in groups.items() for row in rows]

@@ -18,7 +18,7 @@ import yaml
 from core.console import duration
 from core.errors import UserError
 from experiments.config import RunConfig, from_dict, identity, to_dict
-from experiments.naming import differing, flat, short, show, unequal
+from experiments.naming import differing, flat, natural, short, show, unequal
 from experiments.run_folder import CONFIG, RunFolder
 from experiments.slurm_jobs import NotedJobs
 from experiments.sweep import cells, flags
@@ -45,9 +45,9 @@ class Cell(NamedTuple):
 
 
 def read(words: list[str]) -> list[Cell]:
-    """The cells of the grid, in the sweep's order, or those of folders of runs."""
+    """The cells of the grid, in the sweep's order, or those of folders of runs, in the order of their settings."""
     folders = [Path(word) for word in flags(words)[1] if "=" not in word and not word.startswith("~")]
-    runs = sorted((pair for folder in folders for pair in begun(folder)), key=lambda pair: pair[0].trainer.rates)
+    runs = [pair for folder in folders for pair in begun(folder)]
     if folders and len(folders) < len(words):
         raise UserError("give folders of runs, or overrides, not both")
     if not folders:
@@ -56,9 +56,11 @@ def read(words: list[str]) -> list[Cell]:
         raise UserError("there is no run; give a sweep's overrides or a folder of runs")
     settings = [flat(identity(to_dict(run))) for run, _ in runs]
     keys = list(dict.fromkeys([*differing(settings, within=("method.name", "task.name")), *unequal(settings)]))
-    found = [
-        Cell(run, *folder.status(), label(values, keys)) for (run, folder), values in zip(runs, settings, strict=True)
-    ]
+    pairs = list(zip(runs, settings, strict=True))
+    if folders:
+        pairs.sort(key=lambda pair: [natural(pair[1].get(key)) for key in keys])
+    found = [Cell(run, *folder.status(), label(values, keys)) for (run, folder), values in pairs]
+    runs = [run for run, _ in pairs]
     queued = in_queue({folder.path for _, folder in runs})
     return [
         cell._replace(state="queued") if folder.path in queued and cell.state not in ("complete", "running") else cell
@@ -150,6 +152,8 @@ def main(words: list[str]) -> None:
     lines += [complaint(cell) for cell in found if cell.state in ("failed", "interrupted", "damaged")]
     if left := seconds_left(found):
         lines.append(f"about {duration(left)} left, one process at a time")
+    elif left is None:
+        lines.append("how long they take is not known before one of them is complete")
     print("\n".join(lines))
 
 

@@ -371,9 +371,11 @@ function showRun(now) {
   ];
 }
 function runsTable(runs, now) {
-  return table("runs: a click opens one", ["run", "seed", "status", "score", "best epoch's"], runs.map((run) => [
+  const number = (x) => ({ text: figure(x), value: x ?? null, kind: "number" });
+  const chosen = runs.some((run) => run.chosen); // else nothing was held out
+  return table("runs: a click opens one", ["run", "seed", "status", ...(chosen ? ["score"] : []), "best epoch's"], runs.map((run) => [
     { text: run.name + (run === now ? " (shown)" : ""), action: () => go({ view: "run", run: run.id }) }, run.seed, run.status,
-    { text: run.chosen ? figure(run.chosen.score) : "", value: run.chosen ? run.chosen.score : null, kind: "number" }, { text: figure(run.best), value: run.best, kind: "number" },
+    ...(chosen ? [number(run.chosen?.score)] : []), number(run.best),
   ]));
 }
 

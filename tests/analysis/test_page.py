@@ -12,7 +12,7 @@ import pytest
 from support.command_line import ROOT, compose
 from support.records import record
 
-from analysis.page import page_data, plain_settings, write_page
+from analysis.page import composed, page_data, write_page
 from analysis.records import RECORDS, frame, read_all
 from analysis.render import Table
 from analysis.statistics import difference, holm, summarize
@@ -115,9 +115,22 @@ def test_the_command_of_a_task_and_a_backbone_of_ones_own_trains_that_run():
     assert ["trainer.epochs", "10", "3"] in run["settings"]
 
 
+def test_the_command_gives_a_default_that_the_runs_experiment_does_not_have():
+    """The experiment sets what has other defaults: epochs, batch size, precision."""
+    own = record(
+        *("backbone=minilm", "data=local", "data.path=X", "method=lora", "task=mrpc", "data.holdout=0.1"),
+        experiment="minilm_3_epochs",
+        data="local",
+    )
+    [run] = page_of(own)["runs"]
+    words = shlex.split(run["command"])
+    assert {"experiment=minilm_3_epochs", "trainer.batch_size=32", "trainer.epochs=10"} <= set(words)
+    assert compose(*words[2:]).hash == own["config_hash"], run["command"]
+
+
 def test_settings_are_compared_with_the_defaults():
-    assert plain_settings(("method=lora", "task=cola", "backbone=minilm", "data=local"))["method.rank"] == 8
-    assert plain_settings(("method=gone", "task=cola")) == {}
+    assert composed(("method=lora", "task=cola", "backbone=minilm", "data=local"))["method.rank"] == 8
+    assert composed(("method=gone", "task=cola")) == {}
 
 
 def test_runs_on_generated_data_decide_no_claim_and_the_page_tells_them_apart():

@@ -331,8 +331,8 @@ def test_a_sentence_with_an_equals_sign_is_kept_and_a_misspelt_option_refused():
 MISTAKES = {
     ("nothing",): "run=... is missing",
     ("run=/nowhere", "a"): "holds no finished run",
-    ("run={run}",): "rte takes sentence1 and sentence2; 0 sentences were given",
-    ("run={run}", "one"): "1 sentences were given",
+    ("run={run}",): "rte takes sentence1 and sentence2; 0 sentences given",
+    ("run={run}", "one"): "1 sentence given",
     ("run={run}", "one", "two", "file=x.tsv"): "leave one out",
     ("run={run}", "file=x.doc"): "is none of",
     ("run={run}", "file=/nowhere.tsv"): "cannot be read",

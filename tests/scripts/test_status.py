@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from support.command_line import ROOT
 
 from core.io import with_checksum
-from experiments.config import RunConfig
+from experiments.config import RunConfig, to_dict
 from experiments.record import SCHEMA
-from experiments.run_folder import CHECKPOINT, RunFolder
+from experiments.run_folder import CHECKPOINT, CONFIG, RunFolder
 from experiments.slurm_jobs import NotedJobs
 from experiments.sweep import cells
 from scripts import status
@@ -189,3 +190,14 @@ def test_train_pys_overrides_work_from_any_folder_and_without_a_grid(tmp_path):
     )
     assert table(done.stdout) == ["cola", "vera ."]
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_a_folder_are_in_the_order_of_their_settings(tmp_path, monkeypatch, capsys):
+    for decay in ("0.01", "0.1", "0"):
+        [run] = cells([*TINY, f"output_dir={tmp_path}", f"trainer.weight_decay={decay}"])
+        leave(run, "complete")
+        (run.folder / CONFIG).write_text(yaml.safe_dump(to_dict(run)))
+    monkeypatch.setattr(sys, "argv", ["status.py", str(tmp_path)])
+    assert status.main() == 0
+    rows = table(capsys.readouterr().out)
+    assert rows == ["cola", *(f"lora weight_decay={decay} C" for decay in ("0", "0.01", "0.1"))]
