@@ -110,9 +110,8 @@ def main(words: list[str]) -> None:
     if options["format"] == "md":
         for (backbone, data), rows in groups.items():
             print(f"\n{backbone}, data={data}\n\n{markdown(rows)}")
-        print(
-            "\nMean over seeds, 95 % t interval, number of seeds if there are several; ‡: so many runs gave every example the same answer."
-        )
+        print("\nMean over seeds, 95 % t interval, number of seeds if there are several.")
+        print("‡ and a number: so many runs gave every example the same answer.")
         return
     flat = [{"backbone": backbone, "data": data, **row} for (backbone, data), rows in groups.items() for row in rows]
     if options["format"] == "json":
