@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import serving
+from analysis import decomposition, serving
 from analysis.published import suffix
 from analysis.records import (
     BACKBONES,
@@ -417,6 +417,32 @@ def subspace(pairs: list[dict[str, Any]]) -> Figure | None:
     return figure
 
 
+def weight_decomposition(records: list[dict[str, Any]]) -> Figure | None:
+    """How far each layer's query matrix moves in magnitude and in direction, a point a layer and seed. DoRA, figure 2."""
+    groups = decomposition.groups(records)
+    if not groups:
+        return None
+    of_methods = [[r for r in group if r["method"] == method] for group in groups for method in decomposition.COMPARED]
+    shown = [own for own in of_methods if own]
+    figure, axes = panels(len(shown), width=2.7)
+    layers = max(len(decomposition.points(own[0])) for own in shown)
+    for ax, own in zip(axes, shown, strict=True):
+        for record in own:
+            moved = decomposition.points(record)
+            drawn = ax.scatter(
+                moved[:, 1], moved[:, 0], c=range(1, len(moved) + 1), vmin=1, vmax=layers, cmap="cividis", s=14
+            )
+        r = decomposition.correlations(own)[own[0]["method"]]
+        ax.set_title(f"{METHODS[own[0]['method']]}\nr = {decomposition.shown(r)}", fontsize=8)
+        ax.set(xlabel="ΔD, direction", ylabel="ΔM, magnitude")
+        ax.ticklabel_format(axis="both", style="sci", scilimits=(-2, 2))
+        right, top = 1.06 * np.max([decomposition.points(record)[:, ::-1].max(0) for record in own], axis=0)
+        ax.set(xlim=(0, right), ylim=(0, top))
+    figure.colorbar(drawn, ax=axes, label="layer", ticks=range(1, layers + 1))
+    figure.suptitle("; ".join(decomposition.title(group) for group in groups), fontsize=8)
+    return figure
+
+
 def throughput(records: list[dict[str, Any]]) -> Figure | None:
     """Requests a second by the number of adapters on one backbone, after S-LoRA's table 3."""
     if not records:
@@ -451,6 +477,7 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
         "front": front(runs),
         "subspace": subspace(similarity),
         "importances": importances(runs),
+        "decomposition": weight_decomposition(decomposition.read()),
         "serving": throughput(serving.read()),
     }
     return {name: figure for name, figure in figures.items() if figure is not None}
@@ -459,8 +486,9 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
 def tell_truncated(figure: Figure) -> None:
     """Writes on each linear y axis that does not begin at 0 where it does, so that no difference looks too large."""
     for ax in figure.axes:
-        begin = ax.get_ylim()[0]
-        if ax.get_visible() and ax.get_yscale() == "linear" and begin > 0 and ax.yaxis.get_visible():
+        begin, is_colour_bar = ax.get_ylim()[0], ax.get_label() == "<colorbar>"
+        shown = ax.get_visible() and ax.yaxis.get_visible() and not is_colour_bar
+        if shown and ax.get_yscale() == "linear" and begin > 0:
             ax.annotate(
                 f" axis from {begin:.3g}", (0, 0), xycoords="axes fraction", fontsize=6, color="0.4", va="bottom"
             )

@@ -95,12 +95,10 @@ class ProcessLauncher(Launcher):
 
     def start(self, job: list[str], number: int) -> None:
         slot = min(set(range(self.parallel)) - {slot for slot, _ in self.running.values()})
-        hydra_overrides = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode")]
-        chosen = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags(sys.argv[1:])[0].items()]
         expected = run_config(GlobalHydra.instance().config_loader().load_sweep_config(self.config, job)).hash
         # in a separate session a run receives Ctrl-C once, from here, and not from the terminal too
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *chosen, *hydra_overrides, *job],
+            self.command(job),
             env=os.environ | self.share(slot) | {EXPECTED: expected},
             start_new_session=True,
             stdout=subprocess.PIPE if self.parallel > 1 else None,
@@ -109,6 +107,12 @@ class ProcessLauncher(Launcher):
         self.running[process] = slot, job
         if process.stdout:
             threading.Thread(target=relay, args=(process.stdout, f"[{number}] "), daemon=True).start()
+
+    def command(self, job: list[str]) -> list[str]:
+        """The command that trains a run; one that trains it elsewhere has to hand on the variable EXPECTED."""
+        hydra_overrides = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode")]
+        chosen = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags(sys.argv[1:])[0].items()]
+        return [sys.executable, str(ROOT / "train.py"), *chosen, *hydra_overrides, *job]
 
     def share(self, slot: int) -> dict[str, str]:
         """Environment variables that give a run its share of the machine."""
