@@ -24,6 +24,7 @@ from analysis.statistics import summarize
 from core.checks import one_of
 from experiments.naming import RATE, differing, natural, short, show, unequal
 from scripts.cli import command, parse
+from tasks.glue import METRICS
 from training.selection import best
 
 
@@ -95,7 +96,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         line[row["task"], row["metric"]] = cell(row)
         line |= {name: show(row[name]) for name in columns}
         line |= {"method": METHODS[row["method"]], "trained": f"{row['trained']:,}"}
-    heads = [*columns, *(f"{TASKS[task]} ({metric})" for task, metric in tasks)]
+    heads = [*columns, *(f"{TASKS[task]} ({METRICS.get(metric, metric)})" for task, metric in tasks)]
     table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     table += [[line.get(name, "") for name in (*columns, *tasks)] for line in lines.values()]
     return "\n".join("| " + " | ".join(line) + " |" for line in table)

@@ -39,7 +39,7 @@ def test_a_runs_record_has_what_its_saved_factors_say(tmp_path):
         runs_below(tmp_path)  # its data are generated
 
 
-def test_correlations_are_over_layers_of_one_kind_and_summed_up_over_seeds_by_fishers_z():
+def test_correlations_are_over_layers_and_summed_up_over_seeds_by_fishers_z():
     def of(seed: int, r: float) -> dict:
         x = np.array([0.0, 1.0, 2.0, 3.0])
         across = np.array([1.0, -1.0, -1.0, 1.0])  # uncorrelated with x

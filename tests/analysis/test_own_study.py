@@ -148,7 +148,7 @@ def test_metrics_are_never_mixed(tmp_path, monkeypatch, capsys):
     assert {"curves_roberta-base_mrpc_accuracy", "curves_roberta-base_mrpc_f1"} <= set(found)
     assert run_script(scripts.results, monkeypatch, str(tmp_path)) == 0
     out = capsys.readouterr().out
-    assert "| MRPC (accuracy) | MRPC (f1) |" in out
+    assert "| MRPC (accuracy) | MRPC (F1) |" in out
     assert "| 50.0 | 90.0 |" in out
 
 

@@ -13,6 +13,7 @@ from support.command_line import ROOT, compose
 
 from methods.base import REGISTERED
 from scripts.methods_page import markdown
+from tasks.glue import METRICS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs").glob("*.md"))}
@@ -191,3 +192,8 @@ def test_methods_and_an_experiment_dropped_into_a_clone_pass_its_tests(only_long
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 40
+
+
+def test_every_metric_of_a_task_of_ones_own_is_documented():
+    page = (ROOT / "docs/own_study.md").read_text(encoding="utf-8")
+    assert [name for name in METRICS if name not in page] == []

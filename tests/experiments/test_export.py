@@ -120,8 +120,8 @@ def test_the_model_card_shows_the_numbers_of_the_record(house, tmp_path):
     assert "model-index" not in header  # a score on local data is not GLUE's to the hub
     hub = replace(restored, run=replace(restored.run, data=replace(restored.run.data, name="hub", path=None)))
     model = yaml.safe_load(export_card(hub, "transformers", "here").split("---\n", 2)[1])["model-index"][0]
-    [metric] = model["results"][0]["metrics"]
-    assert metric == {"type": "accuracy", "value": record["best"]["accuracy"]}
+    expected = [{"type": name, "value": record["best"][name]} for name in GLUE["rte"].metrics]
+    assert model["results"][0]["metrics"] == expected
     assert f"accuracy {record['best']['accuracy']:.4f}" in text
     assert record["config_hash"] in text
     assert str(house) not in text.replace(record["provenance"]["backbone"]["source"], "")

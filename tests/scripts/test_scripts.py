@@ -56,7 +56,7 @@ def test_results_are_means_over_seeds_and_never_over_settings(tmp_path):
     assert err.count("\n") == 1
     assert "minilm, data=generated" in out
     rows = [line for line in out.splitlines() if line.startswith("| ")]
-    assert rows[0] == "| method | learning_rate | rank | trained | CoLA (matthews_correlation) | RTE (accuracy) |"
+    assert rows[0] == "| method | learning_rate | rank | trained | CoLA (Matthews) | RTE (accuracy) |"
     assert rows[2:] == [
         "| Full FT | 4e-05 | null | 1,234 | 0.0 ‡1 | 90.0 |",
         "| VeRA | 0.01 | 2 | 1,234 | 10.0 |  |",
