@@ -15,7 +15,7 @@ from experiments.restore import pretrained, restore
 from experiments.run_folder import BEST
 
 
-def test_a_longer_row_changes_the_magnitude_alone_and_a_turned_one_the_direction_alone():
+def test_a_longer_row_changes_the_magnitude_and_a_turned_one_the_direction():
     W0 = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     assert change(W0, W0) == pytest.approx((0, 0))
     assert change(2 * W0, W0) == pytest.approx(((5 + 2) / 2, 0))
