@@ -13,6 +13,8 @@ SUMMARY = {  # Hilgart's comparisons: the rows of his table, this one over that 
     "r = 256 beside r = 8, QLoRA on every layer": ("QLoRA r = 256, all", "QLoRA r = 8, all"),
 }
 
+ROBERTA = {"roberta-base": "RoBERTa-base", "roberta-large": "RoBERTa-large"}
+
 
 def values(name: str) -> dict[tuple[str, str], str]:
     """The printed cells of `paper_tables/reported/NAME.csv`, by row and column."""
@@ -35,6 +37,24 @@ def query_and_value() -> Measured:
         verdicts.append(float(ours) >= float(best) - margin)
         figures.append(f"{column}: {ours}, best {best}")
     return [("GPT-3", all(verdicts), "; ".join(figures))]
+
+
+def more_places() -> Measured:
+    """LoRA's table 15: is the largest number of trained places the best one?"""
+    cells, figures = values("lora_table15"), []
+    for kind in ("PreEmbed", "PreLayer"):
+        for column in ("WikiSQL", "MNLI"):
+            found = {row: float(text) for (row, name), text in cells.items() if name == column and row.startswith(kind)}
+            best, largest = max(found, key=lambda row: found[row]), list(found)[-1]
+            figures.append((best != largest, f"{column}: {best} {found[best]}, {largest} {found[largest]}"))
+    return [("GPT-3", all(holds for holds, _ in figures), "; ".join(words for _, words in figures))]
+
+
+def two_hundred() -> Measured:
+    """The least d of Aghajanyan et al.'s table 1 on MRPC, SAID, to one digit."""
+    cells = values("intrinsic_dimension")
+    found = {name: cells[row, "MRPC, SAID"] for name, row in ROBERTA.items()}
+    return [(name, round(int(d.replace(",", "")), -2) == 200, f"d90 {d}") for name, d in found.items()]
 
 
 def summary() -> Measured:

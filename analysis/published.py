@@ -214,6 +214,16 @@ def vera_table2(row: str) -> list[Runs]:
     return [Runs("vera_table2_large" if "large" in row else "vera_table2_base", "vera")] if "VeRA" in row else []
 
 
+LORA_PLUS = {
+    "LoRA+, best pair of rates": [Runs("lora_plus_figure3", "lora_plus")],
+    "LoRA, equal rates": [Runs("lora_plus_figure3", "lora")],
+}
+
+
+def base(row: str) -> str:
+    return "roberta-base"
+
+
 MATRICES = {"W_q": "query", "W_k": "key", "W_v": "value", "W_o": "attention.output.dense"}
 
 
@@ -258,7 +268,14 @@ PUBLISHED = (
         columns=GPT3,
         comparable=False,
     ),
+    Published("lora_table15", f"LoRA, table 15: how many trained places {ELSEWHERE}"),
     Published("vera_table2", "VeRA, table 2: GLUE", vera_table2),
+    Published(
+        "lora_plus_figure3", "LoRA+, figure 3: GLUE (ours at one pair of rates)", lambda row: LORA_PLUS[row], backbone=base
+    ),
+    Published("dylora_table2", "DyLoRA, tables 2 and 4: GLUE at two ranks (published alone: means over tasks)"),
+    Published("intrinsic_dimension", "Intrinsic dimension, table 1: d90 (published alone)"),
+    Published("ladder_side_table1", "LST, table 1: T5-base on GLUE (published alone)"),
     Published("replications", "RoBERTa on GLUE: later papers and users", lambda row: REPLICATIONS.get(row, [])),
     Published("qlora_table3", "QLoRA, table 3: RoBERTa-large (published alone)"),
     Published("lora_sizes", "LoRA: sizes and speed of GPT-3 175B (published alone)"),

@@ -161,6 +161,10 @@ def test_the_published_numbers_equal_those_in_the_papers():
     assert value("replications", "RoB large QLoRA, 3.127 bits (LQ-LoRA)", "rte") == "70.8"
     assert value("replications", "RoB base full FT (VeLoRA)", "MRPC F1") == "91.30"
     assert value("lora_table1", "Adapter-L", "added, batch 1, length 128, 11M") == "+20.7%"
+    assert value("lora_table15", "PreLayer, l_p = 32, l_i = 4", "MNLI") == "89.6"
+    assert value("intrinsic_dimension", "RoBERTa-large", "MRPC, SAID") == "207"
+    assert value("dylora_table2", "DyLoRA", "rank 1") == "84.22"
+    assert value("lora_plus_figure3", "LoRA, equal rates", "mnli") == ""
     assert value("insights", "parameters of the model", "value") == "6,738,415,616"
     assert value("adapters_beside_a_model", "QLoRA r = 128, all", "adapters") == "~30"
 
@@ -447,6 +451,10 @@ def test_alphas_and_matrices_are_compared_within_their_rank_and_task():
 
 def test_the_papers_own_tables_decide_what_they_can():
     assert printed.dora_on_cola() == [("roberta-base", False, "full FT 0.61, LoRA 0.56, DoRA 0.55")]
+    assert printed.two_hundred() == [("roberta-base", False, "d90 896"), ("roberta-large", True, "d90 207")]
+    [(_, holds, figures)] = printed.more_places()
+    assert holds is True
+    assert figures.endswith("MNLI: PreLayer, l_p = 32, l_i = 4 89.6, PreLayer, l_p = 64, l_i = 0 87.9")
     assert printed.query_and_value() == [("GPT-3", False, "WikiSQL: 73.7, best 73.7; MNLI: 91.3, best 91.7")]
     [(_, holds, figures)] = printed.summary()
     assert holds is False
