@@ -107,7 +107,7 @@ def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str,
             tracker.finish(record)
         if status == "complete":
             say(last_line(record))
-        print(f"result: {path}", flush=True)
+        say(f"result: {path}")
     trainer.stop.pass_on()
     if error is not None:
         raise error

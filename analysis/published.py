@@ -271,7 +271,10 @@ PUBLISHED = (
     Published("lora_table15", f"LoRA, table 15: how many trained places {ELSEWHERE}"),
     Published("vera_table2", "VeRA, table 2: GLUE", vera_table2),
     Published(
-        "lora_plus_figure3", "LoRA+, figure 3: GLUE (ours at one pair of rates)", lambda row: LORA_PLUS[row], backbone=base
+        "lora_plus_figure3",
+        "LoRA+, figure 3: GLUE (ours at one pair of rates)",
+        lambda row: LORA_PLUS[row],
+        backbone=base,
     ),
     Published("dylora_table2", "DyLoRA, tables 2 and 4: GLUE at two ranks (published alone: means over tasks)"),
     Published("intrinsic_dimension", "Intrinsic dimension, table 1: d90 (published alone)"),

@@ -43,9 +43,13 @@ log.addHandler(Console())
 
 
 def say(text: str, bar: tqdm | None = None) -> None:
-    """Prints a line on the output stream, above the progress bar."""
-    with suppress(OSError):  # the reader is gone, which is no reason to stop
-        (bar or tqdm).write(text)
+    """Prints a line on the output stream, above the progress bar. A reader that is gone, as in `| head`, stops nothing."""
+    with suppress(OSError):
+        try:
+            (bar or tqdm).write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # else Python would fail again at its end, over what is left to write
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration(seconds: float) -> str:

@@ -73,6 +73,8 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
             following = "".join(words[place + 1 : place + 2]) or "VALUE"
             setting = plain if plain in groups else OTHER_NAMES[plain]
             raise UserError(f"settings have no dashes: write {setting}={value or following}")
+        if name.lstrip("+~").startswith("hydra.sweeper.params"):
+            raise UserError(f"{word}: a grid on the command line is written as its settings, as in -m seed=0,1")
         if name in groups and value.lower() == "null":
             raise UserError(f"{word} chooses no file: leave it out, or name one of conf/{name}/")
         if word == "~logger":

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from adapters.peft_format import write_adapter
-from core.console import log
+from core.console import log, say
 from core.errors import Damaged, Diverged, UserError
 from core.io import (
     quarantine,
@@ -167,8 +167,8 @@ class RunFolder:
         score = record["best"][record["metric"]]
         kept = [key for key in OWN_WORDS if getattr(run, key) and getattr(run, key) != record["config"].get(key)]
         stay = f"its {' and '.join(kept)} stay{'s' * (kept == ['note'])}: force=true trains it again"
-        print(f"finished before: {record['metric']} {score:.4f} ({stay if kept else 'force=true to train it again'})")
-        print(f"result: {file}", flush=True)
+        say(f"finished before: {record['metric']} {score:.4f} ({stay if kept else 'force=true to train it again'})")
+        say(f"result: {file}")
 
     # Locking
 
@@ -209,7 +209,7 @@ class RunFolder:
     def _await(self, lock: FileLock) -> None:
         held = f"{self.path} is being trained by another process"
         is_job = "SLURM_JOB_ID" in os.environ
-        print(f"{held}; waiting" + f" {LEASE} seconds at most" * is_job, flush=True)
+        say(f"{held}; waiting" + f" {LEASE} seconds at most" * is_job)
         try:
             lock.acquire(timeout=LEASE if is_job else -1)
         except Timeout:

@@ -1,6 +1,7 @@
 """The runs that a sweep's overrides expand to, which of them are pending, and what a run starts from."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,8 +106,13 @@ def require_sweep(words: Sequence[str]) -> None:
     Args:
         words: of the command line.
     """
-    if several := [word for word in words if word.startswith("experiment=") and "," in word]:
-        raise UserError(f"{several[0]}: a command trains the grid of one experiment; give one command for each")
+    experiments = [word for word in words if word.startswith("experiment=")]
+    if len(experiments) > 1 or any(
+        re.search(r"[,(]", word) for word in experiments
+    ):  # a list, or glob(...), choice(...)
+        raise UserError(
+            f"{' '.join(experiments)}: a command trains the grid of one experiment; give one command for each"
+        )
     for name in [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]:
         Plugins.instance()  # registers launchers
         if (ROOT / "conf/hydra/launcher" / f"{name}.yaml").exists():

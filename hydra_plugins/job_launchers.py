@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
-from core.console import counted, log
+from core.console import counted, log, say
 from core.errors import Interrupted, UserError
 from experiments.config import RunConfig
 from experiments.run_folder import RunFolder
@@ -53,17 +53,17 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         runs = [list(words) for words in job_overrides]
         waiting = pending(self.config, runs, is_here=self._EXECUTOR != "slurm")
-        print(f"sweep: {counted(len(runs), 'run')}, {len(waiting)} of them to train", flush=True)
+        say(f"sweep: {counted(len(runs), 'run')}, {len(waiting)} of them to train")
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])  # jobs import from here
         if waiting:
             Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
             jobs = self.submit(self.cells(waiting))
             first, *_, last = [*jobs, *jobs]
-            print(f"jobs {first.job_id} to {last.job_id}; what they print: {first.paths.folder.parent}", flush=True)
+            say(f"jobs {first.job_id} to {last.job_id}; what they print: {first.paths.folder.parent}")
             self.watch(jobs)
         if line := upload_line(Path(self.config.hydra.sweep.dir)):
-            print(line, flush=True)
+            say(line)
         return returns(self.config, runs)
 
     def cells(self, jobs: list[list[str]]) -> list[Cell]:
@@ -127,7 +127,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         name = " ".join(cell.words)
         word, record = RunFolder.of(cell.run).status()
         if word == "complete":
-            print(f"{number} complete: {name}", flush=True)
+            say(f"{number} complete: {name}")
             return
         exit_statuses.append(1)
         has_result = job.paths.result_pickle.exists()
@@ -182,9 +182,9 @@ class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
             if cell.start:
                 later[cell.start.name].append(cell)
         if jobs:
-            print(f"{counted(len(jobs), 'run')} in the queue already", flush=True)
+            say(f"{counted(len(jobs), 'run')} in the queue already")
         if later:
-            print(f"{counted(sum(map(len, later.values())), 'run')} after their start", flush=True)
+            say(f"{counted(sum(map(len, later.values())), 'run')} after their start")
         if first := starts | {cell.name: cell for cell in new if not cell.start}:
             jobs |= self.hand_over(list(first.values()))
         numbers = queued | {cell.name: job for job, cell in jobs.items()}

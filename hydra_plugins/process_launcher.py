@@ -23,7 +23,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from core.console import counted, log
+from core.console import counted, log, say
 from core.errors import Interrupted, UserError
 from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, returns, run_config
 from training.tracking import upload_line
@@ -60,7 +60,7 @@ class ProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [list(job) for job in job_overrides]
         waiting = pending(self.config, jobs)
-        print(f"sweep: {counted(len(jobs), 'run')}, {len(waiting)} of them to train", flush=True)
+        say(f"sweep: {counted(len(jobs), 'run')}, {len(waiting)} of them to train")
         before = {number: signal.getsignal(number) for number in STOPS}
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -74,7 +74,7 @@ class ProcessLauncher(Launcher):
             for number, handler in before.items():
                 signal.signal(number, handler)
         if line := upload_line(Path(self.config.hydra.sweep.dir)):
-            print(line, flush=True)
+            say(line)
         return returns(self.config, jobs)
 
     def train_all(self, jobs: list[list[str]]) -> None:
@@ -83,7 +83,7 @@ class ProcessLauncher(Launcher):
         while waiting or self.running:
             while waiting and len(self.running) < self.parallel:
                 number, job = waiting.pop(0)
-                print(f"[{number}/{len(jobs)}] {' '.join(job)}", flush=True)
+                say(f"[{number}/{len(jobs)}] {' '.join(job)}")
                 self.start(job, number)
             time.sleep(0.1)
             for process in [process for process in self.running if process.poll() is not None]:
@@ -145,7 +145,7 @@ class ProcessLauncher(Launcher):
 def relay(stream: BinaryIO, prefix: str) -> None:
     """Prints what a run prints, each line under the run's number."""
     for line in stream:
-        print(prefix + line.decode(errors="replace"), end="", flush=True)
+        say(prefix + line.decode(errors="replace").rstrip("\n"))
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="processes", node=ProcessLauncherConfig)

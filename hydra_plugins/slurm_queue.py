@@ -6,7 +6,7 @@ from collections import Counter
 
 from submitit.slurm.slurm import SlurmInfoWatcher
 
-from core.console import log
+from core.console import log, say
 from experiments.slurm_jobs import OVER, ask, in_queue, state
 
 LESS = "hydra.launcher.mem_gb=N and hydra.launcher.cpus_per_task=N ask for less"
@@ -50,7 +50,7 @@ class Queue(SlurmInfoWatcher):
         """While jobs wait, prints how many, for what, and how many run: from the second look on, after a minute."""
         text = ", ".join(f"{number} {what}" for what, number in sorted(jobs.items()))
         if self.looks and "pending" in text and text != self.said:
-            print(f"in the queue: {text}", flush=True)
+            say(f"in the queue: {text}")
             self.said = text
         self.looks += 1
 

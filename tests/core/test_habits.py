@@ -81,6 +81,7 @@ def test_a_setting_written_as_a_flag_is_pointed_out(words, message):
         ("method=lora,dora", "method=lora,dora names several runs: add -m to train them all"),
         ("seed=[0,1]", "seed: it takes one value; for several runs give seed=0,1 without brackets, and -m$"),
         ("~task", "~task: a run has to have a task; choose one with task=NAME$"),
+        ("+hydra.sweeper.params={seed:1}", "a grid on the command line is written as its settings, as in -m seed=0,1$"),
         ("-m --cfg job", "--cfg shows the settings of one run: leave out -m, and give each setting one value$"),
         (
             "-m task=cola,rte --help",

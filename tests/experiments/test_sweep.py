@@ -94,14 +94,14 @@ def test_a_run_refuses_other_settings_than_its_sweep_expects(tmp_path):
 
 
 def test_a_command_takes_one_experiment(tmp_path):
-    for words in (["-m", "experiment=lora_table5,lora_table6"], ["experiment=lora_table5,lora_table6"]):
+    two = "experiment=lora_table5,lora_table6"
+    apart = two.replace(",", " experiment=").split()
+    for words in (["-m", two], [two], ["-m", "experiment=glob(lora_table*)"], ["-m", *apart]):
         process = WarmProcess(words, ENVIRONMENT, tmp_path)
         _, err = process.communicate(timeout=120)
-        assert (process.returncode, err) == (
-            2,
-            "error: experiment=lora_table5,lora_table6: a command trains the grid of one experiment; "
-            "give one command for each\n",
-        )
+        given = " ".join(word for word in words if word != "-m")
+        sentence = f"error: {given}: a command trains the grid of one experiment; give one command for each\n"
+        assert (process.returncode, err) == (2, sentence)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,18 @@ def test_one_run_of_a_grid_says_what_chose_it(words, said, tmp_path):
     warned = [line for line in err.splitlines() if "is a grid" in line]
     assert warned == [f"warning: experiment=minilm is a grid; {said}"] * bool(said)
     assert "/nowhere" in err
+
+
+def test_a_sweep_whose_reader_is_gone_trains_every_run(tmp_path):
+    """As `| head -1` leaves it."""
+    words = ["-m", *TINY, f"output_dir={tmp_path}", "seed=0,1", "hydra.launcher.parallel=2"]
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert len(list(tmp_path.rglob("result.json"))) == 2
 
 
 def kill(process: subprocess.Popen) -> None:

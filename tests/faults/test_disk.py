@@ -132,6 +132,6 @@ def test_a_closed_output_pipe_does_not_stop_a_run(expected, tmp_path, tally):
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
-    finish(process)
+    assert finish(process)[0] == 0
     assert outcome(tmp_path) == expected
     tally("other faults")
