@@ -209,7 +209,7 @@ CLAIMS = (
     ),
     Claim("a small share of the parameters is trained", LORA, TUNED, "below 1 % of all", trained_share),
     Claim(
-        "VeRA trains fewer parameters than any other method here",
+        "VeRA trains fewer parameters than the methods it is compared with",
         "Kopiczko et al. 2023",
         TUNED,
         "the fewest",

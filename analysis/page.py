@@ -21,7 +21,7 @@ import plotly
 
 from analysis.claims import CLAIMS
 from analysis.figures import LOOKS, look
-from analysis.records import METHODS, TASKS, complete, in_order, labelled, on_glue
+from analysis.records import METHODS, TASKS, collapsed, complete, in_order, labelled, on_glue
 from analysis.render import Table
 from analysis.statistics import difference, holm, summarize
 from analysis.tables import labels_at_chosen_rates
@@ -132,7 +132,7 @@ def setting(part: pd.DataFrame) -> dict[str, Any]:
         "held_out": all(selected(row.history, row.metric) for row in done.itertuples()) and len(done) > 0,
         "parameters": int(first["parameters"]),
         "cost": cost,
-        "collapsed": sum(best(row.history, row.metric)["collapsed"] for row in done.itertuples()),
+        "collapsed": collapsed(done),
         "failed": int((part["status"] == "failed").sum()),
         "runs": [f"{row.experiment}/{row.hash}" for row in part.itertuples()],
         "scores": {rule: summary(list(found.values())) for rule, found in scores.items()},

@@ -273,8 +273,18 @@ def metric_of(runs: pd.DataFrame) -> str:
     return runs["metric"].iloc[0]
 
 
+def chosen_entry(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """The evaluation that tables show: at the epoch that held-out data choose, or the best one if nothing was held out."""
+    return selected(history, metric) or best(history, metric)
+
+
 def chosen_score(history: list[dict[str, Any]], metric: str) -> float:
-    return (selected(history, metric) or best(history, metric))[metric]
+    return chosen_entry(history, metric)[metric]
+
+
+def collapsed(runs: pd.DataFrame) -> int:
+    """How many of the runs give every example the same answer, at the evaluation that tables show."""
+    return sum(chosen_entry(run.history, run.metric)["collapsed"] for run in runs.itertuples())
 
 
 def at_chosen_setting(runs: pd.DataFrame) -> pd.DataFrame:

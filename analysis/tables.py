@@ -11,13 +11,14 @@ from analysis.records import (
     TASKS,
     at_chosen_setting,
     chosen_scores,
+    collapsed,
     complete,
     labelled,
     metric_of,
 )
 from analysis.render import Table
 from analysis.statistics import Summary, difference, holm, interval, summarize
-from training.selection import best, selected
+from training.selection import selected
 
 
 def statistics(frame: pd.DataFrame) -> list[Table]:
@@ -35,7 +36,8 @@ REFERENCES = {"full FT": "full", "LoRA": "lora"}
 STATISTICS_NOTES = [
     "The task's main metric, times 100, on the validation set. Where runs hold out a tenth of the training set, each seed's "
     "epoch is the one that is best there (`held-out`); else it is the best one on the validation set itself (`best`), which "
-    "flatters. Collapsed runs are counted in. Intervals are Student's t over seeds, 95 %; none from fewer than three seeds.",
+    "flatters. `collapsed`: so many runs give every example the same answer at that "
+    "epoch; they are counted in. Intervals are Student's t over seeds, 95 %; none from fewer than three seeds.",
     "`less full FT`, `less LoRA`: mean paired difference over the seeds that both have, its 95 % t interval, and in brackets "
     "the p value of a paired t test, Holm-corrected over all comparisons of this table. A reference with several settings is "
     "taken at the one whose score on held-out data is best; without held-out data there is no reference then. Settings that "
@@ -85,7 +87,7 @@ def labels_at_chosen_rates(runs: pd.DataFrame) -> set[str]:
 def score_cells(model: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:
     """A setting's cells before the comparisons."""
     done = complete(part)
-    flat = sum(best(run.history, run.metric)["collapsed"] for run in done.itertuples())
+    flat = collapsed(done)
     failed = int((part["status"] == "failed").sum())
     held = all(selected(run.history, run.metric) for run in done.itertuples())
     line = [model, TASKS[task], label, str(len(done)), str(flat), str(failed)]
@@ -136,8 +138,7 @@ def rate_cell(runs: pd.DataFrame) -> str:
     """`28.9 (5)`, the median over seeds and their number; `0.0 ‡1` if one has collapsed."""
     if runs.empty:
         return ""
-    metric = metric_of(runs)
-    flat = sum((selected(h, metric) or best(h, metric))["collapsed"] for h in runs["history"])
+    flat = collapsed(runs)
     s = summarize(list(chosen_scores(runs).values()))
     return f"{s.median:.1f}" + (f" ({s.n})" if s.n > 1 else "") + (f" ‡{flat}" if flat else "")
 

@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-from scripts.cli import command
+from scripts.cli import command, parse
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (  # a room imports from lower floors alone
@@ -110,7 +110,8 @@ WAY = """## The way of a run
 
 
 @command
-def main(_: list[str]) -> None:
+def main(words: list[str]) -> None:
+    parse(words, {}, rest_are="none")
     file = ROOT / "docs" / "architecture.md"
     file.parent.mkdir(exist_ok=True)
     file.write_text(markdown(), encoding="utf-8")

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import methods  # noqa: F401  (registers them)
 from methods.base import REGISTERED, Method, parameter_counts
-from scripts.cli import command
+from scripts.cli import command, parse
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("full", "lora", "dora", "lora_fa", "vera", "qlora")  # the title's, then all others by file
@@ -107,7 +107,8 @@ def markdown() -> str:
 
 
 @command
-def main(_: list[str]) -> None:
+def main(words: list[str]) -> None:
+    parse(words, {}, rest_are="none")
     file = ROOT / "docs" / "methods.md"
     file.write_text(markdown(), encoding="utf-8")
     print(file.relative_to(ROOT))

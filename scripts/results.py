@@ -19,13 +19,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import METHODS, TASKS, chosen_scores, complete, in_order, read_runs
+from analysis.records import METHODS, TASKS, chosen_scores, collapsed, complete, in_order, read_runs
 from analysis.statistics import summarize
 from core.checks import one_of
 from experiments.naming import RATE, differing, natural, short, show, unequal
 from scripts.cli import command, parse
 from tasks.glue import METRICS
-from training.selection import best
 
 
 def settings_that_differ(runs: pd.DataFrame) -> list[str]:
@@ -60,7 +59,7 @@ def summary(runs: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
         "metric": metric,
         "seeds": len(done),
         **{key: getattr(s, key, None) for key in ("mean", "low", "high", "median")},
-        "collapsed": sum(best(history, metric)["collapsed"] for history in done["history"]),
+        "collapsed": collapsed(done),
         "failed": len(runs) - len(done),
         "machines": "; ".join(machines),
         "samples_per_second": number(measured["samples_per_second"].median()),

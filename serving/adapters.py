@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adapters import peft_format
 from core.errors import UserError
 from core.io import read_foreign_tensors
+from experiments.record import RECORD
 from experiments.run_folder import ADAPTER
 from methods.base import head_prefixes, linear_layers
 from methods.lora import LoRA
@@ -65,6 +66,10 @@ def from_folder(folder: Path, backbone: dict[str, Any]) -> Adapter:
     Raises:
         UserError: there is none, a damaged one, one of another backbone, or none of LoRA's kind.
     """
+    if (folder / RECORD).exists() and not (folder / ADAPTER).is_dir():
+        raise UserError(
+            f"{folder} is a run without an adapter; only LoRA's and LoRA-FA's can be served: export it merged"
+        )
     folder = folder / ADAPTER if (folder / ADAPTER).is_dir() else folder
     config = peft_format.read_config(folder)
     try:

@@ -155,9 +155,11 @@ function legendOf(settings, name) {
 const rateText = (x) => (x < 1e-3 ? x.toExponential() : String(x));
 function logAxis(values, name) {
   const [low, high] = [Math.min(...values), Math.max(...values)], ticks = [];
-  for (let decade = 10 ** Math.floor(Math.log10(low)); decade <= high * 10; decade *= 10) ticks.push(...(high / low > 300 ? [1] : high / low > 20 ? [1, 3] : [1, 2, 3, 4, 5, 7]).map((x) => x * decade));
+  for (let decade = 10 ** Math.floor(Math.log10(low / 2)); decade <= high * 10; decade *= 10) ticks.push(...(high / low > 300 ? [1] : high / low > 20 ? [1, 3] : [1, 2, 3, 4, 5, 7]).map((x) => x * decade));
   const short = (x) => (x >= 1e6 ? `${+(x / 1e6).toPrecision(3)}M` : x >= 1e4 ? `${+(x / 1e3).toPrecision(3)}k` : x < 1e-3 ? (+x.toPrecision(1)).toExponential() : String(+x.toPrecision(3)));
-  return { type: "log", title: { text: name }, tickvals: ticks, ticktext: ticks.map(short) };
+  const middle = Math.sqrt(low * high); // a factor of four at least: ticks lie in it, and a few per cent look like a few
+  const range = [Math.min(low / 1.15, middle / 2), Math.max(high * 1.15, middle * 2)].map(Math.log10);
+  return { type: "log", title: { text: name }, range, tickvals: ticks, ticktext: ticks.map(short) };
 }
 const scoreName = (now) => `${DATA.metrics[now.task]} on ${DATA.tasks[now.task]}, x 100`;
 const bars = (found) => ({
@@ -225,7 +227,7 @@ function tradeoffs(now) {
       ["runs", name, "score"], placed.map((s) => [s.label, +(size(s) / unit).toPrecision(4), { text: interval(s.scores[now.rule]), value: s.scores[now.rule].mean }]), openRun);
   });
   return [
-    element("p", {}, "A large point is a setting's mean with its 95 % t interval, a small one a run: hover names it, a click opens it. Dotted: full fine-tuning and the head alone."),
+    element("p", {}, "A large point is a setting's mean with its 95 % t interval, a small one a run: hover names it, a click opens it. Dotted: full fine-tuning and the head alone, where they have runs."),
     element("p", { class: "quiet" }, `Speed and memory are of ${now.machine}, medians over its runs. Speeds compare only where nothing else ran on the machine, as in training_cost.`),
     legendOf(own, "label"),
     element("div", { class: "plots" }, ...plots),

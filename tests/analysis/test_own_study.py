@@ -295,3 +295,13 @@ def test_long_labels_stay_within_their_figure():
     figure = Figure(figsize=(3.0, 1.0))
     drawn = figure.legend([figure.add_subplot().plot([0])[0]], [own_study.fold(label, 3.0, 6)], fontsize=6)
     assert drawn.get_window_extent().width <= 3.0 * figure.dpi
+
+
+def test_a_run_has_collapsed_if_the_evaluation_that_is_shown_has(tmp_path, monkeypatch, capsys):
+    """Held-out data choose the second epoch, which gives one answer; the best one on the validation set does not."""
+    leave(tmp_path, scores=(0.4, 0.0), held_out=(0.1, 0.2), experiment="mine")
+    runs = read_runs([tmp_path])
+    assert list(own_study.tables(runs)[0].cells["collapsed"]) == ["1"]
+    monkeypatch.setattr(sys, "argv", ["results.py", str(tmp_path)])
+    assert scripts.results.main() == 0
+    assert "| 0.0 ‡1 |" in capsys.readouterr().out

@@ -427,6 +427,15 @@ def test_other_kinds_of_adapters_are_not_served(tmp_path):
             from_folder(run.folder, provenance)
 
 
+def test_a_run_of_a_method_without_an_adapter_is_told_as_that(tmp_path):
+    """It is a run, and the sentence must not say otherwise."""
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"is a run without an adapter; only LoRA's and LoRA-FA's can be served: export"
+    ):
+        from_folder(tmp_path, {})
+
+
 def test_the_claim_on_2000_adapters_needs_half_the_speed_of_the_model_alone(tmp_path):
     def answer(mixed: list[float], adapters: int = 2000) -> tuple[bool | None, str]:
         each = step(adapters=adapters, seconds=dict.fromkeys(WAYS, [1.0] * 3) | {MIXED: mixed})
