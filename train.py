@@ -114,8 +114,9 @@ def fit(run: RunConfig, trainer: "Trainer", folder: RunFolder, record: dict[str,
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
-def main(cfg: DictConfig) -> None:
-    """A job of Hydra's. Its error is printed and noted, so that the other jobs of a sweep continue."""
+def main(cfg: DictConfig) -> int:
+    """A job of Hydra's: returns its exit status. Its error is printed, so that the other jobs of a sweep continue."""
+    status = 0
     try:
         run = from_hydra(named_by(cfg, HydraConfig.get().runtime.choices["experiment"]))
         require_expected(run)
@@ -127,10 +128,12 @@ def main(cfg: DictConfig) -> None:
         train(run, start)
     except (Diverged, OSError, *USER_ERRORS) as error:
         log.error(sentence(error))
-        exit_statuses.append(1 if isinstance(error, Diverged) else 2)
+        status = 1 if isinstance(error, Diverged) else 2
     except Exception as error:
         log.error(out_of_memory(error) or traceback.format_exc())
-        exit_statuses.append(1)
+        status = 1
+    exit_statuses.append(status)
+    return status
 
 
 def cli() -> int:

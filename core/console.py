@@ -68,6 +68,8 @@ def counted(number: int, noun: str) -> str:
 
 def sentence(error: Exception) -> str:
     """One line for an error of ours, Hydra's or OmegaConf's."""
+    if isinstance(error, MissingConfigException) and str(error).startswith("Cannot find primary config"):
+        return f"there is no {error.missing_cfg_file}.yaml in conf/, --config-path or --config-dir"
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         kind, _, name = (error.missing_cfg_file or "").rpartition("/")
         own = f"; a new one is a file conf/experiment/{name}.yaml" if kind == "experiment" else ""
@@ -145,6 +147,10 @@ def require_flags() -> None:
         raise UserError(f"{flag} shows the settings of one run: leave out -m, and give each setting one value")
     if chosen.package and not chosen.cfg:
         raise UserError("--package shows a part of --cfg: write --cfg job --package trainer")
+    if chosen.resolve and not (chosen.cfg or chosen.help):
+        raise UserError("--resolve fills in what --cfg shows: write --cfg job --resolve")
+    if chosen.multirun and (mode := [word for word in chosen.overrides if word.startswith("hydra.mode=")]):
+        raise UserError(f"{mode[0]}: -m is a sweep: leave out one of them")
     if chosen.hydra_help and chosen.overrides:
         raise UserError(f"--hydra-help takes no settings: leave out {' '.join(chosen.overrides)}")
     if chosen.experimental_rerun:

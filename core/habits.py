@@ -83,7 +83,9 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
             raise UserError(f"{word}: a run has to have a {word[1:]}; choose one with {word[1:]}=NAME")
         if equals and name in groups:
             spelt = {choice.lower(): choice for choice in groups[name]}
-            word = f"{name}=" + ",".join(dict.fromkeys(spelt.get(part.lower(), part) for part in value.split(",")))
+            parts = re.split(r"([,()])", value)  # also of choice(a,b)
+            value = "".join(spelt.get(part.lower(), part) for part in parts)
+            word = f"{name}={value if '(' in value else ','.join(dict.fromkeys(value.split(',')))}"
         if name == "tags" and value and "[" not in value:
             word = f"tags=[{value}]"
         if name == "note" and re.search(r"(?<!\\),", value) and value[0] not in "'\"[{":

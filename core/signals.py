@@ -1,6 +1,8 @@
-"""Signals that ask a process to stop: noted when they come, obeyed at the next checkpoint, then passed on."""
+"""Signals that ask a process to stop. A run notes them, obeys at its next checkpoint and passes them on; a sweep stops."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -36,3 +38,17 @@ class StopRequest:
             signal.default_int_handler,
         ):
             signal.raise_signal(self.signal)
+
+
+@contextmanager
+def as_ctrl_c() -> Iterator[None]:
+    """Inside the context each signal that asks a process to stop raises KeyboardInterrupt."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,7 +6,9 @@ Submitit passes a job on as a pickle, in `.submitit/` of the sweep's folder; the
 import io
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
 from core.console import counted, log, say
 from core.errors import Interrupted, UserError
+from core.signals import as_ctrl_c
 from experiments.config import RunConfig
 from experiments.run_folder import RunFolder
 from experiments.slurm_jobs import NotedJobs
@@ -82,7 +85,11 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
 
     def __call__(self, words: list[str], expected: str, *rest: Any) -> JobReturn:  # type: ignore[override]  # in the job
         os.environ[EXPECTED] = expected
-        return super().__call__(words, *rest)
+        done = super().__call__(words, *rest)
+        if done.return_value:
+            sys.tracebacklimit = 0  # the log has the run's own sentence
+            raise UserError("so this job fails, and none starts that waits for it")
+        return done
 
     def executor(self, **more: Any) -> submitit.AutoExecutor:
         """Submitit's, with the launcher's settings and `more`."""
@@ -231,3 +238,23 @@ class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
 
 class LocalLauncher(Jobs, submitit_launcher.LocalLauncher):
     """A process of submitit's for each run, all at once."""
+
+    def hand_over(self, cells: Sequence[Cell], after: submitit.Job | None = None) -> dict[submitit.Job, Cell]:
+        before = signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # the jobs keep it: Ctrl-C would kill them within a second
+        try:
+            return super().hand_over(cells, after)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def watch(self, jobs: dict[submitit.Job, Cell]) -> None:
+        with as_ctrl_c():
+            try:
+                super().watch(jobs)
+            except KeyboardInterrupt:
+                while left := [job for job in jobs if not job.done()]:
+                    for job in left:  # again and again: submitit ignores it in a job that does not train yet
+                        os.kill(int(job.job_id), signal.SIGTERM)
+                    time.sleep(1)
+                raise Interrupted(f"the sweep, with {counted(len(jobs), 'run')} to train when it began") from None

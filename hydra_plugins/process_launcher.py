@@ -5,7 +5,6 @@ the measurements of the next. Hydra finds this file because its folder is called
 """
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -25,11 +24,11 @@ from omegaconf import DictConfig
 
 from core.console import counted, log, say
 from core.errors import Interrupted, UserError
+from core.signals import as_ctrl_c
 from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, returns, run_config
 from training.tracking import upload_line
 
 FRACTION = "per_process_memory_fraction"  # of torch's allocator
-STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass
@@ -61,18 +60,12 @@ class ProcessLauncher(Launcher):
         jobs = [list(job) for job in job_overrides]
         waiting = pending(self.config, jobs)
         say(f"sweep: {counted(len(jobs), 'run')}, {len(waiting)} of them to train")
-        before = {number: signal.getsignal(number) for number in STOPS}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, signal.default_int_handler)  # stops as Ctrl-C does
-        try:
-            self.train_all(waiting)
-        except KeyboardInterrupt:
-            self.stop()
-            raise Interrupted(f"the sweep, with {len(waiting)} runs to train when it began") from None
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with as_ctrl_c():
+            try:
+                self.train_all(waiting)
+            except KeyboardInterrupt:
+                self.stop()
+                raise Interrupted(f"the sweep, with {counted(len(waiting), 'run')} to train when it began") from None
         if line := upload_line(Path(self.config.hydra.sweep.dir)):
             say(line)
         return returns(self.config, jobs)

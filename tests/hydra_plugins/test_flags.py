@@ -21,6 +21,7 @@ from support.command_line import ENVIRONMENT, ROOT, TINY
 from support.warm import WarmProcess
 
 import train
+from core.errors import UserError
 from experiments.config import RunConfig
 from experiments.sweep import EXPECTED, cells, exit_statuses
 
@@ -45,18 +46,19 @@ SHOWN = {  # by a flag that trains nothing
 }
 REFUSED = {
     "--experimental-rerun=x.pickle": "--experimental-rerun reads a pickle",
-    "--resolve": "--resolve flag can only be used in conjunction with --cfg",
+    "--resolve": "--resolve fills in what --cfg shows: write --cfg job --resolve",
     "--package trainer": "--package shows a part of --cfg",
     "--run -m": "Only one of --run, --multirun",
     "-m --cfg job": "--cfg shows the settings of one run",
     "-m --info all": "Only one of --run, --multirun",
     "-m --shell-completion": "Only one of --run, --multirun",
     "-m --package trainer": "--package shows a part of --cfg",
+    "-m hydra.mode=RUN": "-m is a sweep: leave out one of them",
     "--hydra-help seed=1": "--hydra-help takes no settings",
-    "-cn nothing": "Cannot find primary config",
+    "-cn nothing": "there is no nothing.yaml in conf/, --config-path or --config-dir",
     "-cd nothing": "Additional config directory",
     "-cp nothing": "Primary config module 'nothing' not found",
-    "-m --resolve": "--resolve flag can only be used in conjunction with --cfg",
+    "-m --resolve": "--resolve fills in what --cfg shows: write --cfg job --resolve",
 }
 
 
@@ -104,10 +106,14 @@ def call(monkeypatch, tmp_path, capsys):
             exit_statuses.clear()
             patch.setenv(EXPECTED, "")  # what the job sets is taken back
             patch.delenv(EXPECTED)
+            patch.setattr(sys, "tracebacklimit", None, raising=False)
             patch.setattr(submitit, "JobEnvironment", Job)
             function, words = cloudpickle.loads(job)
-            function(*words)
-        return max(exit_statuses, default=0)
+            try:
+                function(*words)
+            except UserError:  # after the run's own sentence
+                return 2
+        return 0
 
     def popen(words: list[str], env: dict[str, str], **_) -> Job:
         jobs.append(lambda: train_py(words[2:], env))

@@ -5,11 +5,13 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
 import pytest
+import submitit.core.utils
 from omegaconf import OmegaConf
 from support.command_line import ENVIRONMENT, ROOT, TINY, compose, science
 from support.warm import WarmProcess
@@ -31,6 +33,12 @@ def logs(output: Path) -> str:
     return "".join(path.read_text() for path in sorted(output.glob("default/.submitit/*/*_log.*")))
 
 
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def test_submitit_gives_the_default_launchers_records_and_a_failed_job_fails_alone(tmp_path):
     words = ("trainer.learning_rate=-1,1e30,1e-3",)
     sweeps = [start(tmp_path / name, f"hydra/launcher={name}", *words) for name in ("processes", "local")]
@@ -41,14 +49,32 @@ def test_submitit_gives_the_default_launchers_records_and_a_failed_job_fails_alo
     records = science(tmp_path / "local")
     assert sorted(record["status"] for record in records.values()) == ["complete", "failed"]
     assert records == science(tmp_path / "processes")
+    pickles = (tmp_path / "local").glob("default/.submitit/*/*_result.pkl")
+    ends = sorted(submitit.core.utils.pickle_load(path)[0] for path in pickles)
+    assert ends == ["error", "success"]  # the job of the failed run fails, so that Slurm starts none that waits for it
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_local_sweep_that_is_stopped_stops_its_jobs_at_a_checkpoint(terminal, tmp_path):
+    """Ctrl-C reaches every process of a terminal; a scheduler or `kill` asks the sweep alone."""
+    process = start(tmp_path, "hydra/launcher=local", "seed=0,1", "data.train_size=200", "trainer.epochs=1000")
+    wait_for(lambda: len(list(tmp_path.rglob("checkpoint.safetensors"))) == 2)
+    (os.killpg if terminal else os.kill)(process.pid, signal.SIGINT if terminal else signal.SIGTERM)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith(
+        "interrupted: the sweep, with 2 runs to train when it began; the same command"
+    )
+    assert "Traceback" not in said
+    assert [record["status"] for record in science(tmp_path).values()] == ["interrupted"] * 2
+    for controller in (tmp_path / "default/.submitit").glob("[0-9]*"):
+        assert not Path("/proc", controller.name).exists()
 
 
 def test_a_preempted_job_resumes_from_its_checkpoint(tmp_path):
     """Slurm warns a job before its time limit: the same signal, and what submitit does on it."""
     process = start(tmp_path, "hydra/launcher=local", "data.train_size=200", "trainer.epochs=6")
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: list(tmp_path.rglob("checkpoint.safetensors")))
     [controller] = [path.name for path in (tmp_path / "default/.submitit").iterdir() if path.name.isdigit()]
     os.kill(int(subprocess.check_output(["pgrep", "-P", controller])), signal.SIGUSR2)
     process.communicate(timeout=300)

@@ -213,6 +213,14 @@ def test_runs_whose_start_is_lost_are_cancelled_and_named(environment, tmp_path)
     assert not jobs(environment)
 
 
+def test_runs_whose_start_diverges_are_cancelled_and_named(environment, tmp_path):
+    status, _, err = call(environment, tmp_path, "start=mnli", "task=rte", "trainer.learning_rate=1e30")
+    assert status == 1
+    assert sorted(err)[0].startswith("error: failed: ")
+    assert "cancelled, for the run that it starts from did not end well" in sorted(err)[1]
+    assert [record["status"] for record in science(tmp_path).values()] == ["failed"]
+
+
 def test_a_job_at_its_time_limit_goes_on_and_after_the_last_retry_is_told_as_that(environment, tmp_path):
     """Takes four minutes: Slurm's shortest limits are minutes, and it looks at them twice a minute."""
     limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30", "hydra.launcher.max_num_timeout=1")
