@@ -33,7 +33,10 @@ def test_a_killed_run_resumes_and_ends_like_an_undisturbed_one(seed, is_long, ex
             os.kill(process.pid, number)
         ended = finish(process)
         assert ended.status in (0, 130, -number), ended
-        traceback = ended.err.splitlines()[2:3] if "Traceback" in ended.err else ["import"]
+        is_lost = ended.err.startswith(
+            "Exception ignored in"
+        )  # Python loses a Ctrl-C that comes while it frees an object
+        traceback = ended.err.splitlines()[2:3] if "Traceback" in ended.err and not is_lost else ["import"]
         assert "import" in traceback[0], ended.err  # Python's own, of a Ctrl-C before main
         if ended.status == 130 and "resumes there" in ended.err:
             require_sentence(ended)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class WarmProcess:
         fresh_runs: bool = False,
     ):
         self.files = [tempfile.NamedTemporaryFile("w+", prefix="warm-") for _ in ("out", "err")]  # noqa: SIM115
+        weakref.finalize(self, _close, self.files)  # a process that nobody waits for leaves them open
         paths = [file.name for file in self.files]
         self.process = CONTEXT.Process(target=_start, args=([script, *words], environment, cwd, paths, fresh_runs))
         before = os.environ.copy()
@@ -112,6 +114,11 @@ class Popen(subprocess.Popen):
     def __new__(cls, command: Any, **options: Any) -> Any:
         is_run = list(command[:2]) == [sys.executable, str(TRAIN)]
         return ForkedRun(command, **options) if is_run else super().__new__(cls)
+
+
+def _close(files: list[Any]) -> None:
+    for file in files:
+        file.close()
 
 
 def _start(command: list[str], environment: dict[str, str], cwd: Path, paths: list[str], fresh_runs: bool) -> None:
