@@ -16,68 +16,21 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig
 
 from core.console import composing, counted, log, sentence
 from core.errors import USER_ERRORS, UserError
 from core.habits import amend, for_each_cell
-from experiments.config import RunConfig, from_hydra, named_by
+from experiments.composer import Composer, run_config
+from experiments.config import RunConfig
 from experiments.run_folder import RunFolder
 from tasks.settings import HELD_OUT
 
 ROOT = Path(__file__).parent.parent
 exit_statuses: list[int] = []  # of this command's failed runs
-
-
-def run_config(cfg: DictConfig) -> RunConfig:
-    """The settings in a configuration that still contains Hydra's own part."""
-    cfg = cfg.copy()
-    with open_dict(cfg):
-        hydra_part = cfg.pop("hydra")
-    return from_hydra(named_by(cfg, hydra_part.runtime.choices.experiment))
-
-
-class Composer:
-    """Composes a sweep's jobs. Hydra takes a tenth of a second for each; what cells share is composed once."""
-
-    def __init__(self, loader: Any, master: DictConfig):
-        """
-        Args:
-            loader: Hydra's.
-            master: the sweep's configuration, with Hydra's own part.
-        """
-        self.loader, self.master = loader, master
-        self.bases: dict[tuple[str, ...], DictConfig] = {}  # by the words that choose files
-        self.parsed: dict[str, Override] = {}
-
-    def run(self, job: Sequence[str]) -> RunConfig:
-        """The settings of a job: those of its words that choose files, and then the values that it changes."""
-        parsed = [self.parse(word) for word in job]
-        changes = [override for override in parsed if self.is_change(override)]
-        rest = tuple(word for word, override in zip(job, parsed, strict=True) if override not in changes)
-        if rest not in self.bases:
-            base = self.loader.load_sweep_config(self.master, list(rest))
-            with open_dict(base):
-                choice = base.pop("hydra").runtime.choices.experiment
-            self.bases[rest] = named_by(base, choice)
-        cfg = self.bases[rest].copy()
-        self.loader._apply_overrides_to_config(changes, cfg)
-        return from_hydra(cfg)
-
-    def parse(self, word: str) -> Override:
-        """A word, whose grammar is read once for all jobs."""
-        if word not in self.parsed:
-            [self.parsed[word]] = OverridesParser.create(self.loader).parse_overrides([word])
-        return self.parsed[word]
-
-    def is_change(self, word: Override) -> bool:
-        """Whether it sets a value that the configuration has, and chooses no file."""
-        plain = not (word.is_add() or word.is_force_add() or word.is_delete() or word.is_hydra_override())
-        return plain and not self.loader.repository.group_exists(word.key_or_group)
 
 
 FLAGS = ("config_path", "config_name", "config_dir")  # Hydra's, that choose what overrides are over

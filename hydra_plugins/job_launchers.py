@@ -27,10 +27,11 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from core.console import counted, log, say
 from core.errors import Interrupted, UserError
 from core.signals import as_ctrl_c
+from experiments.composer import Composer
 from experiments.config import RunConfig
 from experiments.run_folder import RunFolder
 from experiments.slurm_jobs import NotedJobs
-from experiments.sweep import EXPECTED, ROOT, Composer, exit_statuses, pending, returns, start_words
+from experiments.sweep import EXPECTED, ROOT, exit_statuses, pending, returns, start_words
 from hydra_plugins.slurm_queue import LESS, Queue, array, refusal
 from training.tracking import upload_line
 

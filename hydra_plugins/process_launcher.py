@@ -25,7 +25,8 @@ from omegaconf import DictConfig
 from core.console import counted, log, say
 from core.errors import Interrupted, UserError
 from core.signals import as_ctrl_c
-from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, returns, run_config
+from experiments.composer import run_config
+from experiments.sweep import EXPECTED, ROOT, exit_statuses, flags, pending, returns
 from training.tracking import upload_line
 
 FRACTION = "per_process_memory_fraction"  # of torch's allocator

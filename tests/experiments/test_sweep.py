@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from support.command_line import ENVIRONMENT, ROOT, TINY, call, compose, science, start
@@ -17,8 +19,9 @@ from support.files import mirror
 from support.warm import WarmProcess
 
 from core.errors import UserError
+from experiments.composer import Composer, run_config
 from experiments.run_folder import RunFolder
-from experiments.sweep import EXPECTED, Composer, cells, returns, run_config
+from experiments.sweep import EXPECTED, cells, returns
 
 
 def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
@@ -265,6 +268,13 @@ JOBS = [
 ]
 
 
+def test_a_search_path_of_ones_own_is_read(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/ours.yaml").write_text("# @package _global_\nseed: 7\n")
+    words = [f"hydra.searchpath=[{tmp_path}]", "experiment=ours", "method=lora,dora", "task=cola,rte"]
+    assert [(run.seed, run.experiment) for run in cells(words)] == [(7, "ours")] * 4
+
+
 def test_jobs_are_composed_as_hydra_composes_them_and_shared_files_once(monkeypatch):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -272,9 +282,14 @@ def test_jobs_are_composed_as_hydra_composes_them_and_shared_files_once(monkeypa
         expected = [run_config(loader.load_sweep_config(master, job)) for job in JOBS]
         composed, load = [], loader.load_sweep_config
         monkeypatch.setattr(loader, "load_sweep_config", lambda *words: composed.append(words[1]) or load(*words))
+        read, load_config = Counter[str](), ConfigRepository.load_config
+        monkeypatch.setattr(
+            ConfigRepository, "load_config", lambda here, name: read.update([name]) or load_config(here, name)
+        )
         composer = Composer(loader, master)
         assert [composer.run(job) for job in JOBS] == expected
         assert [composer.run([*JOBS[0], f"seed={seed}"]).seed for seed in range(5)] == list(range(5))
+    assert set(read.values()) == {1}
     assert composed == [
         ["method=lora"],
         ["method=dora", "+backbone.architecture.hidden_dropout_prob=0.3"],

@@ -53,7 +53,7 @@ def composer():
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    from experiments.sweep import Composer
+    from experiments.composer import Composer
 
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
