@@ -145,6 +145,9 @@ def require_flags() -> None:
     if (chosen.cfg or chosen.help) and chosen.multirun:
         flag = "--cfg" if chosen.cfg else "--help"
         raise UserError(f"{flag} shows the settings of one run: leave out -m, and give each setting one value")
+    asked = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(chosen, name)]
+    if len(asked) > 1:
+        raise UserError(f"{' and '.join(f'--{name}'.replace('_', '-') for name in asked)}: give one of them at a time")
     if chosen.package and not chosen.cfg:
         raise UserError("--package shows a part of --cfg: write --cfg job --package trainer")
     if chosen.resolve and not (chosen.cfg or chosen.help):

@@ -67,6 +67,8 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
     }
     amended = []
     for place, word in enumerate(words):
+        if word.partition("=")[0].lstrip("+") in groups:
+            word = word.lstrip("+")  # Hydra's way to add a choice; here each has its place
         name, equals, value = word.partition("=")
         plain = name.lstrip("-").replace("-", "_")
         if word.startswith("--") and (plain in groups or plain in OTHER_NAMES):

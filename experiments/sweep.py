@@ -178,7 +178,12 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = T
         config: the sweep's, with Hydra's own part.
         jobs: each job's overrides.
         is_here: the jobs run on this machine, which must have the folders that they read.
+
+    Raises:
+        UserError: each job would have a working folder of its own, in which the folders of its settings are not.
     """
+    if config.hydra.job.chdir:
+        raise UserError("hydra.job.chdir=true: settings name folders from where the command is given; leave it out")
     left, committed, mistakes = [], 0, defaultdict(list)
     composer = Composer(GlobalHydra.instance().config_loader(), config)
     for job in map(list, jobs):

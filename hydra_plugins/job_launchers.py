@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import submitit
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
@@ -65,7 +66,8 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
             jobs = self.submit(self.cells(waiting))
             first, *_, last = [*jobs, *jobs]
             say(f"jobs {first.job_id} to {last.job_id}; what they print: {first.paths.folder.parent}")
-            self.watch(jobs)
+            with as_ctrl_c():
+                self.watch(jobs)
         if line := upload_line(Path(self.config.hydra.sweep.dir)):
             say(line)
         return returns(self.config, runs)
@@ -250,12 +252,20 @@ class LocalLauncher(Jobs, submitit_launcher.LocalLauncher):
             signal.signal(signal.SIGINT, before)
 
     def watch(self, jobs: dict[submitit.Job, Cell]) -> None:
-        with as_ctrl_c():
-            try:
-                super().watch(jobs)
-            except KeyboardInterrupt:
-                while left := [job for job in jobs if not job.done()]:
-                    for job in left:  # again and again: submitit ignores it in a job that does not train yet
-                        os.kill(int(job.job_id), signal.SIGTERM)
-                    time.sleep(1)
-                raise Interrupted(f"the sweep, with {counted(len(jobs), 'run')} to train when it began") from None
+        try:
+            super().watch(jobs)
+        except KeyboardInterrupt:
+            self.stop(jobs)
+            raise Interrupted(f"the sweep, with {counted(len(jobs), 'run')} to train when it began") from None
+
+    def stop(self, jobs: Iterable[submitit.Job]) -> None:
+        """Asks the jobs to write their checkpoints; another Ctrl-C kills them."""
+        try:
+            while left := [job for job in jobs if not job.done()]:
+                for job in left:  # again and again: submitit ignores it in a job that does not train yet
+                    os.kill(int(job.job_id), signal.SIGTERM)
+                time.sleep(1)
+        except KeyboardInterrupt:
+            for job in [job for job in jobs if not job.done()]:
+                for process in psutil.Process(int(job.job_id)).children():
+                    process.kill()

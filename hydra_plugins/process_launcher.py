@@ -58,6 +58,8 @@ class ProcessLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if self.parallel > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they would meet at one port
+            raise UserError("several processes train each run, so one run at a time: leave out hydra.launcher.parallel")
         jobs = [list(job) for job in job_overrides]
         waiting = pending(self.config, jobs)
         say(f"sweep: {counted(len(jobs), 'run')}, {len(waiting)} of them to train")

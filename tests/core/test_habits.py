@@ -17,6 +17,7 @@ CONF = ROOT / "conf"
 
 def test_case_does_not_matter_in_a_choice_nor_in_a_sweeps_list():
     assert amend(["method=LoRA,DoRA", "task=CoLA", "-m"], CONF) == ["method=lora,dora", "task=cola", "-m"]
+    assert amend(["+experiment=minilm,own"], CONF) == ["experiment=minilm,own"]
     assert amend(["method=choice(LoRA,own)"], CONF) == ["method=choice(lora,own)"]
     own = ["method=own", "backbone.source=A/B", "note=LoRA", "note=a\\,b", "+trainer.x=Y", "method=[lora]"]
     assert amend(own, CONF) == own

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import hydra
+import psutil
 import pytest
 import submitit.core.utils
 from omegaconf import OmegaConf
@@ -67,8 +68,31 @@ def test_a_local_sweep_that_is_stopped_stops_its_jobs_at_a_checkpoint(terminal, 
     )
     assert "Traceback" not in said
     assert [record["status"] for record in science(tmp_path).values()] == ["interrupted"] * 2
-    for controller in (tmp_path / "default/.submitit").glob("[0-9]*"):
-        assert not Path("/proc", controller.name).exists()
+    assert not jobs_of(tmp_path)
+
+
+def jobs_of(output: Path) -> list[int]:
+    """Submitit's processes for the runs in a folder."""
+    return [it.pid for it in psutil.process_iter() if any(str(output / "default/.submitit") in w for w in words_of(it))]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):  # it has ended
+        return process.cmdline()
+    return []
+
+
+def test_a_second_ctrl_c_ends_a_local_sweeps_jobs_that_do_not_train_yet(tmp_path):
+    process = start(tmp_path, "hydra/launcher=local", "seed=0,1")
+    wait_for(lambda: len(jobs_of(tmp_path)) == 4)  # each with a controller
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=300)
+    assert process.returncode == 130
+    wait_for(lambda: not jobs_of(tmp_path), seconds=20)
+    assert not jobs_of(tmp_path)
+    assert science(tmp_path) == {}
 
 
 def test_a_preempted_job_resumes_from_its_checkpoint(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from core.errors import UserError
 from hydra_plugins.process_launcher import ProcessLauncher
 
 
@@ -43,3 +44,10 @@ def test_runs_that_share_a_gpu_take_equal_parts_of_its_memory(share, monkeypatch
     assert share(5, 1)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True,per_process_memory_fraction:0.200"
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "per_process_memory_fraction:0.5")
     assert "PYTORCH_ALLOC_CONF" not in share(5, 1)
+
+
+def test_runs_of_several_processes_are_trained_one_at_a_time(monkeypatch):
+    """Parallel ones would meet at one port."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one run at a time: leave out hydra"):
+        ProcessLauncher(parallel=2).launch([["seed=0"]], 0)
