@@ -83,16 +83,17 @@ def words_of(process: psutil.Process) -> list[str]:
 
 
 def test_a_second_ctrl_c_ends_a_local_sweeps_jobs_that_do_not_train_yet(tmp_path):
-    process = start(tmp_path, "hydra/launcher=local", "seed=0,1")
-    wait_for(lambda: len(jobs_of(tmp_path)) == 4)  # each with a controller
-    os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=300)
-    assert process.returncode == 130
-    wait_for(lambda: not jobs_of(tmp_path), seconds=20)
-    assert not jobs_of(tmp_path)
-    assert science(tmp_path) == {}
+    run = compose(*TINY, f"output_dir={tmp_path}", "method=lora", "seed=0")
+    with RunFolder.of(run).lock():  # the job waits, and submitit ignores SIGTERM
+        process = start(tmp_path, "hydra/launcher=local", "seed=0")
+        wait_for(lambda: "; waiting" in logs(tmp_path))
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=300)
+        assert process.returncode == 130
+        wait_for(lambda: not jobs_of(tmp_path), seconds=20)
+        assert not jobs_of(tmp_path)
 
 
 def test_a_preempted_job_resumes_from_its_checkpoint(tmp_path):
