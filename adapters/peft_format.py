@@ -73,14 +73,12 @@ def write_adapter(
     folder: Path,
     model: nn.Module,
     method: Method,
-    state: dict[str, Tensor],
     record: dict[str, Any],
 ) -> None:
     """Writes an adapter that `peft.PeftModel.from_pretrained(backbone, folder)` loads, head included.
 
     Args:
-        model: after `method.apply`.
-        state: its trained state, the best one, say.
+        model: in the state that is written, the best one, say.
         record: the run's; the header of the tensors' file keeps where they come from.
 
     Raises:
@@ -100,7 +98,7 @@ def write_adapter(
         "modules_to_save": [name.rpartition(".")[2] for name in head_modules(model)],
         "inference_mode": True,
     }
-    tensors = to_peft(model, method, state) | method.peft_shared(model)
+    tensors = to_peft(model, method, trained_state(model)) | method.peft_shared(model)
     write_tensors(folder / WEIGHTS, tensors, kept)
     write_json(folder / CONFIG, config)
 

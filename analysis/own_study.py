@@ -19,6 +19,7 @@ from analysis.records import BACKBONES, METHODS, TASKS, chosen_scores, complete,
 from analysis.render import Table
 from analysis.statistics import Summary, summarize
 from analysis.tables import statistics
+from core.console import counted
 from tasks.glue import METRICS
 
 MOST = 6  # settings in one panel
@@ -26,9 +27,10 @@ PANELS = 4  # in a row
 MARKERS = "osD^v<>Pp*h"
 DASHES = ("-", "--", "-.", ":")
 COST_NOTES = [
-    "Medians over seeds of one setting. Samples/s: training steps alone, without warm-up and evaluations. Peak: allocated on "
-    "a GPU; on a CPU resident, with the interpreter and its libraries. `x full FT`: over full fine-tuning's on the same "
-    "machine, where it has one setting. Speeds are comparable only if nothing else ran on the machine.",
+    "Medians over seeds of one setting; one without a complete run has no line. Samples/s: training steps alone, without "
+    "warm-up and evaluations. Peak: allocated on a GPU; on a CPU resident, with the interpreter and its libraries. `x full "
+    "FT`: over full fine-tuning's on the same machine, where it has one setting. Speeds are comparable only if nothing else "
+    "ran on the machine.",
 ]
 
 
@@ -69,9 +71,10 @@ def figures(runs: pd.DataFrame) -> dict[str, Figure]:
                     + f"_{metric}" * (len(metrics) > 1)
                     + f"_{data}" * (model != BACKBONES[backbone])
                 )
-                found[f"curves_{place}"] = curves(part, task)
-                found[f"trade_offs_{place}"] = trade_offs(part, task)
-                found[f"learning_rates_{place}"] = learning_rates(part, task)
+                head = title(part, runs)
+                found[f"curves_{place}"] = curves(part, head)
+                found[f"trade_offs_{place}"] = trade_offs(part, head)
+                found[f"learning_rates_{place}"] = learning_rates(part, head)
                 found[f"importances_{place}"] = importances(part)
     return {name: figure for name, figure in found.items() if figure is not None}
 
@@ -81,8 +84,14 @@ def as_one(runs: pd.DataFrame) -> pd.DataFrame:
     return labelled(complete(runs).drop_duplicates("hash").assign(experiment=""))
 
 
-def title(runs: pd.DataFrame, task: str) -> str:
-    return f"{TASKS[task]}, {runs['model'].iloc[0]}"
+def title(shown: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Task and encoder of what a figure shows, and how many of their settings have no complete run, and so no place in it."""
+    keys = ["backbone", "data", "model", "task"]
+    same = runs[(runs[keys] == shown[keys].iloc[0]).all(axis="columns")]
+    each = labelled(same.drop_duplicates("hash").assign(experiment="")).groupby("label")["status"]
+    lost = sum("complete" not in set(states) for _, states in each)
+    words = f" ({counted(lost, 'setting')} without a complete run)" if lost else ""
+    return f"{TASKS[shown['task'].iloc[0]]}, {shown['model'].iloc[0]}{words}"
 
 
 def settings(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -90,7 +99,7 @@ def settings(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     return runs.groupby("label", sort=False)
 
 
-def curves(runs: pd.DataFrame, task: str) -> Figure:
+def curves(runs: pd.DataFrame, head: str) -> Figure:
     """The main metric over epochs, a panel for each method: a line is the median of a setting, a band its seeds' range."""
     metric = metric_of(runs)
     methods = list(dict.fromkeys(runs["method"]))
@@ -98,14 +107,15 @@ def curves(runs: pd.DataFrame, task: str) -> Figure:
     columns = min(len(methods), PANELS)
     width = max(3.0, 4.2 / columns)
     shown = {method: curve_labels(runs[runs["method"] == method], method, width) for method in methods}
+    places = list(dict.fromkeys(words for labels in shown.values() for words in labels.values()))  # alike in all panels
     most = max("\n".join(labels.values()).count("\n") + 1 for labels in shown.values())  # lines of a legend
     figure = Figure(figsize=(width * columns, (2.9 + 0.16 * most) * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for ax, method in zip(axes, methods, strict=False):
         parts = dict(list(settings(runs[runs["method"] == method])))
-        shades = np.linspace(0, 0.85, len(shown[method]))
-        for place, ((name, words), shade) in enumerate(zip(shown[method].items(), shades, strict=True)):
-            draw_curve(ax, parts[name], metric, shade, place, words)
+        for name, words in shown[method].items():
+            place = places.index(words)
+            draw_curve(ax, parts[name], metric, 0.85 * place / max(1, len(places) - 1), place, words)
         left_out = f"\n(best {MOST} of {len(parts)} settings)" if len(parts) > MOST else ""
         ax.set_title(METHODS[method] + left_out, fontsize=10)
         ax.set_xlabel("epoch")
@@ -113,11 +123,12 @@ def curves(runs: pd.DataFrame, task: str) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=ax.get_xlim()[1] >= 1))
         if any(shown[method].values()):
             below = ax.transAxes + ScaledTranslation(0, -0.42, figure.dpi_scale_trans)  # inches under the axis
-            ax.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
+            own = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+            ax.legend(fontsize=6, frameon=False, handlelength=3.5, **own)
     for ax in axes[len(methods) :]:
         ax.set_visible(False)
     figure.supylabel(f"{METRICS[metric]} x 100", fontsize=9)
-    figure.suptitle(f"{title(runs, task)}: median over seeds, and their range", fontsize=9)
+    figure.suptitle(f"{head}: median over seeds, and their range", fontsize=9)
     return figure
 
 
@@ -128,7 +139,7 @@ def draw_curve(ax: Axes, runs: pd.DataFrame, metric: str, shade: float, place: i
     colour = (shade * 0.9, 0.35 + shade * 0.4, 0.7 - shade * 0.5)
     own: dict[str, Any] = {
         "color": colour,
-        "marker": MARKERS[place],
+        "marker": MARKERS[place % len(MARKERS)],
         "linestyle": DASHES[place % len(DASHES)],
         "markersize": 3.5,
     }
@@ -161,7 +172,7 @@ def draw_point(ax: Axes, x: float, s: Summary, method: str, marker: str) -> Any:
     return ax.errorbar([x], [s.mean], yerr=[[s.mean - s.low], [s.high - s.mean]], capsize=2, **style)
 
 
-def trade_offs(runs: pd.DataFrame, task: str) -> Figure:
+def trade_offs(runs: pd.DataFrame, head: str) -> Figure:
     """Quality against trained parameters, speed and peak memory: a point for each setting, the best of each method.
 
     Speed and memory are those of one machine: the one that ran most of the settings.
@@ -203,7 +214,7 @@ def trade_offs(runs: pd.DataFrame, task: str) -> Figure:
     figure.legend(marks, texts, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
     omitted = f"; without {left_out} worse settings" if left_out else ""
     figure.suptitle(
-        f"{title(runs, task)}: mean and 95 % t interval; open: fewer than three seeds{omitted}\n"
+        f"{head}: mean and 95 % t interval; open: fewer than three seeds{omitted}\n"
         f"speed and memory on {', '.join(map(str, machine))}",
         fontsize=9,
     )
@@ -237,7 +248,7 @@ def widen_log_axis(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def learning_rates(runs: pd.DataFrame, task: str) -> Figure | None:
+def learning_rates(runs: pd.DataFrame, head: str) -> Figure | None:
     """Quality by learning rate, a line for each method and what else differs; None if nothing was tried at two rates."""
     lines = [part for _, part in runs.groupby("family", sort=False) if part["learning_rate"].nunique() > 1]
     if not lines:
@@ -266,5 +277,5 @@ def learning_rates(runs: pd.DataFrame, task: str) -> Figure | None:
     once = runs["family"].nunique() - len(lines)
     words = f"; {once} settings with one rate are left out" if once else ""
     ax.set(xscale="log", xlabel="learning rate", ylabel=f"{METRICS[metric_of(runs)]} x 100")
-    ax.set_title(f"{title(runs, task)}: mean and 95 % t interval\nopen: fewer than three seeds{words}", fontsize=9)
+    ax.set_title(f"{head}: mean and 95 % t interval\nopen: fewer than three seeds{words}", fontsize=9)
     return figure

@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.io import write_json, write_text
 from experiments.card import card
 from experiments.restore import Restored, load_data
-from methods.base import merge, trained_state
+from methods.base import merge
 from models.batches import Encoded, encode
 from models.packed import forward_path
 from training.evaluation import judge, predict
@@ -71,7 +71,7 @@ def export_adapter(restored: Restored, folder: Path, place: str) -> None:
             f"form=adapter: method={method.name} has no format of PEFT's here (peft_names); "
             "form=merged writes what merges into plain weights, and predict.py takes the run as it is"
         )
-    write_adapter(folder, model, method, trained_state(model), restored.record)
+    write_adapter(folder, model, method, restored.record)
     restored.tokenizer.save_pretrained(folder)
     write_text(folder / "README.md", card(restored, "peft", place))
 

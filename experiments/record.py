@@ -154,16 +154,17 @@ def write_record(folder: Path, record: dict[str, Any]) -> Path:
     return folder / RECORD
 
 
-def git_state() -> dict[str, Any]:
-    """The commit of this code, and whether files differ from it; None outside a checkout."""
+def git_state(root: Path = Path(__file__).parent.parent) -> dict[str, Any]:
+    """The commit of this code, and whether files differ from it, new code and settings included; None outside a checkout."""
 
     def git(*words: str) -> str:
-        root = Path(__file__).parent.parent
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        new = git("ls-files", "--others", "--exclude-standard", "--", "*.py", "conf/")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed or new)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 

@@ -32,7 +32,7 @@ from core.io import (
 )
 from experiments.config import RunConfig
 from experiments.record import COMMITTED, RECORD, origin, parse, read_own_record, write_record
-from methods.base import Method
+from methods.base import Method, load_trained_state
 from training.checkpoint import Checkpoint, group
 
 CHECKPOINT = "checkpoint.safetensors"  # while the run is unfinished
@@ -326,9 +326,10 @@ class RunFolder:
             write_tensors(self.path / LAST, group(read_group(self.checkpoint, "model/"), "model"), self.identity)
 
     def write_adapter(self, model: nn.Module, method: Method, record: dict[str, Any]) -> None:
-        """Writes the best state in PEFT's format; warns if PEFT would compute something else from it."""
+        """Writes the best state, in which the model is then, in PEFT's format; warns if PEFT would compute something else."""
+        load_trained_state(model, self.best())
         try:
-            write_adapter(self.path / ADAPTER, model, method, self.best(), record)
+            write_adapter(self.path / ADAPTER, model, method, record)
         except UserError as error:
             log.warning(f"no {ADAPTER}/ for PEFT: {error}")
 

@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 
 def read(words: list[str]) -> list[Cell]:
     """The cells of the grid, in the sweep's order, or those of folders of runs, in the order of their settings."""
-    folders = [Path(word) for word in flags(words)[1] if "=" not in word and not word.startswith("~")]
+    folders = folders_of(words)
     runs = [pair for folder in folders for pair in begun(folder)]
     if folders and len(folders) < len(words):
         raise UserError("give folders of runs, or overrides, not both")
@@ -66,6 +66,11 @@ def read(words: list[str]) -> list[Cell]:
         cell._replace(state="queued") if folder.path in queued and cell.state not in ("complete", "running") else cell
         for cell, (_, folder) in zip(found, runs, strict=True)
     ]
+
+
+def folders_of(words: list[str]) -> list[Path]:
+    """Those of a command line's words that are no overrides."""
+    return [Path(word) for word in flags(words)[1] if "=" not in word and not word.startswith("~")]
 
 
 def in_queue(folders: set[Path]) -> set[Path]:
@@ -148,7 +153,8 @@ def seconds_left(found: list[Cell]) -> float | None:
 def main(words: list[str]) -> None:
     found = read([word for word in words if word not in ("-m", "--multirun")])
     counts = Counter(cell.state for cell in found)
-    lines = [", ".join(f"{counts[word]} {word}" for word in LETTERS) + f", of {len(found)}", "", *grid(found)]
+    states = ", ".join(f"{counts[word]} {word}" for word in LETTERS if word != "missing" or not folders_of(words))
+    lines = [states + f", of {len(found)}" + " that have begun" * bool(folders_of(words)), "", *grid(found)]
     lines += [complaint(cell) for cell in found if cell.state in ("failed", "interrupted", "damaged")]
     if left := seconds_left(found):
         lines.append(f"about {duration(left)} left, one process at a time")

@@ -11,7 +11,8 @@ from support.tiny import METHODS, shake, tiny_model
 
 import train
 from adapters.peft_check import difference
-from methods.base import REGISTERED, Method
+from experiments.run_folder import RunFolder
+from methods.base import REGISTERED, Method, trained_state
 from methods.lora import LoRA, LoRALinear
 
 
@@ -66,6 +67,20 @@ def test_a_method_that_changes_the_pretrained_weight_is_named():
 
 def test_a_method_with_another_effective_weight_is_named():
     assert "another weight than method=doubled" in difference(adapted(Doubled(rank=4)), Doubled(rank=4))
+
+
+@torch.no_grad()
+def test_the_state_that_is_written_is_judged_and_not_the_last_one(tmp_path, monkeypatch, capsys):
+    method = Doubled(rank=4)
+    model = adapted(method)
+    best = {name: tensor.clone() for name, tensor in trained_state(model).items()}
+    for name, tensor in trained_state(model).items():
+        tensor.mul_(not name.endswith(".B"))
+    assert difference(model, method) is None
+    monkeypatch.setattr(RunFolder, "best", lambda _: best)
+    RunFolder(tmp_path, "").write_adapter(model, method, record={})
+    assert "no adapter/ for PEFT: PEFT would compute another weight than method=doubled" in capsys.readouterr().err
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_such_a_run_is_complete_without_an_adapter_and_says_why(tmp_path, monkeypatch, capsys):

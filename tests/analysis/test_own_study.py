@@ -141,6 +141,31 @@ def test_failed_runs_are_told(tmp_path, monkeypatch, capsys):
     ]
 
 
+def test_figures_say_how_many_settings_have_no_complete_run(tmp_path):
+    for rate, status in (("1e-4", "complete"), ("1e-3", "complete"), ("1e30", "failed"), ("1e20", "failed")):
+        leave(tmp_path, f"trainer.learning_rate={rate}", experiment="mine", status=status)
+    leave(tmp_path, "task=rte", "trainer.learning_rate=1e9", experiment="mine", status="failed")
+    figures = own_study.figures(read_runs([tmp_path]))
+    titles = [figure.get_suptitle() or figure.axes[0].get_title() for figure in figures.values()]
+    assert len(titles) == 3
+    assert all("CoLA, RoBERTa-base (2 settings without a complete run): " in title for title in titles)
+
+
+def test_a_setting_looks_alike_in_every_panel_of_the_curves(tmp_path):
+    for method, decay, last in (("lora", 0, 0.2), ("lora", 0.1, 0.4), ("dora", 0, 0.4), ("dora", 0.1, 0.2)):
+        words = (f"method={method}", f"trainer.weight_decay={decay}")
+        leave(tmp_path, *words, scores=(0.1, last), experiment="mine")
+    figure = own_study.figures(read_runs([tmp_path]))["curves_roberta-base_cola"]
+    lines = [{line.get_label(): line for line in ax.get_lines()} for ax in figure.axes]
+    assert [list(panel) for panel in lines] == [
+        ["weight_decay 0.1", "weight_decay 0"],
+        ["weight_decay 0", "weight_decay 0.1"],
+    ]
+    for label in lines[0]:
+        assert lines[0][label].get_marker() == lines[1][label].get_marker()
+        assert lines[0][label].get_color() == lines[1][label].get_color()
+
+
 def test_metrics_are_never_mixed(tmp_path, monkeypatch, capsys):
     leave(tmp_path, "task=mrpc", experiment="mine")
     leave(tmp_path, "task=mrpc", "seed=1", experiment="mine", metric="f1", scores=(0.9,))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from support.command_line import ROOT, compose
 import train
 from analysis.records import collect
 from experiments import run_folder
+from experiments.record import git_state
 from experiments.run_folder import RunFolder
 from experiments.sweep import cells
 from training.trainer import Trainer
@@ -87,3 +89,22 @@ def test_the_committed_study_is_complete_in_a_fresh_clone(tmp_path):
     found = {run.folder.name for run in runs if RunFolder.of(run).status()[0] == "complete"}
     assert found == files & {run.folder.name for run in runs}
     assert len(found) > 40
+
+
+def test_a_record_says_whether_code_or_settings_are_not_the_commits(tmp_path):
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x", *words], check=True)
+
+    git("init", "--quiet")
+    (tmp_path / "train.py").touch()
+    git("add", ".")
+    git("commit", "--quiet", "--message=x")
+    (tmp_path / "notes.txt").touch()
+    assert git_state(tmp_path)["dirty"] is False
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/mine.py").touch()
+    assert git_state(tmp_path)["dirty"] is True
+    (tmp_path / "methods/mine.py").unlink()
+    (tmp_path / "train.py").write_text("changed")
+    assert git_state(tmp_path)["dirty"] is True
+    assert git_state(tmp_path.parent / "nowhere") == {"commit": None, "dirty": None}

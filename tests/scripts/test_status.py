@@ -87,6 +87,16 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
     )
 
 
+def test_a_folder_of_runs_says_nothing_of_missing_ones(tmp_path, monkeypatch, capsys):
+    [run] = places(tmp_path, "seed=0").values()
+    leave(run, "complete")
+    (run.folder / CONFIG).write_text(yaml.safe_dump(to_dict(run)))
+    monkeypatch.setattr(sys, "argv", ["status.py", str(tmp_path)])
+    assert status.main() == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == "1 complete, 0 running, 0 queued, 0 interrupted, 0 failed, 0 damaged, of 1 that have begun"
+
+
 def test_runs_whose_jobs_wait_in_slurms_queue_are_queued(show, tmp_path, monkeypatch):
     """A fake squeue knows two jobs, of a finished run and of one that has not begun."""
     runs = places(tmp_path, "seed=0,1,2")
