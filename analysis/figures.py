@@ -104,9 +104,11 @@ def panels(count: int, width: float = 3.4, height: float = 2.8) -> tuple[Figure,
     return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
-def legend(figure: Figure, ax: Axes) -> None:
-    """One legend for all panels, to their right, with each method once."""
-    once = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+def legend(figure: Figure) -> None:
+    """One legend for all panels, to their right, with each method of any panel once, in the order of the tables."""
+    drawn = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    order = {name: place for place, name in enumerate(METHODS.values())}
+    once = {label: drawn[label] for label in sorted(drawn, key=lambda name: order.get(name, len(order)))}
     figure.legend(once.values(), once, loc="outside right upper", fontsize=7)
 
 
@@ -135,7 +137,7 @@ def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
             ylabel=f"{METRICS[metric]} on {TASKS[task]}",
             title=f"{where(part)}\n{suffix(part['experiment'].iloc[0]).removeprefix(', ')}".strip(),
         )
-    legend(figure, axes[-1])
+    legend(figure)
     return figure
 
 
@@ -165,7 +167,7 @@ def budgets(runs: pd.DataFrame) -> Figure | None:
     top = max(ax.get_ylim()[1] for ax in axes)
     for ax in axes:
         ax.set_ylim(top=top)
-    legend(figure, axes[-1])
+    legend(figure)
     return figure
 
 
@@ -209,7 +211,7 @@ def cost_bars(runs: pd.DataFrame, column: str, label: str) -> Figure | None:
         ax.set_xticks(range(len(tasks)), [TASKS[task] for task in tasks])
         ax.grid(axis="x", visible=False)
         ax.set(ylabel=label, title=f"{where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
-    legend(figure, axes[-1])
+    legend(figure)
     return figure
 
 
@@ -250,7 +252,7 @@ def memory_parts(runs: pd.DataFrame) -> Figure | None:
         ax.set_xticks(range(len(part)), [METHODS[m] for m in part["method"]], rotation=30)
         ax.grid(axis="x", visible=False)
         ax.set(ylabel="MiB", title=f"MRPC, {where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
-    legend(figure, axes[-1])
+    legend(figure)
     return figure
 
 
@@ -275,7 +277,7 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
                 else:  # the head alone, which a log axis has no place for: its median
                     ax.axhline(np.median(scores), color=style["color"], linestyle=":", label=style["label"])
         ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[metric])
-    legend(figure, axes[-1])
+    legend(figure)
     figure.suptitle(
         "each point is one seed; " + ", ".join(BACKBONES[b] for b in sorted(set(runs["backbone"]))), fontsize=8
     )
@@ -308,7 +310,7 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
         ax.annotate(" Parikh and Wu's 4e-5", (4e-5, ax.get_ylim()[1]), fontsize=7, va="top")
         title = f"{TASKS[task]}, {where(part)}, {epochs:g} epochs"
         ax.set(xscale="log", xlabel="learning rate", ylabel=f"{METRICS[main_metric(task)]} x 100", title=title)
-    legend(figure, axes[-1])
+    legend(figure)
     return figure
 
 
@@ -369,7 +371,7 @@ def front(runs: pd.DataFrame) -> Figure | None:
         pair[0].set(xlabel="samples/s, full FT = 1", ylabel="main metric x 100", title="speed")
         pair[1].set(xlabel="peak memory, full FT = 1", title="memory")
         figure.suptitle(title, fontsize=8)
-    legend(figure, axes[-1])
+    legend(figure)
     return figure
 
 
@@ -379,7 +381,7 @@ def importances(runs: pd.DataFrame) -> Figure | None:
     Zhou et al. 2024 (LoRA-drop), stage 1. Filled: layers that most seeds keep; the others share one pair.
     """
     runs = complete(runs)
-    runs = runs[runs["findings"].map(lambda findings: "importance" in findings)]
+    runs = runs[runs["findings"].map(lambda findings: "importance" in findings).astype(bool)]  # object, if there are none
     groups = [part for _, part in runs.groupby(["method", "backbone", "task", "variant"], sort=False)]
     if not groups:
         return None
@@ -394,7 +396,8 @@ def importances(runs: pd.DataFrame) -> Figure | None:
         ax.set_xticks(range(len(names)), [re.sub(r"^.*?(\d+)\..*?([^.]+)$", r"\1 \2", name) for name in names])
         ax.tick_params(axis="x", rotation=90, labelsize=6)
         ax.grid(axis="x", visible=False)
-        words = f"{METHODS[part['method'].iloc[0]]} on {TASKS[part['task'].iloc[0]]}, {where(part)}"
+        name = part["label"].iloc[0] if "label" in part else METHODS[part["method"].iloc[0]]
+        words = f"{name} on {TASKS[part['task'].iloc[0]]}, {where(part)}"
         ax.set(ylabel="importance $I_i$", title=f"{words}\nfilled: kept ({sum(kept)} of {len(kept)})")
     return figure
 
@@ -458,7 +461,7 @@ def throughput(records: list[dict[str, Any]]) -> Figure | None:
         backbone, machine, batch = serving.title(record)
         ax.set(xscale="log", xlabel="adapters", ylabel="requests/s", title=f"{backbone}, batches of {batch}\n{machine}")
         ax.set_ylim(bottom=0)
-    legend(figure, axes[-1])
+    legend(figure)
     return figure
 
 
@@ -476,7 +479,7 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
         "rank_alpha": rank_alpha(runs),
         "front": front(runs),
         "subspace": subspace(similarity),
-        "importances": importances(runs),
+        "importances": importances(at_chosen_settings(complete(runs))),
         "decomposition": weight_decomposition(decomposition.read()),
         "serving": throughput(serving.read()),
     }

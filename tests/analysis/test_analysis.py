@@ -479,6 +479,17 @@ def test_subspace_similarity_is_1_with_itself_and_small_between_random_ones():
     assert other[7, 63].item() == pytest.approx(64 / 256, abs=0.08)
 
 
+def test_a_legend_names_the_methods_of_every_panel():
+    def runs(experiment, *methods):
+        for name, rate in ((name, rate) for name in methods for rate in ("1e-4", "1e-3", "1e-2")):
+            yield record(f"method={name}", f"trainer.learning_rate={rate}", experiment=experiment)
+
+    figure = all_figures(frame([*runs("minilm", "vera", "full"), *runs("minilm_3_epochs", "lora")]), [])[
+        "learning_rates"
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Full FT", "LoRA", "VeRA"]
+
+
 # What is committed
 
 
