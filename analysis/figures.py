@@ -22,13 +22,17 @@ from analysis.records import (
     BACKBONES,
     METHODS,
     RATES,
+    RECORDS,
     TASKS,
+    at_chosen_setting,
     at_chosen_settings,
     chosen_score,
     chosen_scores,
     complete,
     in_order,
+    labelled,
     main_metric,
+    measurements,
 )
 from analysis.tables import pick_rate
 from methods.base import REGISTERED
@@ -381,7 +385,9 @@ def importances(runs: pd.DataFrame) -> Figure | None:
     Zhou et al. 2024 (LoRA-drop), stage 1. Filled: layers that most seeds keep; the others share one pair.
     """
     runs = complete(runs)
-    runs = runs[runs["findings"].map(lambda findings: "importance" in findings).astype(bool)]  # object, if there are none
+    runs = runs[
+        runs["findings"].map(lambda findings: "importance" in findings).astype(bool)
+    ]  # object, if there are none
     groups = [part for _, part in runs.groupby(["method", "backbone", "task", "variant"], sort=False)]
     if not groups:
         return None
@@ -399,6 +405,45 @@ def importances(runs: pd.DataFrame) -> Figure | None:
         name = part["label"].iloc[0] if "label" in part else METHODS[part["method"].iloc[0]]
         words = f"{name} on {TASKS[part['task'].iloc[0]]}, {where(part)}"
         ax.set(ylabel="importance $I_i$", title=f"{words}\nfilled: kept ({sum(kept)} of {len(kept)})")
+    return figure
+
+
+def ranks(runs: pd.DataFrame, records: list[dict[str, Any]]) -> Figure | None:
+    """DyLoRA's score at each rank of one run, and LoRA's own run at its rank: means over seeds. DyLoRA, tables 2 and 4.
+
+    All at the best epoch on the validation set, whose state a run keeps.
+
+    Args:
+        records: of `scripts/ranks.py`; those of runs that are not in `runs` are left out.
+    """
+    by_hash = {record["config_hash"]: record["ranks"] for record in records}
+    of = labelled(complete(runs)[complete(runs)["hash"].isin(by_hash)]) if by_hash else runs.iloc[:0]
+    groups = list(of.groupby(["experiment", "backbone", "task"], sort=False))
+    if not groups:
+        return None
+    figure, axes = panels(len(groups), width=4.6)
+    for ax, ((experiment, backbone, task), group) in zip(axes, groups, strict=True):
+        for place, (label, part) in enumerate(group.groupby("label", sort=False)):
+            found = [by_hash[run] for run in part["hash"]]
+            scores = 100 * np.array([[entry[main_metric(task)] for entry in entries] for entries in found])
+            style = line_style(part["method"].iloc[0]) | {"linestyle": ("-", "--", "-.", ":")[place % 4]}
+            xs = [entry["rank"] for entry in found[0]]
+            ax.plot(xs, scores.mean(0), **style | {"label": f"{label} ({len(found)})"})
+            ax.fill_between(xs, scores.min(0), scores.max(0), color=style["color"], alpha=0.12)
+        lora = complete(runs, experiment=experiment, backbone=backbone, task=task, method="lora")
+        for rank, part in lora.groupby("rank"):
+            histories = at_chosen_setting(part)["history"]
+            own = [100 * best(history, main_metric(task))[main_metric(task)] for history in histories]
+            style = line_style("lora") | {"linestyle": "", "label": f"LoRA, a run at its rank ({len(own)})"}
+            ax.errorbar(
+                [rank], [np.mean(own)], [[np.mean(own) - min(own)], [max(own) - np.mean(own)]], capsize=2, **style
+            )
+        ax.set(xlabel="rank", ylabel=f"{METRICS[main_metric(task)]} x 100", ylim=(0, None))
+        ax.set_title(
+            f"{TASKS[task]}, {BACKBONES[backbone]}: means and ranges over (seeds)\nat each run's best epoch on the validation set",
+            fontsize=9,
+        )
+        ax.legend(fontsize=6, frameon=False)
     return figure
 
 
@@ -479,6 +524,7 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
         "rank_alpha": rank_alpha(runs),
         "front": front(runs),
         "subspace": subspace(similarity),
+        "ranks": ranks(runs, measurements(RECORDS / "ranks", "ranks", lambda record: (record["config_hash"],))),
         "importances": importances(at_chosen_settings(complete(runs))),
         "decomposition": weight_decomposition(decomposition.read()),
         "serving": throughput(serving.read()),

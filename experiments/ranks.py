@@ -12,7 +12,7 @@ from tasks.settings import HELD_OUT
 from training.accelerator import make_accelerator
 from training.evaluation import evaluate
 
-FILE = "ranks.json"
+FILE = "ranks.json"  # in a run's folder
 
 
 def by_rank(restored: Restored) -> list[dict[str, Any]]:
@@ -44,9 +44,10 @@ def by_rank(restored: Restored) -> list[dict[str, Any]]:
     return entries
 
 
-def write(folder: Path, restored: Restored, entries: list[dict[str, Any]]) -> Path:
-    """Writes the metrics into the run's folder, with what they are of; returns the file."""
+def write(file: Path, restored: Restored, entries: list[dict[str, Any]]) -> Path:
+    """Writes the metrics, with what they are of; returns the file."""
     record = restored.record
-    kept = {key: record[key] for key in ("method", "task", "backbone", "seed", "config_hash", "metric")}
-    write_json(folder / FILE, with_checksum(kept | {"step": record["best"]["step"], "ranks": entries}))
-    return folder / FILE
+    kept = {key: record[key] for key in ("experiment", "method", "task", "backbone", "seed", "config_hash", "metric")}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, with_checksum(kept | {"step": record["best"]["step"], "ranks": entries}))
+    return file

@@ -3,6 +3,7 @@
 Evaluates the run's best state, without training, on the validation set and on what `data.holdout` kept from training, and
 writes the metrics to `ranks.json` in the run's folder. The best state is the best at `method.eval_rank`.
 
+into=paper_tables/records/ranks   writes them there too, as RUN.json: `make_figures.py` draws them beside LoRA's runs
 data.path=DIR, backbone.source=DIR, backbone.tokenizer=DIR   the folders of the data and of the backbone, if they moved
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from core.errors import UserError
 from scripts.cli import command, parse
 
-OPTIONS = {"run": None, "data.path": None, "backbone.source": None, "backbone.tokenizer": None}
+OPTIONS = {"run": None, "into": None, "data.path": None, "backbone.source": None, "backbone.tokenizer": None}
 
 
 @command
@@ -20,7 +21,7 @@ def main(words: list[str]) -> None:
     options, rest = parse(words, OPTIONS, required=("run",))
     if rest:
         raise UserError(f"'{rest[0]}' is no option; there are: {', '.join(OPTIONS)}")
-    from experiments.ranks import by_rank, write  # seconds to import: a mistake should not wait for it
+    from experiments.ranks import FILE, by_rank, write  # seconds to import: a mistake should not wait for it
     from experiments.restore import restore
 
     run = Path(options["run"].removesuffix("result.json"))
@@ -29,7 +30,8 @@ def main(words: list[str]) -> None:
     names = [name for name in restored.run.task.row.metrics if name in entries[0]]
     for entry in entries:
         print(f"rank {entry['rank']}: " + ", ".join(f"{name} {entry[name]:.4f}" for name in names), flush=True)
-    print(f"written: {write(run, restored, entries)}")
+    for file in [run / FILE, *([Path(options["into"]) / f"{run.name}.json"] if options["into"] else [])]:
+        print(f"written: {write(file, restored, entries)}")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ from support.trainers import tiny_trainer
 from torch import nn
 
 import scripts.ranks
+from analysis.figures import ranks
+from analysis.records import frame
 from core.errors import UserError
 from core.io import with_checksum
 from experiments.inputs import apply_method
+from experiments.record import parse
 from experiments.restore import restore
 from methods.base import merge, trained_state
 from methods.dylora import DyLoRA, DyLoRALinear, join
@@ -239,10 +242,12 @@ def call(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
 def test_one_run_is_evaluated_at_every_rank(tmp_path, monkeypatch, capsys):
     rates = ("trainer.learning_rate=0.02", "trainer.eval_every=3", "trainer.epochs=4")
     folder, record = run(tmp_path, "dylora", "stsb", "data.holdout=0.3", *rates)
-    status, out, err = call(monkeypatch, capsys, f"run={folder}")
+    status, out, err = call(monkeypatch, capsys, f"run={folder}", f"into={tmp_path / 'ranks'}")
     assert (status, err) == (0, "")
     assert out.splitlines()[0].startswith("rank 1: pearson ")
-    assert out.splitlines()[-1] == f"written: {folder / 'ranks.json'}"
+    copy = tmp_path / f"ranks/{folder.name}.json"
+    assert out.splitlines()[-2:] == [f"written: {folder / 'ranks.json'}", f"written: {copy}"]
+    assert copy.read_bytes() == (folder / "ranks.json").read_bytes()
     kept = json.loads((folder / "ranks.json").read_text())
     assert with_checksum(kept) == kept
     assert (kept["config_hash"], kept["step"]) == (record["config_hash"], record["best"]["step"])
@@ -251,6 +256,10 @@ def test_one_run_is_evaluated_at_every_rank(tmp_path, monkeypatch, capsys):
     assert last["pearson"] == pytest.approx(record["best"]["pearson"])
     assert last["held_out"]["pearson"] == pytest.approx(record["best"]["held_out"]["pearson"])
     assert len({entry["pearson"] for entry in kept["ranks"]}) > 1
+    figure = ranks(frame([parse(folder / "result.json")]), [kept])
+    [line] = figure.axes[0].get_lines()
+    assert line.get_xdata().tolist() == [1, 2, 3, 4]
+    assert line.get_ydata().tolist() == pytest.approx([100 * entry["pearson"] for entry in kept["ranks"]])
     restored = restore(folder)
     assert {layer.eval_rank for layer in adapted_layers(restored.model)} == {4}
 
