@@ -439,10 +439,8 @@ def ranks(runs: pd.DataFrame, records: list[dict[str, Any]]) -> Figure | None:
                 [rank], [np.mean(own)], [[np.mean(own) - min(own)], [max(own) - np.mean(own)]], capsize=2, **style
             )
         ax.set(xlabel="rank", ylabel=f"{METRICS[main_metric(task)]} x 100", ylim=(0, None))
-        ax.set_title(
-            f"{TASKS[task]}, {BACKBONES[backbone]}: means and ranges over (seeds)\nat each run's best epoch on the validation set",
-            fontsize=9,
-        )
+        head = f"{TASKS[task]}, {BACKBONES[backbone]}: means and ranges over (seeds)"
+        ax.set_title(f"{head}\nat each run's best epoch on the validation set", fontsize=9)
         ax.legend(fontsize=6, frameon=False)
     return figure
 
