@@ -385,9 +385,8 @@ def importances(runs: pd.DataFrame) -> Figure | None:
     Zhou et al. 2024 (LoRA-drop), stage 1. Filled: layers that most seeds keep; the others share one pair.
     """
     runs = complete(runs)
-    runs = runs[
-        runs["findings"].map(lambda findings: "importance" in findings).astype(bool)
-    ]  # object, if there are none
+    has = runs["findings"].map(lambda findings: "importance" in findings)
+    runs = runs[has.astype(bool)]  # of objects, if there are no runs
     groups = [part for _, part in runs.groupby(["method", "backbone", "task", "variant"], sort=False)]
     if not groups:
         return None
@@ -417,10 +416,10 @@ def ranks(runs: pd.DataFrame, records: list[dict[str, Any]]) -> Figure | None:
         records: of `scripts/ranks.py`; those of runs that are not in `runs` are left out.
     """
     by_hash = {record["config_hash"]: record["ranks"] for record in records}
-    of = labelled(complete(runs)[complete(runs)["hash"].isin(by_hash)]) if by_hash else runs.iloc[:0]
-    groups = list(of.groupby(["experiment", "backbone", "task"], sort=False))
-    if not groups:
+    of = complete(runs, hash=list(by_hash))
+    if of.empty:
         return None
+    groups = list(labelled(of).groupby(["experiment", "backbone", "task"], sort=False))
     figure, axes = panels(len(groups), width=4.6)
     for ax, ((experiment, backbone, task), group) in zip(axes, groups, strict=True):
         for place, (label, part) in enumerate(group.groupby("label", sort=False)):

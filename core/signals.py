@@ -1,9 +1,10 @@
 """Signals that ask a process to stop. A run notes them, obeys at its next checkpoint and passes them on; a sweep stops."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -15,15 +16,11 @@ class StopRequest:
         self.signal: signal.Signals | None = None
 
     def __enter__(self) -> "StopRequest":
-        self.before = {number: signal.getsignal(number) for number in STOPS}
-        for number, handler in self.before.items():
-            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so does the run
-                signal.signal(number, self._note)
+        self.before = _handle(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        _restore(self.before)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
@@ -43,12 +40,21 @@ class StopRequest:
 @contextmanager
 def as_ctrl_c() -> Iterator[None]:
     """Inside the context each signal that asks a process to stop raises KeyboardInterrupt."""
-    before = {number: signal.getsignal(number) for number in STOPS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    before = _handle(signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+
+
+def _handle(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
+    """Sets a handler for each signal that is not ignored (nohup ignores SIGHUP, and so does the run); returns the former ones."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number in [number for number, former in before.items() if former is not signal.SIG_IGN]:
+        signal.signal(number, handler)
+    return before
+
+
+def _restore(before: dict[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,9 +243,8 @@ class LocalLauncher(Jobs, submitit_launcher.LocalLauncher):
     """A process of submitit's for each run, all at once."""
 
     def hand_over(self, cells: Sequence[Cell], after: submitit.Job | None = None) -> dict[submitit.Job, Cell]:
-        before = signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # the jobs keep it: Ctrl-C would kill them within a second
+        # jobs inherit it: by submitit, Ctrl-C would kill them within a second
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             return super().hand_over(cells, after)
         finally:
@@ -267,5 +266,6 @@ class LocalLauncher(Jobs, submitit_launcher.LocalLauncher):
                 time.sleep(1)
         except KeyboardInterrupt:
             for job in [job for job in jobs if not job.done()]:
-                for process in psutil.Process(int(job.job_id)).children():
-                    process.kill()
+                with suppress(psutil.Error):  # it has ended just now
+                    for process in psutil.Process(int(job.job_id)).children():
+                        process.kill()
