@@ -48,7 +48,7 @@ def as_ctrl_c() -> Iterator[None]:
 
 
 def _handle(handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
-    """Sets a handler for each signal that is not ignored (nohup ignores SIGHUP, and so does the run); returns the former ones."""
+    """Sets a handler for each signal that is not ignored, as nohup ignores SIGHUP; returns the former ones."""
     before = {number: signal.getsignal(number) for number in STOPS}
     for number in [number for number, former in before.items() if former is not signal.SIG_IGN]:
         signal.signal(number, handler)
