@@ -22,13 +22,8 @@ from training.selection import best, selected
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
 RATES = ["learning_rates", "minilm_3_epochs", "minilm"]  # experiments that try several rates for each method
-MEASURED = (
-    "benchmark",
-    "decomposition",
-    "latency",
-    "serving",
-    "similarity",
-)  # folders of the scripts' measurements, of other forms
+# folders of the scripts' measurements, of other forms
+MEASURED = ("benchmark", "decomposition", "latency", "ranks", "serving", "similarity")
 ORDER = (  # of methods in tables; others come last
     *("head", "full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora", "bitfit", "top_layers"),
     *("houlsby", "lin", "pfeiffer", "adapterdrop"),

@@ -31,12 +31,16 @@ class Table:
 
     def write(self, folder: Path) -> list[Path]:
         """`folder/NAME.md`, `.csv` and `.tex`."""
-        contents = {"md": self.markdown(), "csv": self.cells.to_csv(index=False), "tex": self.latex()}
-        paths = []
-        for ending, text in contents.items():
+        paths = [self.write_markdown(folder)]
+        for ending, text in {"csv": self.cells.to_csv(index=False), "tex": self.latex()}.items():
             paths.append(folder / f"{self.name}.{ending}")
             write_text(paths[-1], text)
         return paths
+
+    def write_markdown(self, folder: Path) -> Path:
+        """`folder/NAME.md`; returns its path."""
+        write_text(folder / f"{self.name}.md", self.markdown())
+        return folder / f"{self.name}.md"
 
     def markdown(self) -> str:
         notes = "".join(f"\n{note}\n" for note in self.notes)

@@ -191,7 +191,7 @@ def training_cost(frame: pd.DataFrame) -> Table:
 
 
 def all_tables(frame: pd.DataFrame) -> list[Table]:
-    """Every table, in the order of the index."""
+    """Every table, in the order of the index below."""
     return [
         *(published.table(frame) for published in PUBLISHED),
         planner.table(),
@@ -203,3 +203,23 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
         serving.table(),
         *statistics(frame),
     ]
+
+
+def index(tables: list[Table]) -> Table:
+    """A line for each table, with how much of it our own runs fill, and one for the claims."""
+    lines = [[f"[{table.title}]({table.name}.md)", runs_in(table)] for table in tables]
+    lines.append(["[Claims of the papers, and whether these records support them](claims.md)", ""])
+    notes = [
+        "Each table lies here as Markdown, CSV and LaTeX. Beside them: `figures/`; `reported/`, the published numbers with "
+        "their sources; `records/`, our runs, one JSON each. `python scripts/make_tables.py` writes all of it from the "
+        "last two, this page too.",
+    ]
+    return Table("README", "Tables", pd.DataFrame(lines, columns=["table", "our rows that have runs"]), notes)
+
+
+def runs_in(table: Table) -> str:
+    """'3 of 8' where published rows and ours stand together; blank where ours are no rows beside the published ones."""
+    if "source" not in table.cells:
+        return ""
+    ours = table.cells[table.cells["source"].str.startswith("ours")]
+    return f"{(ours['seeds'] != '').sum()} of {len(ours)}" if len(ours) else ""

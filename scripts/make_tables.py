@@ -18,7 +18,7 @@ from analysis import own_study, study
 from analysis.claims import markdown, write_claims
 from analysis.records import ROOT, collect, load, read_runs
 from analysis.render import write_tables
-from analysis.tables import all_tables
+from analysis.tables import all_tables, index
 from core.checks import one_of
 from core.errors import UserError
 from scripts.cli import command, parse
@@ -45,7 +45,8 @@ def main(words: list[str]) -> None:
     if paths and not any(taken.values()):
         raise UserError("no run was taken over: the tables stay as they are")
     runs, into = load(), Path(options["into"] or ROOT / "paper_tables")
-    written = [*write_tables(all_tables(runs), into), write_claims(runs, into)]
+    tables = all_tables(runs)
+    written = [*write_tables(tables, into), write_claims(runs, into), index(tables).write_markdown(into)]
     if options["into"] is None:
         written.append(study.table(runs).insert(ROOT / "README.md"))
     for path in written:

@@ -108,6 +108,10 @@ function table(caption, columns, rows) {
   return element("div", { class: "wide" }, element("table", {}, element("caption", { class: "quiet" }, caption), element("thead", {}, element("tr", {}, ...heads)), body));
 }
 
+// The plotting library is large: it is loaded after the first view is shown
+let library;
+const plotly = () => (library ??= new Promise((resolve) => document.head.append(element("script", { src: "plotly.min.js", onload: resolve }))));
+
 // A plot, with its numbers as a table for those who cannot see it
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 function plot(title, traces, layout, columns, rows, onclick) {
@@ -118,7 +122,8 @@ function plot(title, traces, layout, columns, rows, onclick) {
     font: { color: colour("--text"), size: 12 }, margin: { l: 55, r: 15, t: 40, b: 45 }, hovermode: "closest",
     legend: { orientation: "h", y: -0.2 }, showlegend: false, ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
   };
-  requestAnimationFrame(() => {
+  plotly().then(() => {
+    if (!place.isConnected) return; // another view was chosen while the library loaded
     Plotly.newPlot(place, traces, whole, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] });
     if (onclick) place.on("plotly_click", (event) => onclick(event.points[0]));
   });
@@ -406,7 +411,7 @@ function render() {
   document.title = `${title}: PEFT on GLUE`;
   document.getElementById("views").replaceChildren(...Object.entries(VIEWS).map(([key, [name]]) => element("a", { href: "#" + new URLSearchParams({ ...now, view: key }), "aria-current": key === now.view ? "page" : null }, name)));
   document.getElementById("controls").replaceChildren(...controls.map((key) => control(key, now)));
-  for (const old of main.querySelectorAll(".plot")) Plotly.purge(old);
+  for (const old of main.querySelectorAll(".js-plotly-plot")) Plotly.purge(old);
   main.replaceChildren(...view(now).filter(Boolean));
 }
 document.getElementById("what").textContent = `${DATA.runs.length} runs of ${Object.keys(DATA.methods).length} methods. Every number leads to its runs, every run to the command that repeats it.`;
@@ -414,3 +419,4 @@ document.getElementById("controls").addEventListener("submit", (event) => event.
 addEventListener("hashchange", render);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
 render();
+requestAnimationFrame(() => setTimeout(plotly));
