@@ -16,7 +16,7 @@ from core.seeding import named_seed, seeded
 from experiments.config import RunConfig, to_dict
 from experiments.record import git_state, hardware, versions, without_paths
 from methods.base import matching_layers
-from methods.lora import LoRA, init_A
+from methods.lora import LoRA, draw
 from models.batches import Encoded
 from models.packed import forward_path
 from serving.adapters import Adapter, AdapterStore
@@ -84,7 +84,7 @@ def draw_adapter(store: AdapterStore, layers: list[str], number: int, seed: int)
     with seeded(seed, f"adapter/{number}"):
         for name in layers:
             inputs, width = store.layers[name]
-            pairs[name] = init_A(torch.empty(rank, inputs), "kaiming"), 0.02 * torch.randn(width, rank)
+            pairs[name] = draw(torch.empty(rank, inputs), "kaiming", rank), 0.02 * torch.randn(width, rank)
         shapes = {key: (outputs, *shape[1:]) if key in store.last else shape for key, shape in store.head.items()}
         return Adapter(pairs, 1.0, {key: 0.02 * torch.randn(shape) for key, shape in shapes.items()})
 

@@ -69,7 +69,7 @@ class DeltaLoRALinear(LoRALinear):
 @register
 @dataclass
 class DeltaLoRA(LoRA):
-    """The published λ and K, and LoRA's settings for all else: r = alpha = 8 on query and value.
+    """λ and K as others quote them, and LoRA's settings for all else: r = alpha = 8 on query and value.
 
     Attributes:
         update_ratio: λ.

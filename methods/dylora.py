@@ -17,10 +17,11 @@ Rows and columns are parameters of their own. Those that a step does not train h
 optimizer pass them by: weight, moments and count of steps rest.
 
 Deviations: in the authors' code W_dw and W_up are one tensor each, whose other rows get a gradient of zero and still move, by
-AdamW's momentum and weight decay; it evaluates at the rank that the last step drew, we at `method.eval_rank`. The paper draws
-W_dw from a Gaussian, the code Kaiming-uniform, as here. The paper also draws b geometrically (p = 0.15), and we do not. The
-code scales each factor by √(r / b) and their product by α / r, which is the same. We do not know which mode the paper's main
-table has; the authors' scripts for RoBERTa-base have `frozen=True`, its ablation is better without.
+AdamW's momentum and weight decay. While it trains, that code evaluates at the rank that the last step drew, and in the end at
+every rank; we evaluate at `method.eval_rank`, and `scripts/ranks.py` at every rank. The paper draws W_dw from a Gaussian, the
+code Kaiming-uniform, as here. The paper also draws b geometrically (p = 0.15), and we do not. The code scales each factor by
+√(r / b) and their product by α / r, which is the same. We do not know which mode the paper's main table has; the authors'
+scripts for RoBERTa-base have `frozen=True`, its ablation is better without.
 """
 
 from dataclasses import dataclass, replace
@@ -67,7 +68,7 @@ class DyLoRALinear(LoRALinear):
         parts: dict[str, Tensor] = dict(self.named_parameters(recurse=False))
         if is_step and self.frozen:
             parts = {name: part if name[1:] == str(b) else part.detach() for name, part in parts.items()}
-        # evaluation cuts the whole: a parameter out of the graph there would be taken for one that never trains
+        # evaluation joins all ranks and then cuts: the check before training (training/probe.py) freezes what has no gradient
         A, B = join(parts, b if is_step else len(self.scales))
         return A[:b], self.scales[b - 1] * B[:, :b]
 

@@ -7,7 +7,9 @@
   Π   random permutation                             G   diagonal of N(0, 1)
   s = 1 / √(n · ΣG²), block by block, so that E‖P·x‖² = ‖x‖²
 
-H is a Kronecker product of matrices of at most 32 rows, which are multiplied one by one; H and P are never built.
+Fastfood's own product begins with one more diagonal, S, which gives the rows the lengths of a Gaussian matrix's. It is left
+out here, as in Aghajanyan et al. 2020. H is a Kronecker product of matrices of at most 32 rows, which are multiplied one by
+one; H and P are never built.
 """
 
 from collections.abc import Iterator

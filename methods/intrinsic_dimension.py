@@ -11,7 +11,8 @@ The score over d shows the intrinsic dimension d₉₀: the least d that reaches
 measure, not a cheap way to train: each step builds every weight, and its gradient, as full fine-tuning does.
 
 θ^D is every parameter of the encoder: embeddings, biases and normalization layers too. P has a block of its own for each
-tensor, ‖P_tensor·θ‖ = ‖θ‖ on average, as in the authors' code (copied in rabeehk/compacter).
+tensor, ‖P_tensor·θ‖ = ‖θ‖ on average, as in the authors' code (copied in rabeehk/compacter): a bias moves as far as the word
+embeddings. In the paper's equations P is one for all, and each tensor moves by its part.
 
 Deviations:
 - The paper does not say what a layer is. The authors' code gives each tensor a λ, 201 in RoBERTa-base and 393 in -large;
@@ -97,7 +98,9 @@ class IntrinsicDimension(Method):
                     places[tensor].append((full, module, own))
         layers = encoder_layers(model) if self.structured else []
         layer_of = {tensor: i for i, layer in enumerate(layers) for tensor in layer.parameters()}
-        count = len(set(layer_of.values())) + (not places.keys() <= layer_of.keys()) if layers else 0
+        count = len(set(layer_of.values()))
+        if layers and places.keys() - layer_of.keys():
+            count += 1  # the embeddings
         device = next(iter(places)).device
         subspace = Subspace(self.d, count, device)
         for tensor, (first, *others) in places.items():

@@ -2,12 +2,12 @@
 
       backbone, frozen      side network, trained: the same layers, every width divided by k
 
-  h_L ── D_L ──> (1 - μ_L) ─ + ─ g_L ── s_L ── U ──> to the head
-   │                         │ μ_L
-  ...                       ...
-  h_1 ── D_1 ──> (1 - μ_1) ─ + ─ g_1 ── s_1
-   │                         │ μ_1
-  h_0 ── D_0 ──────────────── s_0
+  h_L ── D_L ── · (1 - μ_L) ──> + ── g_L ──> s_L ── U ──> to the head
+   ↑                            ↑ · μ_L
+  ...                          ...
+  h_1 ── D_1 ── · (1 - μ_1) ──> + ── g_1 ──> s_1
+   ↑                            ↑ · μ_1
+  h_0 ── D_0 ────────────────> s_0
 
   s_0 = D_0·h_0                                    h_0: the embeddings' output;  D_i (d/k, d) with a bias
   s_i = g_i(μ_i·s_(i-1) + (1 - μ_i)·D_i·h_i)       h_i: the output of the backbone's layer i
@@ -25,12 +25,14 @@ The model takes the plain path (`trainer.forward=padded`), whatever `trainer.for
 not start at the pretrained model: U is random.
 
 Deviations, and what the paper leaves open:
-- A matrix's importance is its magnitude here, |W|; in the authors' code it is the Fisher information over 1,024 training
-  samples, and `apply` sees no data.
+- A matrix's importance is its magnitude here, |W|; in the authors' code for T5 it is the Fisher information over 1,024
+  training samples, and `apply` sees no data. Their code for BART ranks by sums of logarithms of it.
 - Of each attention head 1/k of the rows are kept, so that heads stay heads; the authors' code ranks all rows together.
-- No side layer is dropped; the authors drop every fourth or every second one of T5.
-- Neither paper nor code has a RoBERTa. In both there is T5, and in the code BART's encoder, whose side network reads
-  embeddings behind their dropout, as here. The backbone's own dropout stays on in training, as there.
+- No side layer is dropped. The authors drop every fourth one of T5-base, every second one of T5-large, all but the last of
+  T5-3B, and none of BART.
+- Neither paper nor code has a RoBERTa. Both have T5 and BART, and the code side networks of BERT's layers for vision and
+  language, with k = 4 and without biases in D and U. BART's side network reads embeddings behind a dropout of its own; here
+  it reads them behind the backbone's. The backbone's own dropout stays on in training, as there.
 """
 
 import copy
@@ -104,7 +106,10 @@ class Climb:
 
 
 def prune(layers: list[Any], sides: list[Any], words: Tensor, k: int) -> None:
-    """Fills the side network's layers with rows and columns of the backbone's; `words` (vocabulary, d)."""
+    """Fills the side network's layers with rows and columns of the backbone's; `words` (vocabulary, d).
+
+    `rows` are those of the present matrix that are kept; `columns`, those of the matrix before it, whose output it reads.
+    """
     columns = strongest(words.T, 1, k)
     for layer, side in zip(layers, sides, strict=True):
         own, heads = layer.attention.self, layer.attention.self.num_attention_heads
@@ -143,7 +148,7 @@ def cut(of: Any, into: Any, rows: Tensor, columns: Tensor | None = None) -> None
 @register
 @dataclass
 class LadderSide(Method):
-    """k = 8, as in all of the paper's main runs; the rate is that of T5, and of BART on MRPC, RTE and SST-2.
+    """k = 8, as in the paper's runs on GLUE (tables 1 and 2); the rate is that of T5, and of BART on MRPC, RTE and SST-2.
 
     Attributes:
         reduction: k.

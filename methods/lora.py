@@ -38,11 +38,11 @@ from methods.base import (
 Alpha = Annotated[float, number(above=0, at_most=LARGEST)]
 
 
-def init_A(A: Tensor, init: str) -> Tensor:
-    """Fills A (rank, in) in place from torch's generator."""
+def draw(factor: Tensor, init: str, rank: int) -> Tensor:
+    """Fills A (rank, in), or a B (out, rank) that does not start at zero, in place from torch's generator."""
     if init == "gaussian":
-        return nn.init.normal_(A, std=1 / A.shape[0])
-    return nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+        return nn.init.normal_(factor, std=1 / rank)
+    return nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
 
 
 class LoRALinear(AdaptedLinear):
@@ -60,7 +60,7 @@ class LoRALinear(AdaptedLinear):
             )
         device, dtype = base.weight.device, torch.float32
         A = torch.empty(config.rank, base.in_features, device=device, dtype=dtype)
-        self.A = nn.Parameter(init_A(A, config.init_A))
+        self.A = nn.Parameter(draw(A, config.init_A, config.rank))
         self.B = nn.Parameter(torch.zeros(base.out_features, config.rank, device=device, dtype=dtype))
         self.dropout = nn.Dropout(config.dropout)
         self.scale = config.scale
@@ -87,7 +87,7 @@ class LoRA(Method):
         dropout: probability for each element of the low-rank path's input.
         target_modules: pattern (`re.search`) over the names of the encoder's linear layers; `.` takes all of them.
         rank_stabilized: s = alpha / √rank in place of alpha / rank.
-        init_A: kaiming or gaussian.
+        init_A: kaiming or gaussian, of the factor that does not start at zero.
     """
 
     label: ClassVar[str] = "LoRA"

@@ -59,7 +59,7 @@ class LoRADropLinear(LoRALinear):
 @dataclass
 class LoRADrop(LoRA):
     """T as quoted of the paper, and LoRA's settings for all else: r = alpha = 8 on query and value. Counted here is the
-    probe, in which all n layers train; then, with k of them kept and all of one shape (out, in), (k + 1)·r·(in + out) do.
+    probe, in which all n layers train; then, with k < n of them kept and all of one shape (out, in), (k + 1)·r·(in + out) do.
 
     Attributes:
         threshold: T.

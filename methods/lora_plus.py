@@ -7,8 +7,9 @@ on RoBERTa for A = 0 at the start, and advises 4 to 8 for the usual start, B = 0
 `lora_plus.yaml`.
 
 Deviations: none in the method. The head has its own rate (`trainer.head_learning_rate`). In the authors' code and in PEFT's
-`create_loraplus_optimizer` its matrices learn at η_A and its biases at η_B. The paper's RoBERTa figures state no rate for a
-task; the authors' script has η_A = 5e-5 and λ = 80 on MNLI.
+`create_loraplus_optimizer` its matrices learn at η_A and its biases at η_B. The paper's figure 3 shows on its axes which pair
+of rates is best for a task, and we could not read it; the authors' script has η_A = 5e-5, λ = 80 and A = 0 at the start on
+MNLI: `conf/method/lora_plus_script.yaml`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import nn
 
 from core.checks import number, one_of
 from methods.base import register
-from methods.lora import LoRA, LoRALinear, init_A
+from methods.lora import LoRA, LoRALinear, draw
 
 
 class LoRAPlusLinear(LoRALinear):
@@ -28,13 +29,13 @@ class LoRAPlusLinear(LoRALinear):
         super().__init__(base, config)
         if config.zero == "A":
             nn.init.zeros_(self.A)
-            init_A(self.B.data, config.init_A)
+            draw(self.B.data, config.init_A, config.rank)
 
 
 @register
 @dataclass
 class LoRAPlus(LoRA):
-    """LoRA's settings, at half its rate for A, as the authors advise (their README).
+    """LoRA's settings, at half its rate for A, as the authors advise for hard tasks (their README).
 
     Attributes:
         ratio: λ.

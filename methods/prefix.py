@@ -27,7 +27,8 @@ The paper leaves open, and deviations:
 - In an encoder every token sees every other, so PreLayer's infix differs from its prefix in that it shifts no position.
 - PreEmbed's places go through the embeddings' LayerNorm and dropout as words do; PreLayer's vectors stand behind both.
 - BERT's token types: the prefix has that of the first token, the infix that of the last.
-- Its table 15 prints 5.1M to 76.1M for PreLayer, where the formula gives 4.7M to 75.5M. We count by the formula.
+- Its table 15 prints 5.1M to 76.1M for PreLayer, where the formula gives 4.7M to 75.5M, and 0.4M for PreEmbed's first row,
+  where it gives 0.5M. We count by the formula.
 """
 
 from dataclasses import dataclass

@@ -45,6 +45,7 @@ NAMES = {
     "backbone=custom": "else",
     "method=lora_all": "lora",
     "method=lora_plus_a0": "lora_plus",
+    "method=lora_plus_script": "lora_plus",
     "method=dora_all": "dora",
     "method=qlora_fp4": "qlora",
 }

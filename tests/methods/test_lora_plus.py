@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from support.tiny import adapted_layers, tiny_inputs, tiny_model
 
+from experiments.sweep import cells
 from methods.base import head_parameters
 from methods.lora_plus import LoRAPlus
 from training.optimizers import build_optimizer, set_learning_rate
@@ -71,3 +72,17 @@ def test_either_factor_may_start_at_zero():
         for layer in adapted_layers(model):
             assert not getattr(layer, zero).any()
             assert getattr(layer, other).std() > 0.05
+
+
+def test_a_gaussian_start_is_as_wide_for_either_factor():
+    for zero, other in (("A", "B"), ("B", "A")):
+        model = tiny_model()
+        LoRAPlus(rank=4, zero=zero, init_A="gaussian").apply(model)
+        drawn = torch.cat([getattr(layer, other).detach().flatten() for layer in adapted_layers(model)])
+        assert drawn.std().item() == pytest.approx(1 / 4, rel=0.2)
+
+
+def test_the_figures_experiment_has_the_settings_of_the_authors_script():
+    lora, plus = cells(["experiment=lora_plus_figure3", "task=qnli", "seed=0"])
+    assert (plus.method.ratio, plus.method.zero, plus.trainer.learning_rate) == (80, "A", 5e-5)
+    assert lora.trainer.learning_rate == 4e-4
