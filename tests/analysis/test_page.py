@@ -162,6 +162,7 @@ def browser():
     if not (binary and driver):
         pytest.skip("needs Chromium and its chromedriver: apt-get install chromium chromium-driver")
     from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
@@ -169,14 +170,17 @@ def browser():
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1000"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    made = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        made = webdriver.Chrome(options=options, service=Service(driver))
+    except WebDriverException as error:
+        pytest.skip(f"Chromium does not start here: {error.msg}")
     yield made
     made.quit()
 
 
 def wait(browser, script, *arguments):
     """The script's value, once it is true."""
-    for _ in range(100):
+    for _ in range(600):
         if value := browser.execute_script(f"return {script}", *arguments):
             return value
         time.sleep(0.1)
