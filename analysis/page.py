@@ -52,7 +52,7 @@ SYMBOLS = {
         "3": "y-left-open",
     },
 }
-COST = ("samples_per_second", "peak_bytes", "weights", "gradients", "optimizer_state", "activations")
+COST = ("samples_per_second", "weights", "gradients", "optimizer_state", "activations")
 Records = dict[tuple[str, str], tuple[Path, dict[str, Any]]]
 HIDDEN = (
     "output_dir",
@@ -61,6 +61,7 @@ HIDDEN = (
     "reuse_records",
     "logger.",
     "backbone.architecture.",
+    "backbone.learning_rates.",
     "data.path",
 )  # of settings
 

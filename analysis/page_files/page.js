@@ -76,12 +76,13 @@ function interval(s) {
 // A table whose columns are sorted by a click. A cell: text, a number, or {text, value, shade, action, kind}
 function table(caption, columns, rows) {
   const body = element("tbody");
+  const value = (cell) => (cell !== null && typeof cell === "object" ? (cell.value ?? cell.text) : cell);
   const heads = columns.map((name, place) => {
     const head = element("th", { scope: "col", "aria-sort": "none" });
     head.append(element("button", { type: "button", onclick: () => sort(place, head) }, name));
+    if (rows.some((row) => (row[place]?.kind ?? typeof value(row[place])) === "number")) head.classList.add("number");
     return head;
   });
-  const value = (cell) => (cell !== null && typeof cell === "object" ? (cell.value ?? cell.text) : cell);
   function sort(place, head) {
     const up = head.getAttribute("aria-sort") === "descending" || (head.getAttribute("aria-sort") === "none" && typeof rows.map((r) => value(r[place])).find((v) => v !== null && v !== "") !== "number");
     heads.forEach((other) => other.setAttribute("aria-sort", "none"));
@@ -100,7 +101,7 @@ function table(caption, columns, rows) {
       const text = typeof own.text === "number" ? String(own.text) : (own.text ?? "");
       const kind = own.kind ?? (typeof own.value === "number" ? "number" : "text");
       const made = element("td", { class: kind }, own.action && text ? link(text, own.action) : text);
-      if (own.shade !== undefined) made.style.background = `rgba(var(--shade), ${(0.45 * own.shade).toFixed(3)})`;
+      if (own.shade !== undefined) made.style.background = `rgba(var(--shade), ${(0.35 * own.shade).toFixed(3)})`;
       return made;
     }))));
   }
@@ -163,7 +164,7 @@ function logAxis(values, name) {
   for (let decade = 10 ** Math.floor(Math.log10(low / 2)); decade <= high * 10; decade *= 10) ticks.push(...(high / low > 300 ? [1] : high / low > 20 ? [1, 3] : [1, 2, 3, 4, 5, 7]).map((x) => x * decade));
   const short = (x) => (x >= 1e6 ? `${+(x / 1e6).toPrecision(3)}M` : x >= 1e4 ? `${+(x / 1e3).toPrecision(3)}k` : x < 1e-3 ? (+x.toPrecision(1)).toExponential() : String(+x.toPrecision(3)));
   const middle = Math.sqrt(low * high); // a factor of four at least: ticks lie in it, and a few per cent look like a few
-  const range = [Math.min(low / 1.15, middle / 2), Math.max(high * 1.15, middle * 2)].map(Math.log10);
+  const range = [Math.min(low / 1.3, middle / 2), Math.max(high * 1.3, middle * 2)].map(Math.log10);
   return { type: "log", title: { text: name }, range, tickvals: ticks, ticktext: ticks.map(short) };
 }
 const scoreName = (now) => `${DATA.metrics[now.task]} on ${DATA.tasks[now.task]}, x 100`;
@@ -190,7 +191,6 @@ function overview(now) {
   });
   const rows = lines.map((line) => [
     { text: line[0][byRates], action: () => go({ view: "curves", task: line[0].task }) },
-    { text: figure(line[0].parameters, 0), value: line[0].parameters },
     ...tasks.map((task, place) => {
       const setting = line.find((s) => s.task === task);
       const score = setting?.scores[now.rule];
@@ -202,20 +202,26 @@ function overview(now) {
         action: () => go({ view: "run", run: setting.runs[0], of: setting.runs.join(" "), task }),
       };
     }),
-    { text: [...new Set(tasks.map((task) => line.find((s) => s.task === task)).filter((s) => s && s.learning_rate).map((s) => rateText(s.learning_rate)))].join(" / "), kind: "number" },
+    { text: figure(line[0].parameters, 0), value: line[0].parameters },
+    { text: tasks.map((task) => line.find((s) => s.task === task)?.learning_rate).map((rate) => (rate ? rateText(rate) : "-")).join(" / "), kind: "number" },
   ]);
   return [
-    element("p", {}, `${now.model}, experiment ${now.experiment}, ${unique(own, "epochs").join(" and ")} epochs. The main metric on the validation set times 100: mean over seeds, 95 % t interval, seeds. ${now.rule === "best" ? "The epoch is the best one on the validation set itself, which flatters." : "The epoch is the one that held-out data choose, where runs hold some out."}${heldOut(now) ? "" : " No run held data out."} ${now.rates === "chosen" ? "Each method is at the learning rate that held-out data choose." : ""} ‡: runs that gave one answer to everything. A click on a score opens its runs, one on a column's name sorts.`),
-    table("methods by tasks", ["method", "trained, without the head", ...tasks.map((task) => DATA.tasks[task]), "learning rate"], rows),
+    table(`Mean over seeds (95 % t interval, n seeds); a stronger shade is a higher score of its column`, ["method", ...tasks.map((task) => DATA.tasks[task]), "trained, without the head", `learning rate${tasks.length > 1 ? `, ${tasks.map((task) => DATA.tasks[task]).join(" / ")}` : ""}`], rows),
+    element("p", {}, `${now.model}, experiment ${now.experiment}, ${unique(own, "epochs").join(" and ")} epochs. The main metric on the validation set, times 100. ${now.rule === "best" ? "The epoch is the best one on the validation set itself, which flatters." : "The epoch is the one that held-out data choose, where runs hold some out."}${heldOut(now) ? "" : " No run held data out."} ${now.rates === "chosen" ? "Each method is at the learning rate that held-out data choose." : ""} ‡: runs that gave one answer to everything. A click on a score opens its runs, one on a column's name sorts.`),
   ];
 }
 
 function tradeoffs(now) {
   const own = shown(now, DATA.settings.filter(onTask(now))).filter((s) => s.scores[now.rule]);
-  const quantities = [["parameters", "trained parameters", 1], ["samples_per_second", "samples/s", 1], ["peak_bytes", "peak memory, GB", 1e9]];
+  const costs = (s) => s.cost[now.machine] ?? {};
+  const quantities = [
+    ["trained parameters", (s) => s.parameters],
+    ["samples/s", (s) => costs(s).samples_per_second],
+    ["training memory, MiB", (s) => (costs(s).weights ? MEMORY.reduce((sum, [part]) => sum + costs(s)[part], 0) / 2 ** 20 : null)],
+  ];
   const marks = symbols(own, "label");
-  const plots = quantities.map(([key, name, unit]) => {
-    const size = (s) => (key === "parameters" ? s.parameters : (s.cost[now.machine] ?? {})[key]);
+  const alone = now.experiment !== "training_cost" && unique(DATA.settings, "experiment").includes("training_cost") ? link("training_cost was measured alone.", () => go({ experiment: "training_cost", view: "memory" })) : null;
+  const plots = quantities.map(([name, size]) => {
     const placed = own.filter(size);
     if (!placed.length) return element("p", {}, `${name}: not measured on this machine.`);
     const levels = own.filter((s) => ["full", "head"].includes(s.method) && s.chosen);
@@ -223,17 +229,17 @@ function tradeoffs(now) {
       const look = style(s.method), runs = doneRuns(s);
       const hover = runs.map((run) => plain(`${run.name}: ${figure(runScore(run, now.rule))}`));
       return [
-        { type: "scatter", mode: "markers", x: runs.map(() => size(s) / unit), y: runs.map((run) => runScore(run, now.rule)), customdata: runs.map((run) => run.id), text: hover, hoverinfo: "text", marker: { color: look.colour, size: 4, opacity: 0.45 }, showlegend: false, legendgroup: s.label },
-        { type: "scatter", mode: "markers", x: [size(s) / unit], y: [s.scores[now.rule].mean], error_y: { ...bars([s.scores[now.rule]]), color: look.colour }, name: plain(s.label), legendgroup: s.label, text: [plain(`${s.label}: ${interval(s.scores[now.rule])}<br>`).replace("&lt;br>", "<br>") + hover.join("<br>")], hoverinfo: "text", marker: { color: look.colour, symbol: marks.get(s.label), size: 10 } },
+        { type: "scatter", mode: "markers", x: runs.map(() => size(s)), y: runs.map((run) => runScore(run, now.rule)), customdata: runs.map((run) => run.id), text: hover, hoverinfo: "text", marker: { color: look.colour, size: 4, opacity: 0.45 }, showlegend: false, legendgroup: s.label },
+        { type: "scatter", mode: "markers", x: [size(s)], y: [s.scores[now.rule].mean], error_y: { ...bars([s.scores[now.rule]]), color: look.colour }, name: plain(s.label), legendgroup: s.label, text: [plain(`${s.label}: ${interval(s.scores[now.rule])}<br>`).replace("&lt;br>", "<br>") + hover.join("<br>")], hoverinfo: "text", marker: { color: look.colour, symbol: marks.get(s.label), size: 10 } },
       ];
     });
     const shapes = levels.map((s) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: s.scores[now.rule].mean, y1: s.scores[now.rule].mean, line: { color: style(s.method).colour, width: 1, dash: "dot" } }));
-    return plot(name, traces, { shapes, xaxis: logAxis(placed.map((s) => size(s) / unit), name), yaxis: { title: { text: plain(scoreName(now)) } } },
-      ["runs", name, "score"], placed.map((s) => [s.label, +(size(s) / unit).toPrecision(4), { text: interval(s.scores[now.rule]), value: s.scores[now.rule].mean }]), openRun);
+    return plot(name, traces, { shapes, xaxis: logAxis(placed.map(size), name), yaxis: { title: { text: plain(scoreName(now)) } } },
+      ["runs", name, "score"], placed.map((s) => [s.label, +size(s).toPrecision(4), { text: interval(s.scores[now.rule]), value: s.scores[now.rule].mean }]), openRun);
   });
   return [
-    element("p", {}, "A large point is a setting's mean with its 95 % t interval, a small one a run: hover names it, a click opens it. Dotted: full fine-tuning and the head alone, where they have runs."),
-    element("p", { class: "quiet" }, `Speed and memory are of ${now.machine}, medians over its runs. Speeds compare only where nothing else ran on the machine, as in training_cost.`),
+    element("p", {}, "A large point is a setting's mean with its 95 % t interval, a small one a run: hover names it, a click opens it. Dashed: full fine-tuning and the head alone, where they have runs. No interval from fewer than three seeds."),
+    element("p", { class: "quiet" }, `Speed and memory are of ${now.machine}, medians over its runs. Memory is what training holds, tensor by tensor: weights, gradients, optimizer state and activations. Speeds compare only where nothing else ran on the machine${now.experiment === "training_cost" ? ", as here." : ": not while a grid trains. "}`, alone),
     legendOf(own, "label"),
     element("div", { class: "plots" }, ...plots),
   ];
@@ -298,16 +304,16 @@ function ranks(now) {
   return made.length ? [element("div", { class: "plots" }, ...made)] : [element("p", {}, "Neither rank nor layers vary in this experiment.")];
 }
 
+const MEMORY = [["weights", "#999999"], ["gradients", "#E69F00"], ["optimizer_state", "#0072B2"], ["activations", "#009E73"]];
 function memory(now) {
   const own = shown(now, DATA.settings.filter(onTask(now))).filter((s) => s.cost[now.machine]?.weights).map((s) => ({ ...s, ...s.cost[now.machine] }));
-  const parts = [["weights", "#999999"], ["gradients", "#E69F00"], ["optimizer_state", "#0072B2"], ["activations", "#009E73"]];
-  const total = (s) => parts.reduce((sum, [key]) => sum + s[key], 0) / 2 ** 20;
-  const traces = parts.map(([key, ink]) => ({ type: "bar", name: key.replace("_", " "), x: own.map((s) => plain(s.label)), y: own.map((s) => s[key] / 2 ** 20), marker: { color: ink }, text: own.map((s) => `${key.replace("_", " ")}: ${figure(s[key] / 2 ** 20)} MiB, ${figure((100 * s[key]) / 2 ** 20 / total(s), 0)} %`), hoverinfo: "text", textposition: "none" }));
+  const total = (s) => MEMORY.reduce((sum, [key]) => sum + s[key], 0) / 2 ** 20;
+  const traces = MEMORY.map(([key, ink]) => ({ type: "bar", name: key.replace("_", " "), x: own.map((s) => plain(s.label)), y: own.map((s) => s[key] / 2 ** 20), marker: { color: ink }, text: own.map((s) => `${key.replace("_", " ")}: ${figure(s[key] / 2 ** 20)} MiB, ${figure((100 * s[key]) / 2 ** 20 / total(s), 0)} %`), hoverinfo: "text", textposition: "none" }));
   return [
     element("p", {}, "Tensors that training holds, counted one by one: the medians over seeds. What the allocator and the libraries take is not in it."),
-    legend(parts.map(([key, ink]) => [key.replace("_", " "), ink, "square"])),
+    legend(MEMORY.map(([key, ink]) => [key.replace("_", " "), ink, "square"])),
     plot(`Training memory, MiB, ${DATA.tasks[now.task]}`, traces, { barmode: "stack", showlegend: false, yaxis: { title: { text: "MiB" } } },
-      ["runs", ...parts.map(([key]) => key.replace("_", " ")), "total"], own.map((s) => [s.label, ...parts.map(([key]) => +(s[key] / 2 ** 20).toFixed(1)), +total(s).toFixed(1)])),
+      ["runs", ...MEMORY.map(([key]) => key.replace("_", " ")), "total"], own.map((s) => [s.label, ...MEMORY.map(([key]) => +(s[key] / 2 ** 20).toFixed(1)), +total(s).toFixed(1)])),
   ];
 }
 
@@ -330,12 +336,15 @@ function compare(now) {
 }
 
 function claims() {
+  const counts = new Map();
+  for (const claim of DATA.claims) counts.set(claim.verdict, (counts.get(claim.verdict) ?? 0) + 1);
   const rows = DATA.claims.map((claim) => [
     claim.claim, claim.source, claim.rule,
     claim.experiment && unique(DATA.settings, "experiment").includes(claim.experiment) ? { text: claim.tested, action: () => go({ view: "overview", experiment: claim.experiment, model: "" }) } : claim.tested,
     claim.backbone, { text: claim.verdict, kind: claim.verdict }, claim.figures,
   ]);
   return [
+    element("p", {}, [...counts].map(([verdict, count]) => `${count} ${verdict}`).join(", ") + "."),
     element("p", {}, "What the papers claim, the rule by which a claim holds, and the verdict of these records. Undecided: the interval reaches both sides of the margin. A verdict speaks for the backbone and the budget that were run."),
     table("claims", ["claim", "source", "it holds if", "tested by", "backbone", "verdict", "figures"], rows),
   ];
@@ -354,27 +363,28 @@ function showRun(now) {
   const pairsOf = [
     ["record", run.name], ["status", run.reason ? `${run.status}: ${run.reason}` : run.status], ["experiment", run.experiment], ["setting", `${run.label} on ${DATA.tasks[run.task]}`], ["seed", run.seed],
     ["score", run.chosen ? `${figure(run.chosen.score)} at epoch ${run.chosen.epoch}, the best on held-out data; ${figure(run.best)} at the best epoch` : `${figure(run.best)} at the best epoch`],
-    ["trained", `${figure(run.parameters, 0)} parameters without the head`], ["speed", run.samples_per_second ? `${figure(run.samples_per_second, 0)} samples/s` : "not measured"], ["peak memory", run.peak_bytes ? `${figure(run.peak_bytes / 1e9, 2)} GB` : ""],
+    ["trained", `${figure(run.parameters, 0)} parameters without the head`], ["speed", run.samples_per_second ? `${figure(run.samples_per_second, 0)} samples/s` : "not measured"], ["peak memory of the process", run.peak_bytes ? `${figure(run.peak_bytes / 1e9, 2)} GB` : ""],
     ["machine", run.hardware], ["started", run.started], ["commit", run.commit ? run.commit + (run.dirty ? ", with changes that were not committed" : "") : "unknown"], ["data", run.data], ["versions", Object.entries(run.versions).filter(([, v]) => v).map(([k, v]) => `${k} ${v}`).join(", ")],
   ];
   const history = plot("History", [
     { type: "scatter", mode: "lines+markers", x: run.epoch, y: run.score, name: "validation", line: { color: colour("--accent") } },
     ...(run.held.length ? [{ type: "scatter", mode: "lines+markers", x: run.epoch, y: run.held, name: "held out", line: { dash: "dash", color: colour("--quiet") } }] : []),
-    { type: "scatter", mode: "lines", x: run.epoch, y: run.loss, name: "training loss (right)", yaxis: "y2", line: { dash: "dot", color: "#D55E00" } },
-  ], { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: plain(`${DATA.metrics[run.task]}, x 100`) } }, showlegend: true, yaxis2: { overlaying: "y", side: "right", showgrid: false, rangemode: "tozero", automargin: true } },
+    { type: "scatter", mode: "lines", x: run.epoch, y: run.loss, name: "training loss (right)", yaxis: "y2", line: { dash: "dot", color: colour("--warm") } },
+  ], { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: plain(`${DATA.metrics[run.task]}, x 100`) } }, showlegend: true, yaxis2: { title: { text: "training loss" }, tickformat: ".2~f", overlaying: "y", side: "right", showgrid: false, rangemode: "tozero", automargin: true } },
     ["epoch", "validation", "held out", "training loss"], run.epoch.map((epoch, i) => [epoch, run.score[i], run.held[i] ?? null, run.loss[i]]));
   return [
     siblings.length > 1 ? runsTable(siblings, run) : null,
     element("h2", {}, run.name),
     element("dl", {}, ...pairsOf.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, String(value ?? ""))])),
     element("h2", {}, "The command that repeats it"),
-    element("pre", {}, run.command),
+    element("pre", {}, run.commit ? `git checkout ${run.commit}\n${run.command}` : run.command),
+    run.command.includes("data.path=DIR") ? element("p", { class: "quiet" }, "DIR is your folder of the task's files, in any layout that docs/settings.md names.") : null,
     history,
     element("h2", {}, "Settings other than the defaults"),
     table("settings", ["setting", "default", "here"], run.settings.map((line) => [...line])),
     element("h2", {}, "Predictions"),
     run.confusion ? table("validation examples: rows are labels, columns predictions", ["label", ...run.confusion.labels.map((l) => `predicted ${l}`)], run.confusion.counts.map((line, i) => [run.confusion.labels[i], ...line]))
-      : element("p", {}, "Committed records have no predictions, and a score has no classes: make the page from the run's folder to see them."),
+      : element("p", {}, "Only the run's own folder has predictions, and only a task with classes a table of them: make_page.py with that folder shows it."),
   ];
 }
 function runsTable(runs, now) {
@@ -414,7 +424,7 @@ function render() {
   for (const old of main.querySelectorAll(".js-plotly-plot")) Plotly.purge(old);
   main.replaceChildren(...view(now).filter(Boolean));
 }
-document.getElementById("what").textContent = `${DATA.runs.length} runs of ${Object.keys(DATA.methods).length} methods. Every number leads to its runs, every run to the command that repeats it.`;
+document.getElementById("what").textContent = `${DATA.runs.length} runs of ${Object.keys(DATA.methods).length} methods in all experiments. Every number leads to its runs, every run to the command that repeats it.`;
 document.getElementById("controls").addEventListener("submit", (event) => event.preventDefault());
 addEventListener("hashchange", render);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
