@@ -296,7 +296,7 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
         for task in in_order(runs["task"])
         for _, part in runs[runs["task"] == task].groupby(["experiment", "backbone"])
     ]
-    groups = [part for part in groups if part["learning_rate"].nunique() > 2]
+    groups = [part for part in groups if part.groupby("method")["learning_rate"].nunique().max() > 1]
     if not groups:
         return None
     figure, axes = panels(len(groups), width=4.4, height=3.4)

@@ -128,7 +128,8 @@ def curves(runs: pd.DataFrame, head: str) -> Figure:
     for ax in axes[len(methods) :]:
         ax.set_visible(False)
     figure.supylabel(f"{METRICS[metric]} x 100", fontsize=9)
-    figure.suptitle(f"{head}: median over seeds, and their range", fontsize=9)
+    title = f"{head}: median over seeds, and their range"
+    figure.suptitle(fold(title, figure.get_figwidth() + 0.4, 9), fontsize=9)
     return figure
 
 

@@ -139,7 +139,7 @@ def load(folder: Path = RECORDS) -> pd.DataFrame:
     return frame(record for _, record in read_all(folder))
 
 
-def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
+def read_runs(paths: Iterable[Path | str]) -> pd.DataFrame:
     """The complete and failed runs below folders of runs or of records, each once, with a column `path`: folder or record.
 
     Raises:
@@ -152,14 +152,14 @@ def read_runs(paths: Iterable[Path]) -> pd.DataFrame:
     return all_runs.assign(path=[str(place.parent if place.name == RECORD else place) for place in own])
 
 
-def records_below(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
+def records_below(paths: Iterable[Path | str]) -> dict[Path, dict[str, Any]]:
     """The records of the complete and failed runs below folders of runs or of records, each run once, by their files.
 
     Raises:
         UserError: a path does not exist, or there is no complete run.
     """
     found: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
-    for path in paths:
+    for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"there is no {path}; give folders of runs, as in runs/default")
         if path.is_file() and path.suffix != ".json":

@@ -84,6 +84,17 @@ def labels_at_chosen_rates(runs: pd.DataFrame) -> set[str]:
     return labels
 
 
+def at_chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
+    """The complete runs at the rates that held-out data choose, with a column `row` for tables: equal where runs differ in
+    nothing but the seed. It is a setting's label, without its rates where no others of it are left."""
+    parts = []
+    for _, part in labelled(complete(runs)).groupby(["experiment", "model", "task"], sort=False):
+        chosen = part[part["label"].isin(labels_at_chosen_rates(part))]
+        alone = chosen.groupby("family")["label"].transform("nunique") == 1
+        parts.append(chosen.assign(row=chosen["family"].where(alone, chosen["label"])))
+    return pd.concat(parts)
+
+
 def score_cells(model: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:
     """A setting's cells before the comparisons."""
     done = complete(part)

@@ -77,6 +77,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OverrideParseException) and "=" in error.override:
         word = error.override if error.override.isprintable() else ascii(error.override)
         return f"{word}: put a value with spaces, commas or brackets in quotes, as in 'note=\"so (to say)\"'"
+    if isinstance(error, OverrideParseException) and re.fullmatch(r"[\w./@-]+", error.override):
+        return f"{error.override}: a setting is written with =, as in method=lora"
     if "Could not override 'profile'" in str(error):
         return "an experiment cannot choose the profile: give profile=offline on the command line"
     if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):  # Hydra wraps those within it

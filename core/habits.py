@@ -71,7 +71,7 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
             word = word.lstrip("+")  # Hydra's way to add a choice; here each has its place
         name, equals, value = word.partition("=")
         plain = name.lstrip("-").replace("-", "_")
-        if word.startswith("--") and (plain in groups or plain in OTHER_NAMES):
+        if word.startswith("-") and (plain in groups or plain in OTHER_NAMES):
             following = "".join(words[place + 1 : place + 2]) or "VALUE"
             setting = plain if plain in groups else OTHER_NAMES[plain]
             raise UserError(f"settings have no dashes: write {setting}={value or following}")

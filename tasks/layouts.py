@@ -60,6 +60,8 @@ def _lack(best: Layout, folder: Path, task: Task, splits: Sequence[str], lacking
         shapes = "; ".join(f"{layout.path(task, splits[0])} ({layout.name})" for layout in LAYOUTS)
         tasks = [name for name in GLUE if any(layout.find(folder, GLUE[name], "train") for layout in LAYOUTS)]
         lack = f"{task.name} in any of the layouts: {shapes}; the tasks there are: {', '.join(tasks) or 'none'}"
+        if task.name in tasks:
+            lack = f"{' and no '.join(lacking)} split of {task.name}, whose training set it has"
     if any(len(_found(layout, folder.parent, task, splits)) == len(splits) for layout in LAYOUTS):
         lack += f"; give the folder above it, {folder.parent}"
     return lack

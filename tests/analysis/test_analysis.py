@@ -18,7 +18,7 @@ from analysis.render import latex_text, write_tables
 from analysis.reported import read_reported
 from analysis.statistics import Summary, difference, holm, spread_interval, spread_ratio, summarize
 from analysis.subspace import read_similarity, similarity
-from analysis.tables import all_tables, index, learning_rates, training_cost
+from analysis.tables import all_tables, at_chosen_rates, index, learning_rates, training_cost
 from analysis.verdicts import (
     above,
     dora_like_full,
@@ -298,6 +298,29 @@ def test_methods_are_compared_at_the_rate_chosen_on_held_out_data():
     runs += [run("lora", "1e-3", seed, 0.5 + seed / 50, held) for seed, held in enumerate((0.6, 0.1, 0.1))]
     [table] = [t for t in all_tables(frame(runs)) if t.name == "x_statistics"]
     assert cells(table, runs="LoRA, learning_rate 0.001")[11] == ""
+
+
+def test_a_row_at_chosen_rates_differs_in_nothing_but_the_seed():
+    def run(seed, rate, dropout, held, task="cola"):
+        words = (
+            "method=lora",
+            f"task={task}",
+            f"trainer.learning_rate={rate}",
+            f"method.dropout={dropout}",
+            f"seed={seed}",
+        )
+        return record(*words, scores=(0.5,), held_out=(held,), experiment="x")
+
+    cells_of = [(1e-3, 0.0, 0.3), (1e-2, 0.0, 0.1), (1e-3, 0.5, 0.1), (1e-2, 0.5, 0.3)]
+    runs = [run(seed, *cell) for cell in cells_of for seed in range(2)] + [run(0, 1e-2, 0.0, 0.4, task="rte")]
+    rows = at_chosen_rates(frame(runs))
+    found = {(row.task, row.row, row.learning_rate) for row in rows.itertuples()}
+    assert found == {
+        ("cola", "LoRA, dropout 0", 1e-3),
+        ("cola", "LoRA, dropout 0.5", 1e-2),
+        ("rte", "LoRA, dropout 0", 1e-2),
+    }
+    assert len(rows) == 5
 
 
 def test_rates_are_compared_on_their_common_seeds():

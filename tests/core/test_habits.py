@@ -62,6 +62,7 @@ def test_a_setting_of_the_method_waits_for_each_cell():
         (["--method=lora"], "settings have no dashes: write method=lora"),
         (["--lr", "1e-3"], "settings have no dashes: write trainer.learning_rate=1e-3"),
         (["--task"], "settings have no dashes: write task=VALUE"),
+        (["-method=lora"], "settings have no dashes: write method=lora"),
     ],
 )
 def test_a_setting_written_as_a_flag_is_pointed_out(words, message):

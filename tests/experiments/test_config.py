@@ -225,7 +225,7 @@ MISTAKES = {
     "experiment=../up": "unknown experiment",
     "experiment=mnli_start": "this experiment has no settings for 'cola'; it has them for: mnli, mrpc",
     "start=cola": "start is 'cola'; choose another task to start from: mnli, sst2",
-    "method": "Error parsing override 'method'",
+    "method": "method: a setting is written with =, as in method=lora",
     "experiment=7": "the settings cannot be read: Config group override must be a string",
     "backbone.learning_rates=${seed}": "backbone.learning_rates is '0'; it must be a mapping",
     "backbone.architecture.num_hidden_layers=999999999": "num_hidden_layers is 999999999; .*from 1 to 1000",

@@ -331,6 +331,7 @@ def test_a_sentence_with_an_equals_sign_is_kept_and_a_misspelt_option_refused():
 MISTAKES = {
     ("nothing",): "run=... is missing",
     ("run=/nowhere", "a"): "holds no finished run",
+    ("run={runs}",): "is a folder of runs: name one of them, as in",
     ("run={run}",): "rte takes sentence1 and sentence2; 0 sentences given",
     ("run={run}", "one"): "1 sentence given",
     ("run={run}", "one", "two", "file=x.tsv"): "leave one out",
@@ -344,7 +345,7 @@ MISTAKES = {
 @pytest.mark.parametrize("words", MISTAKES, ids=MISTAKES.values())
 def test_a_mistake_is_one_sentence(words, house, answer):
     run = trained(house, "lora")
-    status, out, err = answer(*(word.format(run=run.folder) for word in words))
+    status, out, err = answer(*(word.format(run=run.folder, runs=run.folder.parent) for word in words))
     assert status == 2
     assert out == ""
     assert len(err.splitlines()) == 1

@@ -16,6 +16,7 @@ from core.errors import UserError
 from experiments.record import read_record
 from tasks.generated import generate
 from tasks.glue import GLUE
+from tasks.layouts import layout_of
 from tasks.loading import fingerprint, layout_name, load_splits, load_test
 from tasks.settings import DataConfig
 
@@ -324,6 +325,14 @@ def test_a_folder_of_other_tasks_says_which(way, tmp_path):
         WRITERS[way][0](tmp_path, task)
     with pytest.raises(UserError, match=r"has no cola in any of the layouts: .*; the tasks there are: rte, stsb$"):
         load(tmp_path, "cola")
+
+
+def test_a_lacking_split_of_a_task_that_is_there_is_named(tmp_path):
+    WRITERS["download"][0](tmp_path, "rte")
+    for file in tmp_path.rglob("test*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"has no test split of rte, whose training set it has$"):
+        layout_of(tmp_path, GLUE["rte"], ["test"])
 
 
 def test_the_folder_of_one_task_points_to_the_one_above(hubs, tmp_path):
