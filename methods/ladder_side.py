@@ -26,13 +26,14 @@ not start at the pretrained model: U is random.
 
 Deviations, and what the paper leaves open:
 - A matrix's importance is its magnitude here, |W|; in the authors' code for T5 it is the Fisher information over 1,024
-  training samples, and `apply` sees no data. Their code for BART ranks by sums of logarithms of it.
+  training samples, and `apply` sees no data. Their code for BART ranks by the L1 norm of its logarithms, which favours
+  rows of small Fisher information.
 - Of each attention head 1/k of the rows are kept, so that heads stay heads; the authors' code ranks all rows together.
 - No side layer is dropped. The authors drop every fourth one of T5-base, every second one of T5-large, all but the last of
   T5-3B, and none of BART.
 - Neither paper nor code has a RoBERTa. Both have T5 and BART, and the code side networks of BERT's layers for vision and
-  language, with k = 4 and without biases in D and U. BART's side network reads embeddings behind a dropout of its own; here
-  it reads them behind the backbone's. The backbone's own dropout stays on in training, as there.
+  language, with k = 4 and without biases in D and U. T5's and BART's side networks read embeddings behind a dropout of
+  their own, ours behind the backbone's. The backbone's own dropout stays on in training, as there.
 """
 
 import copy
