@@ -87,7 +87,7 @@ def labels_at_chosen_rates(runs: pd.DataFrame) -> set[str]:
 def at_chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
     """The complete runs at the rates that held-out data choose, with a column `row` for tables: equal where runs differ in
     nothing but the seed. It is a setting's label, without its rates where no others of it are left."""
-    parts = []
+    parts = [runs.iloc[:0].assign(row="")]  # a frame, where there are no runs
     for _, part in labelled(complete(runs)).groupby(["experiment", "model", "task"], sort=False):
         chosen = part[part["label"].isin(labels_at_chosen_rates(part))]
         alone = chosen.groupby("family")["label"].transform("nunique") == 1

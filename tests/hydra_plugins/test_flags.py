@@ -56,7 +56,7 @@ REFUSED = {
     "-m hydra.mode=RUN": "-m is a sweep: leave out one of them",
     "-m hydra.job.chdir=true": "settings name folders from where the command is given; leave it out",
     "--hydra-help seed=1": "--hydra-help takes no settings",
-    "-cn missing": "there is no missing.yaml in conf/, --config-path or --config-dir",
+    "-cn nothere": "there is no nothere.yaml in conf/, --config-path or --config-dir",
     "-cd nothing": "Additional config directory",
     "-cp nothing": "Primary config module 'nothing' not found",
     "-m --resolve": "--resolve fills in what --cfg shows: write --cfg job --resolve",
