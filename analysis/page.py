@@ -21,10 +21,10 @@ import plotly
 
 from analysis.claims import CLAIMS
 from analysis.figures import LOOKS, look
-from analysis.records import METHODS, TASKS, collapsed, complete, in_order, labelled, on_glue
+from analysis.records import METHODS, TASKS, collapsed, complete, in_order, on_glue
 from analysis.render import Table
 from analysis.statistics import difference, holm, summarize
-from analysis.tables import labels_at_chosen_rates
+from analysis.tables import with_choice
 from core.errors import USER_ERRORS
 from core.io import write_text
 from experiments.config import to_dict
@@ -75,7 +75,7 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table], first: 
         tables: shown as they are.
         first: the experiment that the page opens on.
     """
-    verdicts, runs = claims(on_glue(runs)), with_choice(runs)
+    verdicts, runs = claims(on_glue(runs)), with_choice(by_metric(runs))
     keys = ["experiment", "model", "task", "label"]
     settings = [setting(part) for _, part in runs.groupby(keys, sort=False)]
     return {
@@ -93,14 +93,12 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table], first: 
     }
 
 
-def with_choice(runs: pd.DataFrame) -> pd.DataFrame:
-    """The frame with labels, and whether a run's rate is the `chosen` one; a task with two metrics is two tasks."""
+def by_metric(runs: pd.DataFrame) -> pd.DataFrame:
+    """The frame where a task with two metrics is two tasks."""
     mixed = runs.groupby("task")["metric"].transform("nunique") > 1
-    runs = labelled(runs).assign(chosen=False)
-    runs["task"] = runs["task"].where(~mixed, [f"{TASKS[run.task]} ({run.metric})" for run in runs.itertuples()])
-    for _, part in runs.groupby(["experiment", "model", "task"]):
-        runs.loc[part.index, "chosen"] = part["label"].isin(labels_at_chosen_rates(complete(part)))
-    return runs
+    return runs.assign(
+        task=runs["task"].where(~mixed, [f"{TASKS[run.task]} ({run.metric})" for run in runs.itertuples()])
+    )
 
 
 def method_look(name: str) -> dict[str, str]:

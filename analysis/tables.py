@@ -84,15 +84,21 @@ def labels_at_chosen_rates(runs: pd.DataFrame) -> set[str]:
     return labels
 
 
+def with_choice(runs: pd.DataFrame) -> pd.DataFrame:
+    """The frame with labels, and a column `chosen`: whether a run's rate is the one that held-out data choose."""
+    runs = labelled(runs).assign(chosen=False)
+    for _, part in runs.groupby(["experiment", "model", "task"]):
+        runs.loc[part.index, "chosen"] = part["label"].isin(labels_at_chosen_rates(complete(part)))
+    return runs
+
+
 def at_chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
     """The complete runs at the rates that held-out data choose, with a column `row` for tables: equal where runs differ in
     nothing but the seed. It is a setting's label, without its rates where no others of it are left."""
-    parts = [runs.iloc[:0].assign(row="")]  # a frame, where there are no runs
-    for _, part in labelled(complete(runs)).groupby(["experiment", "model", "task"], sort=False):
-        chosen = part[part["label"].isin(labels_at_chosen_rates(part))]
-        alone = chosen.groupby("family")["label"].transform("nunique") == 1
-        parts.append(chosen.assign(row=chosen["family"].where(alone, chosen["label"])))
-    return pd.concat(parts)
+    runs = with_choice(complete(runs))
+    chosen = runs[runs["chosen"]]
+    alone = chosen.groupby(["experiment", "model", "task", "family"])["label"].transform("nunique") == 1
+    return chosen.assign(row=chosen["family"].where(alone, chosen["label"]))
 
 
 def score_cells(model: str, task: str, label: str, part: pd.DataFrame, scores: dict[int, float]) -> list[str]:

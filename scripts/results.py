@@ -38,7 +38,7 @@ def summaries(runs: pd.DataFrame) -> list[dict[str, Any]]:
     keys = settings_that_differ(runs)
     rows = []
     for _, own in runs.groupby(["order", "method"], sort=True):
-        own = own.assign(key=[json.dumps([values.get(key) for key in keys]) for values in own["settings"]])
+        own = own.assign(key=[json.dumps([values.get(key, "") for key in keys]) for values in own["settings"]])
         parts = [summary(part, keys) for _, part in own.groupby(["key", "task", "metric"], sort=False)]
         rows += sorted(parts, key=lambda row: [natural(row[short(key)]) for key in keys])
     return rows
@@ -53,7 +53,7 @@ def summary(runs: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
     measured = done if len(machines) == 1 else done.iloc[:0]  # a median over machines is no machine's speed
     return {
         "method": first["method"],
-        **{short(key): first["settings"].get(key) for key in keys},
+        **{short(key): first["settings"].get(key, "") for key in keys},  # a method without this setting: nothing
         "trained": int(first["parameters"]),
         "task": task,
         "metric": metric,

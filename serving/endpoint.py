@@ -160,10 +160,20 @@ async def in_one_sentence(request: web.Request, handler: Handler) -> web.StreamR
     except UserError as error:
         return web.json_response({"error": str(error)}, status=400)
     except web.HTTPException as error:
-        return web.json_response({"error": error.text or error.reason}, status=error.status)
+        known = request.match_info.http_exception is None
+        text = (
+            error.text or error.reason if known else f"there is no {request.method} {request.path}; {ways(request.app)}"
+        )
+        return web.json_response({"error": text}, status=error.status)
     except Exception:
         log.error(traceback.format_exc())
         return web.json_response({"error": "the server could not answer this request"}, status=500)
+
+
+def ways(app: web.Application) -> str:
+    """What can be asked, as `there are: POST /classify, GET /adapters`."""
+    routes = [route for route in app.router.routes() if route.method != "HEAD"]
+    return "there are: " + ", ".join(f"{route.method} {route.resource.canonical}" for route in routes if route.resource)
 
 
 def encode(texts: list[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:

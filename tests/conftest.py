@@ -20,7 +20,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # each run collects garbage; what the libraries hold is none, and takes long to look through
+    """Each run collects garbage, which takes long where the collector looks through what libraries hold: so not there."""
+    import support.preloaded  # noqa: F401
+
+    gc.freeze()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """And not in what a test has imported or cached."""
+    if report.when == "call" and report.duration > 0.2:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -331,7 +331,7 @@ function compare(now) {
     plot("Difference of each seed", [
       { type: "scatter", mode: "markers", x: seeds.map((seed) => `seed ${seed}`), y: each, marker: { size: 10, color: colour("--accent") }, hoverinfo: "x+y", name: "a seed" },
       { type: "scatter", mode: "markers", x: ["mean"], y: [mean], error_y: bars([{ mean, low, high }]), marker: { size: 12, symbol: "diamond", color: colour("--text") }, hoverinfo: "y", name: "mean, 95 % t interval" },
-    ], { yaxis: { title: { text: "points" }, rangemode: "tozero", zeroline: true, zerolinewidth: 2, zerolinecolor: colour("--quiet") }, showlegend: false }, ["seed", "difference"], seeds.map((seed, i) => [seed, +each[i].toFixed(2)])),
+    ], { yaxis: { title: { text: "points" }, ...(each.some((x) => x) ? { rangemode: "tozero" } : { range: [-1, 1] }), zeroline: true, zerolinewidth: 2, zerolinecolor: colour("--quiet") }, showlegend: false }, ["seed", "difference"], seeds.map((seed, i) => [seed, +each[i].toFixed(2)])),
   ];
 }
 

@@ -321,6 +321,7 @@ def test_a_row_at_chosen_rates_differs_in_nothing_but_the_seed():
         ("rte", "LoRA, dropout 0", 1e-2),
     }
     assert len(rows) == 5
+    assert "row" in at_chosen_rates(frame([]))
 
 
 def test_rates_are_compared_on_their_common_seeds():

@@ -58,7 +58,7 @@ def test_results_are_means_over_seeds_and_never_over_settings(tmp_path):
     rows = [line for line in out.splitlines() if line.startswith("| ")]
     assert rows[0] == "| method | learning_rate | rank | trained | CoLA (Matthews) | RTE (accuracy) |"
     assert rows[2:] == [
-        "| Full FT | 4e-05 | null | 1,234 | 0.0 ‡1 | 90.0 |",
+        "| Full FT | 4e-05 |  | 1,234 | 0.0 ‡1 | 90.0 |",  # it has no rank
         "| VeRA | 0.01 | 2 | 1,234 | 10.0 |  |",
         "| VeRA | 0.01 | 1024 | 1,234 | 60.0 (35.2 to 84.8, n = 3) |  |",
     ]

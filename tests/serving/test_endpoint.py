@@ -114,6 +114,15 @@ def test_a_bad_request_is_refused_in_one_sentence_and_others_are_answered(body, 
     assert message in bad[1]["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status"), [("/classifi", {}, 404), ("/classify", None, 405), ("/", None, 404)]
+)
+def test_an_unknown_path_or_verb_names_what_can_be_asked(path, body, status, endpoint):
+    verb = "GET" if body is None else "POST"
+    error = f"there is no {verb} {path}; there are: POST /classify, GET /adapters"
+    assert call(endpoint, body, path=path) == [(status, {"error": error})]
+
+
 def test_an_answer_says_which_texts_were_cut(endpoint):
     def words(tokens: int) -> str:  # `a` is one token; two more begin and end the text
         return " ".join(["a"] * (tokens - 2))

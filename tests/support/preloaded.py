@@ -1,5 +1,7 @@
 """What the parent of `support.warm` imports: all that a run of train.py does, and nothing that starts a thread."""
 
+import gc
+
 import datasets  # noqa: F401
 import evaluate  # noqa: F401
 import pandas  # noqa: F401
@@ -13,3 +15,5 @@ import tasks.generated
 import tasks.metrics  # noqa: F401
 import train  # noqa: F401
 import training.trainer  # noqa: F401
+
+gc.freeze()  # a run collects garbage at its start, and the libraries' objects are none

@@ -1,5 +1,6 @@
 """Whole runs of `train.py` in this process, with a tiny random RoBERTa on generated data."""
 
+import functools
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -21,8 +22,7 @@ SMALL = {
 
 
 def settings(output: Path, method: str = "lora", task: str = "cola", *more: str) -> list[str]:
-    has_rank = method in SMALL or hasattr(compose(f"method={method}").method, "rank")
-    rank = SMALL.get(method, ["method.rank=4"] if has_rank else [])
+    rank = SMALL[method] if method in SMALL else ["method.rank=4"] if has_rank(method) else []
     return [
         f"method={method}",
         f"task={task}",
@@ -39,6 +39,11 @@ def settings(output: Path, method: str = "lora", task: str = "cola", *more: str)
         *rank,
         *more,
     ]
+
+
+@functools.cache
+def has_rank(method: str) -> bool:
+    return hasattr(compose(f"method={method}").method, "rank")
 
 
 def run(*arguments) -> tuple[Path, dict]:
