@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 try:
     import hydra
 except ModuleNotFoundError:
-    sys.exit(
-        "error: this Python has no hydra: `make setup`, then `. .venv/bin/activate` (or run .venv/bin/python train.py)"
-    )
+    sys.exit("error: this Python has no hydra: `make setup`, then `. .venv/bin/activate` or .venv/bin/python train.py")
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from core.console import composing, log, require_flags, say, sentence
+from core.console import log, say
 from core.errors import USER_ERRORS, Diverged, Interrupted, out_of_memory
 from core.habits import amend
 from core.io import require_writable
+from core.mistakes import composing, require_flags, sentence
 from core.redact import redacted
 from experiments.config import RunConfig, from_hydra, named_by
 from experiments.record import describe

@@ -22,8 +22,8 @@ from transformers import TrainerCallback
 import tasks.metrics  # noqa: F401  (the other side's imports count in this one's memory too)
 from analysis.speed import GROUPED, LONGEST, MAXIMUM, OURS, RANDOM
 from benchmarks.reference import build_trainer, load_peft
-from core.console import sentence
 from core.errors import USER_ERRORS, UserError
+from core.mistakes import sentence
 from experiments.config import RunConfig
 from experiments.inputs import apply_method, load_inputs
 from models.batches import epoch_batches

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hydra.errors import HydraException
 
 from core.errors import UserError
 
+Groups = Mapping[str, Sequence[str]]  # the choices of each group
 OTHER_NAMES = {
     "lr": "trainer.learning_rate",
     "bs": "trainer.batch_size",
@@ -66,34 +68,40 @@ def amend(words: Sequence[str], conf: Path) -> list[str]:
         folder.name: [file.stem for file in folder.glob("*.yaml")] for folder in conf.iterdir() if folder.is_dir()
     }
     amended = []
-    for place, word in enumerate(words):
-        if word.partition("=")[0].lstrip("+") in groups:
-            word = word.lstrip("+")  # Hydra's way to add a choice; here each has its place
-        name, equals, value = word.partition("=")
-        plain = name.lstrip("-").replace("-", "_")
-        if word.startswith("-") and (plain in groups or plain in OTHER_NAMES):
-            following = "".join(words[place + 1 : place + 2]) or "VALUE"
-            setting = plain if plain in groups else OTHER_NAMES[plain]
-            raise UserError(f"settings have no dashes: write {setting}={value or following}")
-        if name.lstrip("+~").startswith("hydra.sweeper.params"):
-            raise UserError(f"{word}: a grid on the command line is written as its settings, as in -m seed=0,1")
-        if name in groups and value.lower() == "null":
-            raise UserError(f"{word} chooses no file: leave it out, or name one of conf/{name}/")
-        if word == "~logger":
-            word = "logger=none"
-        elif word.startswith("~") and word[1:] in groups and word[1:] not in ("experiment", "profile"):
-            raise UserError(f"{word}: a run has to have a {word[1:]}; choose one with {word[1:]}=NAME")
-        if equals and name in groups:
-            spelt = {choice.lower(): choice for choice in groups[name]}
-            parts = re.split(r"([,()])", value)  # also of choice(a,b)
-            value = "".join(spelt.get(part.lower(), part) for part in parts)
-            word = f"{name}={value if '(' in value else ','.join(dict.fromkeys(value.split(',')))}"
-        if name == "tags" and value and "[" not in value:
-            word = f"tags=[{value}]"
-        if name == "note" and re.search(r"(?<!\\),", value) and value[0] not in "'\"[{":
-            raise UserError(f"a note with a comma is written in quotes of its own: {quoted(word)}")
-        amended.append(word)
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        refuse(word, following, groups)
+        amended.append(spelt(word, groups))
     return amended if {"-m", "--multirun"}.isdisjoint(words) else for_each_cell(amended)
+
+
+def refuse(word: str, following: str, groups: Groups) -> None:
+    """Raises a UserError for a word that Hydra would take for something else."""
+    name, _, value = word.partition("=")
+    plain = name.lstrip("-").replace("-", "_")
+    if word.startswith("-") and (plain in groups or plain in OTHER_NAMES):
+        setting = plain if plain in groups else OTHER_NAMES[plain]
+        raise UserError(f"settings have no dashes: write {setting}={value or following or 'VALUE'}")
+    if name.lstrip("+~").startswith("hydra.sweeper.params"):
+        raise UserError(f"{word}: a grid on the command line is written as its settings, as in -m seed=0,1")
+    if name.lstrip("+") in groups and value.lower() == "null":
+        raise UserError(f"{word} chooses no file: leave it out, or name one of conf/{name.lstrip('+')}/")
+    if word.startswith("~") and word[1:] in groups and word[1:] not in ("logger", "experiment", "profile"):
+        raise UserError(f"{word}: a run has to have a {word[1:]}; choose one with {word[1:]}=NAME")
+    if name == "note" and re.search(r"(?<!\\),", value) and value[0] not in "'\"[{":
+        raise UserError(f"a note with a comma is written in quotes of its own: {quoted(word)}")
+
+
+def spelt(word: str, groups: Groups) -> str:
+    """The word as Hydra wants it."""
+    if word == "~logger":
+        return "logger=none"
+    name, equals, value = word.partition("=")
+    group = name.lstrip("+")  # Hydra's way to add a choice; here each has its place
+    if equals and group in groups:
+        files = {choice.lower(): choice for choice in groups[group]}
+        value = "".join(files.get(part.lower(), part) for part in re.split(r"([,()])", value))  # also of choice(a,b)
+        return f"{group}={value if '(' in value else ','.join(dict.fromkeys(value.split(',')))}"
+    return f"tags=[{value}]" if name == "tags" and value and "[" not in value else word
 
 
 def for_each_cell(words: Sequence[str]) -> list[str]:

@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import methods  # noqa: F401  (registers each method's schema)
 from core.checks import check, generator_seed, one_of
-from core.console import sentence
 from core.errors import USER_ERRORS, UserError, unknown
+from core.mistakes import sentence
 from core.redact import secrets
 from methods.base import Method
 from models.settings import BackboneConfig

@@ -21,9 +21,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
-from core.console import composing, counted, log, sentence
+from core.console import counted, log
 from core.errors import USER_ERRORS, UserError
 from core.habits import amend, for_each_cell
+from core.mistakes import composing, sentence
 from experiments.composer import Composer, run_config
 from experiments.config import RunConfig
 from experiments.run_folder import RunFolder

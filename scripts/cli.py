@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from core.console import log, sentence
+from core.console import log
 from core.errors import USER_ERRORS, Diverged, UserError, unknown
+from core.mistakes import sentence
 
 SLIP = 0.75  # at least so similar is a misspelt option: fle is (file), init_from is not (into)
 

@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from support.command_line import ROOT, compose
 
 import train
-from core.console import sentence
 from core.errors import UserError
+from core.mistakes import sentence
 from experiments.config import file_name, to_dict
 from experiments.sweep import cells
 from methods.base import REGISTERED
