@@ -131,25 +131,28 @@ def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
 
 def higher_rates(runs: pd.DataFrame) -> Verdict | None:
     """Every adapter's rate is at least ten times full fine-tuning's, on each task on which each method has three rates."""
-    found, seeds = {}, []
-    for task in in_order(runs["task"]):
-        tried = [part for name, part in complete(runs, task=task).groupby("method", sort=False) if name != "head"]
-        searched = [part for part in tried if part["learning_rate"].nunique() >= 3]
-        rates = {part["method"].iloc[0]: pick[0] for part in searched if (pick := pick_rate(part))}
-        if "full" in rates and len(rates) > 1:
-            found[task] = rates
-            seeds += [part.groupby("learning_rate")["seed"].nunique().min() for part in searched]
+    searched = {task: searched_rates(runs, task) for task in in_order(runs["task"])}
+    found = {task: rates for task, (rates, _) in searched.items() if "full" in rates and len(rates) > 1}
     if not found:
         return None
-    figures = "; ".join(
-        f"{TASKS[task]}: " + ", ".join(f"{METHODS[name]} {rate:g}" for name, rate in rates.items())
-        for task, rates in found.items()
-    )
-    figures += f" (n = {min(seeds)})"
-    if min(seeds) < LEAST:
-        return None, figures
-    adapters = [(rate, rates["full"]) for rates in found.values() for name, rate in rates.items() if name != "full"]
-    return all(rate >= 10 * full for rate, full in adapters), figures
+    seeds = min(searched[task][1] for task in found)
+    listed = {
+        task: ", ".join(f"{METHODS[name]} {rate:g}" for name, rate in rates.items()) for task, rates in found.items()
+    }
+    figures = "; ".join(f"{TASKS[task]}: {text}" for task, text in listed.items()) + f" (n = {seeds})"
+    pairs = [(rate, rates["full"]) for rates in found.values() for name, rate in rates.items() if name != "full"]
+    return (all(rate >= 10 * full for rate, full in pairs) if seeds >= LEAST else None), figures
+
+
+def searched_rates(runs: pd.DataFrame, task: str) -> tuple[dict[str, float], int]:
+    """The rates that held-out data choose, for methods with three rates or more; and the fewest seeds at one of these."""
+    rates, seeds = {}, []
+    for name, part in complete(runs, task=task).groupby("method", sort=False):
+        if name != "head" and part["learning_rate"].nunique() >= 3:
+            seeds.append(part.groupby("learning_rate")["seed"].nunique().min())
+            if pick := pick_rate(part):
+                rates[name] = pick[0]
+    return rates, min(seeds, default=0)
 
 
 def cost(column: str, methods: list[str], low: float = -math.inf, high: float = math.inf) -> Test:

@@ -47,25 +47,27 @@ class Cell(NamedTuple):
 def read(words: list[str]) -> list[Cell]:
     """The cells of the grid, in the sweep's order, or those of folders of runs, in the order of their settings."""
     folders = folders_of(words)
-    runs = [pair for folder in folders for pair in begun(folder)]
     if folders and len(folders) < len(words):
         raise UserError("give folders of runs, or overrides, not both")
-    if not folders:
+    if folders:
+        runs = [pair for folder in folders for pair in begun(folder)]
+    else:
         runs = [(run, RunFolder.of(run)) for run in cells(words)]
     if not runs:
         raise UserError("there is no run; give a sweep's overrides or a folder of runs")
     settings = [flat(identity(to_dict(run))) for run, _ in runs]
     keys = list(dict.fromkeys([*differing(settings, within=("method.name", "task.name")), *unequal(settings)]))
-    pairs = list(zip(runs, settings, strict=True))
-    if folders:
-        pairs.sort(key=lambda pair: [natural(pair[1].get(key)) for key in keys])
-    found = [Cell(run, *folder.status(), label(values, keys)) for (run, folder), values in pairs]
-    runs = [run for run, _ in pairs]
     queued = in_queue({folder.path for _, folder in runs})
-    return [
-        cell._replace(state="queued") if folder.path in queued and cell.state not in ("complete", "running") else cell
-        for cell, (_, folder) in zip(found, runs, strict=True)
-    ]
+    rows = list(zip(runs, settings, strict=True))
+    if folders:
+        rows.sort(key=lambda row: [natural(row[1].get(key)) for key in keys])
+    found = []
+    for (run, folder), values in rows:
+        state, record = folder.status()
+        if folder.path in queued and state not in ("complete", "running"):
+            state = "queued"
+        found.append(Cell(run, state, record, label(values, keys)))
+    return found
 
 
 def folders_of(words: list[str]) -> list[Path]:
