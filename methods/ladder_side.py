@@ -17,18 +17,14 @@
 Nothing that trains lies below a D, so no gradient enters the backbone, and autograd keeps none of its activations: the h_i
 alone, for the gradients of D. Every h_i is cut off from what might train below it.
 
-g_i starts as a pruned copy of the backbone's layer i (`init=pruned`). Going up from the word embeddings, each matrix keeps
-the columns whose rows the matrix before it kept, and 1/k of its own rows, those of largest L1 norm of importance; query, key
-and value keep the same rows, by the product of their three importances. D and U are drawn as `nn.Linear` draws them.
+g_i starts as a pruned copy of the backbone's layer i (`init=pruned`, methods/pruning.py). D and U are drawn as `nn.Linear`
+draws them.
 
 The model takes the plain path (`trainer.forward=padded`), whatever `trainer.forward` says, and does not merge. Training does
 not start at the pretrained model: U is random.
 
 Deviations, and what the paper leaves open:
-- A matrix's importance is its magnitude here, |W|; in the authors' code for T5 it is the Fisher information over 1,024
-  training samples, and `apply` sees no data. Their code for BART ranks by the L1 norm of its logarithms, which favours
-  rows of small Fisher information.
-- Of each attention head 1/k of the rows are kept, so that heads stay heads; the authors' code ranks all rows together.
+- What pruning keeps: methods/pruning.py.
 - No side layer is dropped. The authors drop every fourth one of T5-base, every second one of T5-large, all but the last of
   T5-3B, and none of BART.
 - Neither paper nor code has a RoBERTa. Both have T5 and BART, and the code side networks of BERT's layers for vision and
@@ -37,7 +33,6 @@ Deviations, and what the paper leaves open:
 """
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -48,6 +43,7 @@ from core.checks import number, one_of
 from core.errors import UserError
 from methods.base import Method, encoder, encoder_layers, freeze_encoder, register
 from methods.prefix import KNOWN
+from methods.pruning import prune
 
 T = 0.1
 
@@ -104,46 +100,6 @@ class Climb:
 
     def __call__(self, _: nn.Module, inputs: tuple[Any, ...], more: dict[str, Any], h: Tensor) -> None:
         self.ladder.s = self.rung(self.ladder.s, h.detach(), *inputs[1:], **more)
-
-
-def prune(layers: list[Any], sides: list[Any], words: Tensor, k: int) -> None:
-    """Fills the side network's layers with rows and columns of the backbone's; `words` (vocabulary, d).
-
-    `rows` are those of the present matrix that are kept; `columns`, those of the matrix before it, whose output it reads.
-    """
-    columns = strongest(words.T, 1, k)
-    for layer, side in zip(layers, sides, strict=True):
-        own, heads = layer.attention.self, layer.attention.self.num_attention_heads
-        three = [getattr(own, name).weight[:, columns].abs() for name in ("query", "key", "value")]
-        rows = strongest(three[0] * three[1] * three[2], heads, k)
-        for name in ("query", "key", "value"):
-            cut(getattr(own, name), getattr(side.attention.self, name), rows, columns)
-        for part, there in parts(layer, side):
-            columns, rows = rows, strongest(part.dense.weight[:, rows], 1, k)
-            cut(part.dense, there.dense, rows, columns)
-            if hasattr(part, "LayerNorm"):
-                cut(part.LayerNorm, there.LayerNorm, rows)
-        columns = rows
-
-
-def parts(layer: Any, side: Any) -> Iterator[tuple[Any, Any]]:
-    """The parts of a layer behind its attention, in the order in which they read each other, with the side layer's."""
-    yield layer.attention.output, side.attention.output
-    yield layer.intermediate, side.intermediate
-    yield layer.output, side.output
-
-
-def strongest(importance: Tensor, blocks: int, k: int) -> Tensor:
-    """The indices of 1/k of the rows in each of so many equal blocks: those of largest L1 norm, in their order."""
-    norms = importance.abs().sum(1).view(blocks, -1)
-    best = norms.topk(norms.shape[1] // k).indices.sort().values
-    return (best + norms.shape[1] * torch.arange(blocks, device=best.device).unsqueeze(1)).flatten()
-
-
-def cut(of: Any, into: Any, rows: Tensor, columns: Tensor | None = None) -> None:
-    """Copies the weight's rows and columns, and the bias' rows."""
-    into.weight.copy_(of.weight[rows] if columns is None else of.weight[rows][:, columns])
-    into.bias.copy_(of.bias[rows])
 
 
 @register
