@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from core.errors import UserError, refused
 from core.hub import checksum
 from tasks.glue import GLUE, Task
-from tasks.rows import READERS, Row, as_table, read_rows, read_with, tab_separated
+from tasks.rows import READERS, Row, as_table, dataset, read_rows, read_with, tab_separated
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _read_cached(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
 def _read_parquet(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
     tables = [_table(file) for file in files]
     try:
-        return datasets.Dataset(pa.concat_tables(tables))
+        return dataset(pa.concat_tables(tables))
     except (pa.ArrowException, LookupError, TypeError, ValueError) as error:  # in the metadata, which datasets reads
         first, *others = files
         where = f"{first}" + (f" with {', '.join(file.name for file in others)}" if others else "")

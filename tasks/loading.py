@@ -19,7 +19,7 @@ from core.hub import snapshot
 from tasks.generated import generate
 from tasks.glue import GLUE, Task
 from tasks.layouts import layout_of
-from tasks.rows import read_rows, require_texts
+from tasks.rows import dataset, read_rows, require_texts
 from tasks.settings import HELD_OUT, DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
@@ -65,7 +65,7 @@ def _load(task: Task, config: DataConfig) -> dict[str, Split]:
             "train": config.train_size or GENERATED_TRAIN
         }
         return {
-            name: _split(task, name, datasets.Dataset(pa.table(generate(task.name, name, sizes[name], config.seed))))
+            name: _split(task, name, dataset(pa.table(generate(task.name, name, sizes[name], config.seed))))
             for name in names
         }
     limits = dict.fromkeys(names, config.eval_size) | {"train": config.train_size}

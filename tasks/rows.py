@@ -110,7 +110,12 @@ def as_table(task: Task, where: str, rows: list[Row], is_labelled: bool = True) 
         is_hubs_score = task.is_regression and task.name in GLUE
         columns["label"] = pa.array(labels, pa.float32()) if is_hubs_score else labels
     columns["idx"] = [_idx(f"{where}, row {number}", row.get("idx", number)) for number, row in enumerate(rows)]
-    return datasets.Dataset(pa.table(columns))
+    return dataset(pa.table(columns))
+
+
+def dataset(table: pa.Table) -> datasets.Dataset:
+    """The table, without the fingerprint that `datasets` makes of all its bytes for a cache that is not used here."""
+    return datasets.Dataset(table, fingerprint="none")
 
 
 def _label(task: Task, where: str, value: Any) -> int | float:

@@ -13,6 +13,8 @@ from support.tiny import METHODS, SHAPES
 
 from methods.base import Method
 
+os.fsync = lambda descriptor: None  # only a power failure would show its lack; the processes that tests kill have it
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="`make faults`: what takes too long for each change")
