@@ -67,6 +67,8 @@ def apply_method(run: RunConfig, backbone: Backbone, accelerator: Accelerator | 
     model = backbone.model
     with seeded(run.seed, "adapter"):
         run.method.apply(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"method={run.method.name} trains nothing on {type(model).__name__}: give another method")
     most = backbone.max_length - run.method.positions
     batch = collate(samples(backbone.tokenizer, run.task.row, most), [0, 1])
     batch = batch.to(next(model.parameters()).device)

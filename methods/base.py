@@ -271,7 +271,7 @@ def encoder_layers(model: nn.Module) -> list[nn.Module]:
     layers = [layer for stack in stacks.values() for layer in _flat(stack)]
     config = encoder(model).config
     decoders = getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", None) or 0
-    expected = config.num_hidden_layers + (decoders if config.is_encoder_decoder else 0)
+    expected = getattr(config, "num_hidden_layers", 0) + (decoders if config.is_encoder_decoder else 0)
     parents = {name.rpartition(".")[0] for name in stacks}
     if len(parents) < len(stacks) or len(layers) != expected:  # XLM has a list of each layer's part, ALBERT one layer
         raise UserError(f"{type(encoder(model)).__name__} has no list of {expected} layers: use another method")
@@ -324,6 +324,8 @@ def matching_layers(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
         UserError: there are none; the message lists the names that there are.
     """
     layers = dict(linear_layers(model))
+    if pattern == QUERY_AND_VALUE:  # whole names: DeBERTa's pos_query_proj and LUKE's w2e_query are other layers
+        pattern = rf"\b{pattern}"
     matched = {name: layer for name, layer in layers.items() if re.search(pattern, name)}
     if not layers:  # GPT-2's are of transformers' class Conv1D
         raise UserError(f"{type(encoder(model)).__name__} has no nn.Linear to adapt: use another method")

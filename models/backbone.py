@@ -9,7 +9,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from core.console import log
 from core.errors import UserError, refused
@@ -19,7 +25,7 @@ from methods.base import head_prefixes
 from models.batches import Encoded, collate, encode
 from models.random_init import Provenance, draw, task_settings
 from models.settings import BackboneConfig
-from models.tokenizer import load_tokenizer
+from models.tokenizer import VOCABULARIES, load_tokenizer
 from tasks.glue import Task
 from tasks.loading import Split
 
@@ -31,6 +37,8 @@ TRIED = 512  # tokens at most, of a text that a backbone is tried on
 UNBOUNDED = 2**20  # tokens, where positions are relative
 FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 REQUIRED = ["config.json", "*.safetensors"]
+# what a checkpoint's configuration must not decide: the form of the output, and a way to save memory
+PLAIN = {"return_dict": True, "output_attentions": False, "output_hidden_states": False, "chunk_size_feed_forward": 0}
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,9 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     model, tokenizer, provenance = draw(config, task, seed, texts) if config.random_init else _load(config, task, seed)
     if tokenizer.pad_token_id is None:
         raise UserError(f"backbone {config.name}: its tokenizer has no padding token: give it one, and save it again")
+    tokenizer.padding_side = "right"  # as in training; it is exported beside the weights
+    if "attention_mask" in signature(model.forward).parameters:  # without it padding would count as text
+        tokenizer.model_input_names = list(dict.fromkeys([*tokenizer.model_input_names, "attention_mask"]))
     padding_id = position_padding(model)
     if padding_id is None:  # GPT-2 finds a text's last token by it
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -93,7 +104,8 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
             f"backbone.tokenizer: its padding id is {tokenizer.pad_token_id}, {config.name} counts positions by "
             f"pad_token_id {padding_id}: give a tokenizer of this encoder"
         )
-    if (ids := 1 + max(tokenizer.get_vocab().values())) > (rows := model.config.vocab_size):
+    rows = getattr(model.config.get_text_config(), "vocab_size", None)  # CANINE has none
+    if rows and (ids := 1 + max(tokenizer.get_vocab().values())) > rows:
         raise UserError(
             f"backbone {config.name}: its tokenizer gives ids below {ids}, its embedding has {rows} rows: "
             "give backbone.tokenizer=FOLDER with a tokenizer of this encoder"
@@ -118,10 +130,11 @@ def try_out(backbone: Backbone, task: Task) -> None:
         UserError: the logits are not one row of finite numbers a text, or they depend on the padding beside it.
     """
     model, data = backbone.model.eval(), samples(backbone.tokenizer, task, backbone.max_length)
-    types = {number for row in data.inputs.get("token_type_ids", []) for number in row}
-    if len(types) > (known := getattr(model.config, "type_vocab_size", None) or len(types)):
+    types = [number for row in data.inputs.get("token_type_ids", []) for number in row]
+    known = getattr(model.config, "type_vocab_size", None)
+    if known and types and max(types) >= known:
         raise UserError(
-            f"the tokenizer tells {len(types)} types of token apart, the encoder knows {known}: "
+            f"the tokenizer's types of token go up to {max(types)}, the encoder's to {known - 1}: "
             "take token_type_ids out of model_input_names in tokenizer_config.json"
         )
     together, *alone = (model(**collate(data, rows).inputs).logits for rows in ([0, 1], [0], [1]))
@@ -132,20 +145,28 @@ def try_out(backbone: Backbone, task: Task) -> None:
     if torch.allclose(together, torch.cat(alone), rtol=PADDING, atol=PADDING * float(together.abs().max())):
         return
     if "attention_mask" in signature(model.forward).parameters:
-        raise UserError("a text's logits depend on the padding beside it: tokenizer and encoder do not fit together")
+        raise UserError(
+            "a text's logits depend on the padding beside it: either the encoder ignores its attention mask, as ConvBERT and "
+            "Nyströmformer do, or the tokenizer is another encoder's"
+        )
     log.warning(f"backbone {backbone.name} takes no attention mask: a text's logits depend on the padding beside it")
 
 
 def find(config: BackboneConfig) -> Path:
     """The folder with the checkpoint, which is downloaded if it is not there."""
     source = config.source or ""
-    required = REQUIRED if config.tokenizer else [*REQUIRED, "tokenizer*"]
+    required = REQUIRED if config.tokenizer else [*REQUIRED, "tokenizer*"]  # the hub's have it
     if source.startswith("package:"):
         return _package_folder(source.removeprefix("package:"))
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if lacking := missing(folder, required):
+        if lacking := missing(folder, REQUIRED):
             raise UserError(f"backbone.source: {folder} has no file like {lacking[0]}")
+        if not config.tokenizer and missing(folder, VOCABULARIES) == VOCABULARIES:
+            raise UserError(
+                f"backbone.source: {folder} has no tokenizer, no file like {', '.join(VOCABULARIES)}: "
+                "give backbone.tokenizer=FOLDER"
+            )
         return folder
     if source.startswith((".", "/", "~")):
         raise UserError(f"backbone.source: there is no folder {folder}")
@@ -189,20 +210,33 @@ def _checksum(folder: Path) -> str:
 
 def _pretrained(folder: Path, task: Task, seed: int) -> PreTrainedModel:
     """Loads the encoder, draws the head, and checks that nothing else was drawn."""
+    with refused(f"backbone.source: {folder} does not load"):
+        config = AutoConfig.from_pretrained(folder, **task_settings(task))
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"backbone.source: the weights in {folder} are quantized: give full ones; method=qlora quantizes them itself"
+        )
+    for key, value in PLAIN.items():
+        setattr(config, key, value)
     with refused(f"backbone.source: {folder} does not load"), seeded(seed, "head"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
-            **task_settings(task),
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # a checkpoint with another task's head: its head is drawn again
         )
-    drawn = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    if lost := sorted(key for key in drawn if not key.startswith(head_prefixes(model))):
+    head = head_prefixes(model)
+    for key, there, expected in report["mismatched_keys"]:
+        if not key.startswith(head):
+            raise UserError(
+                f"backbone.source: {key} in {folder} has shape {tuple(there)}, by config.json it has {tuple(expected)}"
+            )
+    if lost := sorted(key for key in report["missing_keys"] if not key.startswith(head)):
         raise UserError(f"backbone.source: {folder} lacks {len(lost)} of the encoder's weights, {lost[0]} among them")
     own_head = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
-    if not own_head <= drawn:
+    if not own_head <= {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}:
         draw_head(model, seed)
     return model
 
@@ -212,9 +246,10 @@ def draw_head(model: PreTrainedModel, seed: int) -> None:
 
     BERT's pooler stays: it belongs to the pretrained encoder.
     """
-    heads = [module for name, module in model.named_children() if name != model.base_model_prefix]
+    encoder = f"{model.base_model_prefix}."
+    modules = [module for name, module in model.named_modules() if not f"{name}.".startswith(encoder)]
+    parameters = [parameter for name, parameter in model.named_parameters() if not name.startswith(encoder)]
+    for part in (*modules, *parameters):  # the whole model among them: ModernBERT draws its classifier there
+        vars(part).pop("_is_hf_initialized", None)  # transformers' mark of what needs no drawing
     with seeded(seed, "head"):
-        for head in heads:
-            for parameter in head.parameters():
-                vars(parameter).pop("_is_hf_initialized", None)  # transformers' mark of what a checkpoint gave
-            head.apply(model._init_weights)
+        model.initialize_weights()

@@ -6,18 +6,18 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.architectures import TEXTS, random_classifier, save_base
+from support.architectures import ARCHITECTURES, TEXTS, random_classifier, save_base
 from support.command_line import compose
 from support.files import edit_json
 from support.tiny import METHODS, shake
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from core.errors import UserError
 from methods.base import head_parameters, load_trained_state, merge, trained_state
 from methods.bitfit import BitFit
 from methods.full import Full
 from methods.top_layers import TopLayers
-from models.backbone import Backbone, load_backbone
+from models.backbone import PLAIN, Backbone, load_backbone
 from models.batches import collate, encode
 from models.packed import Packed, forward_path
 from serving.endpoint import answer
@@ -51,7 +51,7 @@ def logits(backbone: Backbone, task: Task, texts: list[str], forward: str = "pad
 # The head
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "deberta", "xlm", "bart", "gpt2"])
+@pytest.mark.parametrize("architecture", sorted({*ARCHITECTURES} - {"xlnet"}))  # which is refused
 def test_a_head_that_a_checkpoint_brings_is_drawn_again(architecture, tmp_path):
     """Whatever its size: the same bits as on a checkpoint without a head, others for another seed."""
     bases = {name: tmp_path / name for name in ("bare", "two", "three")}
@@ -141,6 +141,35 @@ def test_a_special_token_in_a_text_is_text_here_and_in_an_export(tmp_path):
     assert again(texts)["input_ids"][0].count(2) == 1
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "bert"])
+def test_a_tokenizer_that_pads_left_or_makes_no_mask_is_exported_mended(architecture, tmp_path):
+    save_base(tmp_path, architecture)
+    edit_json(
+        tmp_path / "tokenizer_config.json", lambda c: c.update(padding_side="left", model_input_names=["input_ids"])
+    )
+    backbone, row = load(tmp_path, "cola"), GLUE["cola"]
+    texts = ["the cat", "a dog ran to the house and sat on the mat"]
+    expected = logits(backbone, row, texts)
+    backbone.tokenizer.save_pretrained(tmp_path / "out")
+    batch = AutoTokenizer.from_pretrained(tmp_path / "out")(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.model(**batch).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+OUTPUTS = {"output_attentions": True, "output_hidden_states": True, "return_dict": False, "chunk_size_feed_forward": 2}
+
+
+@pytest.mark.parametrize("key", OUTPUTS)
+def test_a_base_whose_configuration_asks_for_another_output_trains_and_is_exported(key, tmp_path):
+    save_base(tmp_path, "bert")
+    plain = logits(load(tmp_path, "cola"), GLUE["cola"], ["the cat", "a dog ran"])
+    change_config(tmp_path, **{key: OUTPUTS[key]})
+    backbone = load(tmp_path, "cola")
+    assert torch.equal(logits(backbone, GLUE["cola"], ["the cat", "a dog ran"]), plain)
+    backbone.model.save_pretrained(tmp_path / "out")
+    assert getattr(AutoConfig.from_pretrained(tmp_path / "out"), key) == PLAIN[key]
+
+
 @pytest.mark.parametrize("architecture", ["t5", "xlnet"])
 def test_relative_positions_set_no_limit(architecture, tmp_path):
     model = random_classifier(architecture)
@@ -167,8 +196,38 @@ def test_a_tokenizer_of_pairs_on_an_encoder_of_one_type_is_refused(tmp_path):
     tokens = json.loads((tmp_path / "tokenizer.json").read_text())
     tokens["post_processor"] = {"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["<s>", 0]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokens))
-    with pytest.raises(UserError, match="tells 2 types of token apart, the encoder knows 1: take token_type_ids out"):
+    with pytest.raises(UserError, match="types of token go up to 1, the encoder's to 0: take token_type_ids out"):
         load(tmp_path)
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused_by_their_shape(tmp_path):
+    save_base(tmp_path, "bert")
+    change_config(tmp_path, max_position_embeddings=40)
+    with pytest.raises(
+        UserError, match=r"position_embeddings.weight in .* has shape \(64, 32\), by config.json it has \(40"
+    ):
+        load(tmp_path)
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    save_base(tmp_path, "bert")
+    change_config(tmp_path, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(UserError, match="are quantized: give full ones; method=qlora"):
+        load(tmp_path)
+
+
+def test_a_vocabulary_is_a_tokenizer_and_a_folder_without_one_is_refused(tmp_path):
+    """RoBERTa's own form: vocab.json and merges.txt."""
+    save_base(tmp_path, "roberta")
+    tokens = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    expected = logits(load(tmp_path, "cola"), GLUE["cola"], ["the cat sat"])
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"has no tokenizer, no file like .*: give backbone.tokenizer=FOLDER"):
+        load(tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps(tokens["vocab"]))
+    (tmp_path / "merges.txt").write_text("\n".join(" ".join(pair) for pair in tokens["merges"]))
+    torch.testing.assert_close(logits(load(tmp_path, "cola"), GLUE["cola"], [" the cat sat"]), expected)
 
 
 def test_a_text_without_a_token_is_named(tmp_path):
@@ -183,8 +242,18 @@ def test_a_text_without_a_token_is_named(tmp_path):
 # What trains
 
 
-def trains(architecture: str, method) -> set[str]:
-    model = random_classifier(architecture)
+@pytest.mark.parametrize(("architecture", "settings"), [("deberta-v2", {"share_att_key": False}), ("luke", {})])
+def test_query_and_value_are_whole_names(architecture, settings):
+    """Not DeBERTa's pos_query_proj, nor LUKE's w2e_query: as peft finds `["query", "value"]`."""
+    method = METHODS["lora"]
+    adapted = {
+        name.removesuffix(".A").rpartition(".")[2] for name in trains(architecture, method, **settings) if ".A" in name
+    }
+    assert adapted in ({"query_proj", "value_proj"}, {"query", "value"})
+
+
+def trains(architecture: str, method, **settings) -> set[str]:
+    model = random_classifier(architecture, **settings)
     method.apply(model)
     head = {id(p) for p in head_parameters(model)}
     return {name for name, p in model.named_parameters() if p.requires_grad and id(p) not in head}

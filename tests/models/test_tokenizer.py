@@ -74,7 +74,7 @@ def test_a_checkpoint_without_a_tokenizer_takes_the_given_one(architecture, tmp_
     (tmp_path / "tokenizer").mkdir()
     for file in (tmp_path / "encoder").glob("tokenizer*"):
         file.rename(tmp_path / "tokenizer" / file.name)
-    with pytest.raises(UserError, match=r"has no file like tokenizer\*"):
+    with pytest.raises(UserError, match=r"has no tokenizer, no file like"):
         checkpoint(tmp_path / "encoder")
     backbone = checkpoint(tmp_path / "encoder", f"backbone.tokenizer={tmp_path / 'tokenizer'}")
     shutil.copytree(tmp_path / "tokenizer", tmp_path / "encoder", dirs_exist_ok=True)
