@@ -17,7 +17,7 @@ from torch import Tensor
 from core.console import log
 from core.errors import Damaged, UserError
 
-CHECKSUM = "sha256"  # in records and in headers: of all the rest
+CHECKSUM = "sha256"  # the key of a record's or a header's checksum over all else
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -139,7 +139,7 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def read_group(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`; neither the rest nor the checksum is read.
+    """The tensors whose names begin with `prefix`. Does not read the rest or check the checksum.
 
     Raises:
         Damaged: they cannot be read.

@@ -87,7 +87,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def origin(record: dict[str, Any]) -> dict[str, Any]:
-    """What must not differ if an unfinished run is to resume, or a finished one to count."""
+    """What must match for an unfinished run to resume, or a finished one to count."""
     provenance = record["provenance"]
     hardware = {key: provenance["hardware"][key] for key in ("device", "precision", "processes")}
     return {

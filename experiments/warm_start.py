@@ -23,7 +23,7 @@ def describe_start(run: RunConfig, start: RunConfig | None) -> dict[str, Any] | 
     A run resumes without its `init_from`: its own checkpoint says what it started from.
 
     Raises:
-        UserError: there is neither a finished run nor an adapter.
+        UserError: there is no finished run or adapter.
     """
     if start:
         return {"task": start.task.name, "config_hash": start.hash}

@@ -250,7 +250,7 @@ def test_a_slurm_job_does_not_wait_for_long_with_its_node(tmp_path, monkeypatch,
     folder = RunFolder(tmp_path / "run", "")
     with (
         folder.lock(),
-        pytest.raises(UserError, match="is being trained by another process, and a Slurm job does not wait for it"),
+        pytest.raises(UserError, match="is being trained by another process; Slurm jobs do not wait"),
         folder.lock(),
     ):
         pass

@@ -271,8 +271,8 @@ def test_jobs_in_the_queue_are_taken_up_and_those_that_cannot_start_are_not(laun
 @pytest.mark.parametrize(
     ("held", "log", "told"),
     [
-        ("run", "", "warning: running: {}: another process trains it, and job 7 has ended"),
-        ("start", "", "warning: missing: {}: another process trains the run that it starts from, and job 7 has ended"),
+        ("run", "", "warning: running: {}: another process is training it; job 7 stopped"),
+        ("start", "", "warning: missing: {}: another process is training the run that it starts from; job 7 stopped"),
         (None, "Job not requeued because: timed-out too many times.", "its time limit, 60 minutes, too often to be"),
         (None, "", "error: missing: {}: it left no record; its log: "),
     ],
