@@ -45,6 +45,6 @@ def sync_command(folder: Path, runs: str = ".") -> str:
 
 
 def upload_line(folder: Path) -> str | None:
-    """How the curves of a sweep are uploaded that W&B wrote offline in its runs' folders, if there are any."""
+    """The command that uploads a sweep's offline curves, if there are any."""
     has_parts = any(offline_parts(run) for run in folder.glob("*"))
     return f"W&B's offline curves; to upload: {sync_command(folder, '*')}" if has_parts else None
