@@ -110,7 +110,7 @@ CLAIMS = (
         compare({"method": "lora"}, {"method": "full"}, ("LoRA", "full FT"), level_or_above),
     ),
     Claim(
-        "LoRA falls behind on CoLA at 4e-5, and better settings may mend it",
+        "LoRA falls behind on CoLA at 4e-5, and better settings may close the gap",
         PARIKH,
         tuple(RATES),
         f"at 4e-5 more than {PAR:g} point below; at rates of their own no more than {PAR:g} point below",

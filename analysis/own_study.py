@@ -240,7 +240,7 @@ def marker_of(method: str, place: int) -> str:
 
 
 def widen_log_axis(ax: Axes) -> None:
-    """A log axis that spans a factor of 6.25 at least, in which lie two of 1, 2, 5, 10, and shows a few per cent as that."""
+    """A log axis that spans a factor of 6.25 or more: it has two of 1, 2, 5, 10 on it, and small differences look small."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     ax.set_xlim(min(low, (low * high) ** 0.5 / 2.5), max(high, (low * high) ** 0.5 * 2.5))

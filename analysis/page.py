@@ -29,6 +29,7 @@ from core.errors import USER_ERRORS
 from core.io import write_text
 from experiments.config import to_dict
 from experiments.naming import flat
+from experiments.record import RECORD
 from experiments.run_folder import PREDICTIONS
 from experiments.sweep import compose
 from models.settings import BackboneConfig
@@ -94,7 +95,7 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table], first: 
 
 
 def by_metric(runs: pd.DataFrame) -> pd.DataFrame:
-    """The frame where a task with two metrics is two tasks."""
+    """The frame, in which a task with two metrics becomes two tasks."""
     mixed = runs.groupby("task")["metric"].transform("nunique") > 1
     return runs.assign(
         task=runs["task"].where(~mixed, [f"{TASKS[run.task]} ({run.metric})" for run in runs.itertuples()])
@@ -191,7 +192,7 @@ def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
     held, top = selected(row.history, row.metric), best(row.history, row.metric) if row.history else None
     return {
         "id": f"{row.experiment}/{row.hash}",
-        "name": file.parent.name if file.name == "result.json" else file.stem,
+        "name": file.parent.name if file.name == RECORD else file.stem,
         **{
             key: plain(getattr(row, key))
             for key in ("experiment", "model", "task", "method", "label", "seed", "status")

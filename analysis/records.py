@@ -31,7 +31,7 @@ ORDER = (  # of methods in tables; others come last
 
 
 class Labels(dict[str, str]):
-    """Labels by name; what has none, such as a user's own task, goes by its name."""
+    """Labels by name; a name without a label, such as a user's own task, is its own label."""
 
     def __missing__(self, name: str) -> str:
         return name
@@ -246,7 +246,7 @@ def measurements(folder: Path, kind: str, key: Callable[[dict[str, Any]], tuple[
 
 
 def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """The complete runs whose columns have these values; a list stands for any of its members."""
+    """The complete runs whose columns have these values; a list means any of its members."""
     rows = frame[frame["status"] == "complete"]
     for column, value in where.items():
         rows = rows[rows[column].isin(value if isinstance(value, list) else [value])]
@@ -254,7 +254,7 @@ def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
 
 
 def on_glue(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that papers' numbers can be compared with: none on generated data."""
+    """The runs to compare with papers' numbers: none on generated data."""
     return runs[runs["data"] != "generated"]
 
 

@@ -73,7 +73,7 @@ def reference(run: RunConfig) -> None:
 def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
     """The Trainer of a run, with our data, tokenizer, weights and first values of the head."""
     task = run.task.row
-    load_peft()  # before all that takes long
+    load_peft()  # before the slow part
     bf16 = make_accelerator(run.trainer, run.deterministic).mixed_precision == "bf16"
     inputs = load_inputs(run)
     backbone = inputs.backbone

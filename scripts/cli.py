@@ -48,7 +48,7 @@ def parse(
 
     Args:
         options: each with its default.
-        rest_are: what the other words are. Of "paths", those with `=` or `--` exist; with "none" there are no others.
+        rest_are: what the other words are. "paths": those with `=` or `--` must exist; "none": no others are allowed.
 
     Raises:
         UserError: a required option is missing, or a word is nearly one, or meant as one.

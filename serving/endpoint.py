@@ -31,7 +31,7 @@ from tasks.rows import is_text
 
 KEYS = ("adapter", "texts")  # of a request
 MOST_TEXTS = 256  # in one request
-MOST_WAITING = 4096  # texts in the queue; a request beyond is told to come again
+MOST_WAITING = 4096  # texts in the queue; further requests are rejected (503)
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Endpoint:
         self.thread.shutdown(cancel_futures=True)
 
     async def work(self) -> None:
-        """Answers what waits, for ever."""
+        """Serves the queue until cancelled."""
         while True:
             batch = [await self.queue.get()]
             while len(batch) < self.batch and not self.queue.empty():
