@@ -87,7 +87,7 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
     )
 
 
-def test_a_folder_of_runs_says_nothing_of_missing_ones(tmp_path, monkeypatch, capsys):
+def test_a_folder_of_runs_says_nothing_about_missing_ones(tmp_path, monkeypatch, capsys):
     [run] = places(tmp_path, "seed=0").values()
     leave(run, "complete")
     (run.folder / CONFIG).write_text(yaml.safe_dump(to_dict(run)))

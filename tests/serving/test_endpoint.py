@@ -152,7 +152,7 @@ def test_one_requests_fault_is_its_own(endpoint, monkeypatch, capsys):
     *good, bad = call(endpoint, *requests(12), {"adapter": "cola", "texts": ["poison"]})
     assert {status for status, _ in good} == {200}
     assert bad == (500, {"error": "the server could not answer this request"})
-    assert "RuntimeError: secret details" in capsys.readouterr().err  # for whoever runs the server
+    assert "RuntimeError: secret details" in capsys.readouterr().err  # in the server's log
 
 
 def test_adapters_beyond_the_budget_together_are_served_in_parts(endpoint):
@@ -230,7 +230,7 @@ def test_the_adapters_are_listed(endpoint):
     assert said["cola"] == {"task": "cola", "labels": ["unacceptable", "acceptable"], "columns": ["sentence"]}
 
 
-def test_runs_are_named_and_none_twice():
+def test_runs_have_names_and_no_two_share_one():
     assert folders(["runs/a/", "mine=runs/b"]) == {"a": Path("runs/a"), "mine": Path("runs/b")}
     with pytest.raises(UserError, match="name the folders of finished runs"):
         folders([])

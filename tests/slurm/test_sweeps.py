@@ -1,4 +1,4 @@
-"""Sweeps through a real Slurm: what a user sees, what becomes of jobs that are stopped, and what Slurm refuses."""
+"""Sweeps through a real Slurm: what a user sees, what happens to stopped jobs, and what Slurm refuses."""
 
 import json
 import os
@@ -221,7 +221,7 @@ def test_runs_whose_start_diverges_are_cancelled_and_named(environment, tmp_path
     assert [record["status"] for record in science(tmp_path).values()] == ["failed"]
 
 
-def test_a_job_at_its_time_limit_goes_on_and_after_the_last_retry_is_told_as_that(environment, tmp_path):
+def test_a_job_at_its_time_limit_is_queued_again_and_reported_after_the_last_retry(environment, tmp_path):
     """Takes four minutes: Slurm's shortest limits are minutes, and it looks at them twice a minute."""
     limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30", "hydra.launcher.max_num_timeout=1")
     words = (*limits, "data.train_size=400", "trainer.epochs=20000")
@@ -233,8 +233,8 @@ def test_a_job_at_its_time_limit_goes_on_and_after_the_last_retry_is_told_as_tha
     assert said.count("resumes at step") == 1
 
 
-def test_a_job_whose_run_another_process_trains_ends_and_is_told_as_that(environment, tmp_path):
-    """Takes two minutes, for which a job waits for the lock of a dead machine."""
+def test_a_job_ends_and_reports_that_another_process_trains_its_run(environment, tmp_path):
+    """Takes two minutes: a job waits that long for a lock."""
     words = (*TINY, f"output_dir={tmp_path}", "method=lora", "data.train_size=400", "trainer.epochs=20000")
     other = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:

@@ -87,7 +87,7 @@ def batches_are_made_on_the_host(monkeypatch):
 def applied(method: Method, architecture: str, labels: int = 3) -> nn.Module:
     """A model on the CPU, adapted where the default device is another.
 
-    But for QLoRA: bitsandbytes makes its table for the scales on the default device, once a process, and moves it itself.
+    Except QLoRA: bitsandbytes makes its table for the scales on the default device, once a process, and moves it itself.
     """
     model = tiny_model(architecture, labels, dropout=0.1)
     with nullcontext() if isinstance(method, QLoRA) else elsewhere():
