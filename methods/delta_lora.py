@@ -44,7 +44,7 @@ class DeltaLoRALinear(LoRALinear):
 
     Attributes:
         A_K, B_K: (rank, in) and (out, rank): the factors from which W began to move; the present ones until then.
-        follows: whether A_K and B_K follow A and B, as a tensor, so that no step waits; None: before this process's first step.
+        follows: whether A_K and B_K follow A and B, a tensor, so that no step waits; None: before this process's first step.
     """
 
     A_K: Tensor

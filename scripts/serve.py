@@ -68,9 +68,7 @@ def require_free(host: str, port: int) -> None:
     with listening(host, port):
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-                )  # free right after a server ended
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # free right after a server ended
                 probe.bind(address)
 
 
