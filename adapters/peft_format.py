@@ -187,7 +187,7 @@ def check_settings(folder: Path, config: dict[str, Any], method: Method) -> None
 
 
 def header(folder: Path) -> dict[str, Any] | None:
-    """What `write_adapter` kept beside the tensors; None where somebody else wrote them.
+    """What `write_adapter` kept beside the tensors; None if we did not write them.
 
     Raises:
         UserError: the file is damaged.

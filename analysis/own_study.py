@@ -1,4 +1,4 @@
-"""Tables and figures of any runs, whatever grid they are: for `make_tables.py` and `make_figures.py` with folders.
+"""Tables and figures of any grid of runs, for `make_tables.py` and `make_figures.py` with folders.
 
 A line or a point is one setting: runs that differ in nothing but the seed. Nothing here names an experiment.
 """

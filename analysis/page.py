@@ -185,7 +185,7 @@ def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """One run: what it was and what came of it."""
+    """One run: its settings and results."""
     provenance, config = record["provenance"], flat(record["config"])
     default = composed(tuple(chosen(record)))
     changed = {key: (default.get(key), value) for key, value in config.items() if differs(key, value, default)}

@@ -233,6 +233,6 @@ def differs(text: str, number: float) -> bool:
 def parse(text: str) -> tuple[float, float]:
     """`~1.6GB`: its value and half of its last digit, in bytes."""
     if not (parts := re.fullmatch(r"~?([\d.]+)(\D*)", text)):
-        raise ValueError(f"'{text}' is no number with a unit")
+        raise ValueError(f"'{text}' is not a number with a unit")
     number, unit = parts.groups()
     return float(number) * UNITS[unit], 0.5 * UNITS[unit] / 10 ** len(number.partition(".")[2])

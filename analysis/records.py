@@ -163,7 +163,7 @@ def records_below(paths: Iterable[Path | str]) -> dict[Path, dict[str, Any]]:
         if not path.exists():
             raise UserError(f"there is no {path}; give folders of runs, as in runs/default")
         if path.is_file() and path.suffix != ".json":
-            raise UserError(f"{path} is no record; give folders of runs, as in runs/default, or records (.json)")
+            raise UserError(f"{path} is not a record; give folders of runs, as in runs/default, or records (.json)")
         runs = [path] if path.is_file() else sorted(path.rglob(RECORD))
         for file, record in ended(runs) if runs else read_all(path):
             key = record["experiment"], record["config_hash"]

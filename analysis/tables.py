@@ -235,7 +235,7 @@ def index(tables: list[Table]) -> Table:
 
 
 def runs_in(table: Table) -> str:
-    """'3 of 8' where published rows and ours stand together; blank where ours are no rows beside the published ones."""
+    """'3 of 8' where the table has published rows and ours; blank where our numbers are not rows of their own."""
     if "source" not in table.cells:
         return ""
     ours = table.cells[table.cells["source"].str.startswith("ours")]

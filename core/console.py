@@ -22,7 +22,7 @@ class Console(logging.Handler):
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # the reader is gone, which is no reason to stop
+        with suppress(OSError):  # the pipe is closed, which is no reason to stop
             print(self.format(record), file=sys.stderr, flush=True)
 
 

@@ -162,7 +162,7 @@ def _open(path: Path) -> Iterator[safe_open]:
 def require_file(path: Path) -> None:
     """Raises Damaged for a folder, and for a pipe, which would block a reader."""
     if not path.is_file():
-        raise Damaged(f"{path} is damaged: it is no file")
+        raise Damaged(f"{path} is damaged: it is not a file")
 
 
 def tensor_digest(tensors: dict[str, Tensor], header: dict[str, Any] | None = None) -> str:

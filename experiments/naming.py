@@ -1,4 +1,4 @@
-"""What tells runs apart: the settings in which they differ, by their names in overrides."""
+"""The settings in which runs differ, by their names in overrides."""
 
 from collections.abc import Sequence
 from typing import Any

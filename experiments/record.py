@@ -1,4 +1,4 @@
-"""`result.json`: what a run was and what came of it. Tables, figures and notebooks read nothing else."""
+"""`result.json`: a run's settings and results. Tables, figures and notebooks read nothing else."""
 
 import json
 import os

@@ -256,7 +256,7 @@ class RunFolder:
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
     def _empty(self) -> None:
-        """Removes all files but the lock. The record goes first: while it stands, the run counts as finished."""
+        """Removes all files except the lock. The record goes first: while it exists, the run counts as finished."""
         (self.path / RECORD).unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir():

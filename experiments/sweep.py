@@ -127,7 +127,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
 
 def grid(params: Mapping[str, Any] | None) -> list[str]:
-    """The overrides that `hydra.sweeper.params` stands for.
+    """The overrides that `hydra.sweeper.params` gives.
 
     Raises:
         UserError: values are a YAML list, which would be one value.

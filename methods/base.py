@@ -29,7 +29,7 @@ def pattern(key: str, value: str) -> None:
     try:
         re.compile(value)
     except re.error as error:
-        raise UserError(f"{key} is no regular expression: '{value}' ({error})") from error
+        raise UserError(f"{key} is not a regular expression: '{value}' ({error})") from error
 
 
 Width = Annotated[int, number(at_least=1, at_most=2**16)]  # a rank or a bottleneck

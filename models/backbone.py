@@ -121,7 +121,7 @@ def try_out(backbone: Backbone, task: Task) -> None:
     types = {number for row in data.inputs.get("token_type_ids", []) for number in row}
     if len(types) > (known := getattr(model.config, "type_vocab_size", None) or len(types)):
         raise UserError(
-            f"the tokenizer tells {len(types)} types of token apart, the encoder knows {known}: "
+            f"the tokenizer uses {len(types)} types of token, the encoder knows {known}: "
             "take token_type_ids out of model_input_names in tokenizer_config.json"
         )
     together, *alone = (model(**collate(data, rows).inputs).logits for rows in ([0, 1], [0], [1]))

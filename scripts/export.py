@@ -77,7 +77,7 @@ def push(folder: Path, repository: str) -> str:
         address = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder)
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        raise UserError(f"push={repository}: {str(error).splitlines()[0]}; {folder} stands") from error
+        raise UserError(f"push={repository}: {str(error).splitlines()[0]}; {folder} is complete") from error
     return str(address)
 
 

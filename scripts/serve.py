@@ -60,7 +60,7 @@ def listening(host: str, port: int) -> Iterator[None]:
             raise UserError(f"port {port} is in use: take another one, as in port={other}") from error
         if error.errno == errno.EACCES:
             raise UserError(f"port {port} needs root's rights: take one above 1023, as in port=8000") from error
-        raise UserError(f"host={host} is no address of this machine: host=127.0.0.1 is one") from error
+        raise UserError(f"host={host} is not an address of this machine: host=127.0.0.1 is one") from error
 
 
 def require_free(host: str, port: int) -> None:

@@ -119,7 +119,7 @@ def grid(found: list[Cell]) -> list[str]:
 
 def complaint(cell: Cell) -> str:
     """One line: which run failed or was interrupted, why, and how to train it."""
-    unknown = "its record is not as it was written" if cell.state == "damaged" else "killed; its checkpoint stands"
+    unknown = "its record is not as it was written" if cell.state == "damaged" else "killed; its checkpoint is kept"
     reason = " ".join(str((cell.record or {}).get("reason") or unknown).split())
     hints = {"failed": "retry=true trains it again", "damaged": "the same command trains it again"}
     hint = hints.get(cell.state, "the same command resumes it")

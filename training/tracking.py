@@ -1,4 +1,4 @@
-"""What a run tells a tracker, the settings of curves, and how curves that W&B wrote offline are uploaded."""
+"""What a run sends to a tracker, the settings of curves, and the upload of W&B's offline curves."""
 
 import shlex
 from dataclasses import dataclass

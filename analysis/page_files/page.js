@@ -318,7 +318,7 @@ function memory(now) {
 }
 
 function compare(now) {
-  if (!now.a || !now.b) return [element("p", {}, "There are no two settings here.")];
+  if (!now.a || !now.b) return [element("p", {}, "There are fewer than two settings here.")];
   const found = DATA.pairs.find((pair) => onTask(now)(pair) && ((pair.a === now.a && pair.b === now.b) || (pair.a === now.b && pair.b === now.a)));
   if (!found) return [element("p", {}, "These two share no seed.")];
   const sign = found.a === now.a ? 1 : -1, seeds = Object.keys(found.each), each = seeds.map((seed) => sign * found.each[seed]);

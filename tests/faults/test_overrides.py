@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from experiments.config import RunConfig
 from faults.inputs import train_in, tries
 
-# large numbers for these only cost time or memory; a run that asks for much is no fault
+# large numbers for these only cost time or memory; a run that asks for much is not a fault
 SLOW = ("data.train_size", "data.eval_size", "task.max_length", "method.rank", "method.bottleneck")
 ARCHITECTURE = (
     *("model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size").split(),

@@ -167,7 +167,7 @@ def test_a_tokenizer_of_pairs_on_an_encoder_of_one_type_is_refused(tmp_path):
     tokens = json.loads((tmp_path / "tokenizer.json").read_text())
     tokens["post_processor"] = {"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["<s>", 0]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokens))
-    with pytest.raises(UserError, match="tells 2 types of token apart, the encoder knows 1: take token_type_ids out"):
+    with pytest.raises(UserError, match="uses 2 types of token, the encoder knows 1: take token_type_ids out"):
         load(tmp_path)
 
 

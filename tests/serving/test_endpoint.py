@@ -218,7 +218,7 @@ def test_an_address_that_cannot_be_listened_at_is_refused_with_the_way_out():
             require_free("127.0.0.1", port)
     require_free("127.0.0.1", port)
     for host in ("192.0.2.1", "no.such.host.invalid"):
-        with pytest.raises(UserError, match=f"^host={host} is no address of this machine: host=127.0.0.1 is one$"):
+        with pytest.raises(UserError, match=f"^host={host} is not an address of this machine: host=127.0.0.1 is one$"):
             require_free(host, port)
     with pytest.raises(UserError, match="port 80 needs root's rights"), listening("127.0.0.1", 80):
         raise PermissionError(errno.EACCES, "Permission denied")

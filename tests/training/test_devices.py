@@ -154,7 +154,7 @@ def test_a_servers_answers_come_from_the_models_device(forward, architecture):
 
 
 def test_an_adapted_model_moves_with_all_that_its_method_made(method, architecture):
-    """What is no parameter and no buffer too: bitsandbytes keeps the scales in an object of its own."""
+    """Also what is not a parameter or a buffer: bitsandbytes keeps the scales in an object of its own."""
     model = applied(method, architecture).to(META)
     for module in model.modules():
         own = {name: value for name, value in vars(module).items() if name != "pretrained"}  # compared on the host
