@@ -113,7 +113,7 @@ assert {marker for _, marker, _, _ in LOOKS.values()} <= set(SYMBOLS)
 
 
 def setting(part: pd.DataFrame) -> dict[str, Any]:
-    """One setting: runs that differ in nothing but the seed."""
+    """One setting: runs that differ only in the seed."""
     done, first = complete(part), part.iloc[0]
     scores = {
         rule: {row.seed: 100 * pick(row)[row.metric] for row in done.itertuples()} for rule, pick in RULES.items()
@@ -250,7 +250,7 @@ def differs(key: str, value: Any, settings: dict[str, Any]) -> bool:
 
 
 def command(record: dict[str, Any]) -> str:
-    """The command that trains the run again: what it chooses, and all in which the run differs from that today."""
+    """The command that trains the run again: its choices, and the settings that differ from what they give today."""
     words, name = chosen(record), record["experiment"]
     if (ROOT / f"conf/experiment/{name}.yaml").exists() and composed((f"experiment={name}", *words)):
         words = [f"experiment={name}", *words]

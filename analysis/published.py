@@ -187,7 +187,7 @@ def parikh_wu(row: str) -> list[Runs]:
 
 
 LORA_TABLE2 = {
-    # no settings are published for the base rows of Adapter-D, nor which layers it leaves out: no runs
+    # no settings are published for the base rows of Adapter-D, or which layers it leaves out: no runs
     "RoB base BitFit*": [Runs("lora_table2_base_bitfit", "bitfit")],
     "RoB base LoRA": [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")],
     "DeB XXL LoRA": [Runs("lora_table2_xxl", "lora")],

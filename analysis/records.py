@@ -314,7 +314,7 @@ def at_chosen_settings(runs: pd.DataFrame) -> pd.DataFrame:
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a column `label`: the method, and the settings in which the runs of an experiment differ on a task.
 
-    Complete runs of one experiment, model, task and label differ in nothing but the seed. A column `family` is the same
+    Complete runs of one experiment, model, task and label differ only in the seed. A column `family` is the same
     without the learning rates.
     """
     names = [METHODS[name] for name in frame["method"]]

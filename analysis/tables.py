@@ -93,8 +93,8 @@ def with_choice(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """The complete runs at the rates that held-out data choose, with a column `row` for tables: equal where runs differ in
-    nothing but the seed. It is a setting's label, without the rates if only one choice of them is left."""
+    """The complete runs at the rates that held-out data choose, with a column `row` for tables: equal where runs differ
+    only in the seed. It is a setting's label, without the rates if only one choice of them is left."""
     runs = with_choice(complete(runs))
     chosen = runs[runs["chosen"]]
     alone = chosen.groupby(["experiment", "model", "task", "family"])["label"].transform("nunique") == 1

@@ -207,5 +207,5 @@ class ReferenceTrainer(Trainer):
         self.history.append({"step": self.state.global_step, "epoch": self.state.epoch, **metrics})
         scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"epoch {self.state.epoch:.2f}, step {self.state.global_step}: {scores}", flush=True)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # it is done
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # done
         return metrics

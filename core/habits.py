@@ -1,4 +1,4 @@
-"""What people type by habit from other tools: taken where the meaning is clear, else pointed to the right setting."""
+"""Words that people know from other tools: accepted where the meaning is clear, else answered with the right setting."""
 
 import re
 import shlex

@@ -25,7 +25,7 @@ def run_config(cfg: DictConfig) -> RunConfig:
 class Files(ConfigRepository):
     """Hydra's repository of YAML files, which reads each once; Hydra itself reads all of them again for each job.
 
-    A pickled job carries what was read: it trains what its sweep asked for, even if files change while it waits.
+    A pickled job carries these files: it trains what its sweep asked for, even if files change while it waits.
     """
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:

@@ -1,4 +1,4 @@
-"""The Slurm jobs of a sweep's runs: their numbers, kept for later commands, and what squeue says of them.
+"""The Slurm jobs of a sweep's runs: their numbers, kept for later commands, and what squeue says about them.
 
 Asks squeue, because many clusters have no accounting.
 """

@@ -44,7 +44,7 @@ def load_initial_state(run: RunConfig, start: RunConfig | None, model: nn.Module
         backbone: where the model's weights come from.
 
     Returns:
-        Whether it starts from anything but pretrained weights.
+        Whether it starts from something other than pretrained weights.
 
     Raises:
         UserError: the state is of another method, setting, backbone or, with `init_head=kept`, task.

@@ -1,7 +1,7 @@
 """The contract of a method, the layer it adapts, and the few lines that all methods share.
 
 A method is a dataclass: its fields are its settings (`conf/method/NAME.yaml`), its `apply` changes a model in place.
-After `apply`, `requires_grad` is the one truth of what is trained.
+After `apply`, `requires_grad` alone says what is trained.
 """
 
 import re
@@ -305,7 +305,7 @@ def norms(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def freeze_encoder(model: nn.Module) -> None:
-    """Freezes everything but the head."""
+    """Freezes everything except the head."""
     model.requires_grad_(False)
     for parameter in head_parameters(model):
         parameter.requires_grad_(True)

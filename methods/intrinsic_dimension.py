@@ -40,7 +40,7 @@ from methods.fastfood import Fastfood
 
 
 class Subspace(nn.Module):
-    """θ^d, and SAID's λ; one for all tensors."""
+    """θ^d and SAID's λ; one module for all tensors."""
 
     def __init__(self, d: int, layers: int, device: torch.device):
         """

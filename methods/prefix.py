@@ -9,7 +9,7 @@
 
 PreLayer is computed as a key/value prefix, which is the same: in each layer a place's vector P gives K = W_k·P + b_k and
 V = W_v·P + b_v, and its query and output are left out, since nothing reads them. So there are L sets: the embeddings' output
-and those of all layers but the last. The head reads `<s>`, as without a prefix, and not the first place.
+and those of all layers except the last. The head reads `<s>`, as without a prefix, and not the first place.
 
 Positions are RoBERTa's: a text's start after l_p, the infix's after the text's last real token. So a text may have
 512 - l_p - l_i tokens under PreEmbed, and 512 - l_p under PreLayer, whose infix has no position. In memory the places lie

@@ -1,4 +1,4 @@
-"""What the scripts' command lines share: help, options as `key=value`, and one place where an error becomes a sentence."""
+"""What the scripts' command lines share: help, options as `key=value`, and errors as one sentence."""
 
 import difflib
 import functools
@@ -31,7 +31,7 @@ def command(main: Callable[[list[str]], None]) -> Callable[[], int]:
             else:
                 print(sys.modules[main.__module__].__doc__)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader, such as `head`, is gone
+        except BrokenPipeError:  # the reader, such as `head`, has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (Diverged, OSError, *USER_ERRORS) as error:
             log.error(sentence(error))

@@ -1,8 +1,8 @@
 """Prints tables of finished runs: `python scripts/results.py runs/default [more folders or record files] [format=md]`.
 
 There is a table for each backbone and source of data, a row for each method and setting, and a column for each task and its
-metric. Runs in a cell differ in nothing but the seed; between a row's tasks, settings may differ that are the same within
-each. A cell is the metric on the validation set, times 100: the mean over seeds, with its 95 % t interval and the number of
+metric. Runs in a cell differ only in the seed; settings may differ between a row's tasks, but not within
+one. A cell is the metric on the validation set, times 100: the mean over seeds, with its 95 % t interval and the number of
 seeds. The epoch is the one that is best on held-out data, or on the validation set itself if nothing was held out. ‡N: N runs
 gave every example the same answer. Failed runs are counted.
 

@@ -45,7 +45,7 @@ class Request:
 
 
 class Endpoint:
-    """The queue, the worker that empties it, and what HTTP asks of them.
+    """The queue, the worker that empties it, and the handlers of HTTP requests.
 
     Attributes:
         tasks: each adapter's task, by the adapter's name.
@@ -94,7 +94,7 @@ class Endpoint:
                 batch[0].answer.set_exception(error)
             return
         for request, row in zip(batch, logits, strict=True):
-            if not request.answer.done():  # the client may be gone
+            if not request.answer.done():  # the client may have disconnected
                 request.answer.set_result(row)
 
     def logits(self, batch: list[Request]) -> list[Tensor]:

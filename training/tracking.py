@@ -21,7 +21,7 @@ class LoggerConfig:
 
 
 class Tracker:
-    """Ignores the curves: for `logger=none`, and for every process but the first."""
+    """Ignores the curves: for `logger=none`, and for every process except the first."""
 
     def log(self, values: dict[str, Any], step: int) -> None:
         """Logs values at an optimizer step."""
