@@ -18,7 +18,7 @@ from models.settings import why_other
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
-# settings of PEFT's that are about training alone, or that show in an adapter's tensors; any other that is set is refused
+# PEFT's settings that concern training alone, or that an adapter's tensors show; any other that is set is refused
 HARMLESS = """
     auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config exclude_modules
     inference_mode init_lora_weights init_weights layers_pattern layers_to_transform loftq_config lora_bias
@@ -60,7 +60,7 @@ def to_peft(model: nn.Module, method: Method, state: dict[str, Tensor]) -> dict[
 def from_peft(
     model: nn.Module, method: Method, state: dict[str, Tensor], tensors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The trained state that PEFT's tensors hold; what they do not have is as in `state`."""
+    """The trained state that PEFT's tensors hold; what they lack is taken from `state`."""
     layers, others = split(model, state)
     read = {name: tensors[f"{PREFIX}{name}"] for name in others if f"{PREFIX}{name}" in tensors}
     for layer, own in layers.items():
@@ -187,7 +187,7 @@ def check_settings(folder: Path, config: dict[str, Any], method: Method) -> None
 
 
 def header(folder: Path) -> dict[str, Any] | None:
-    """What `write_adapter` kept beside the tensors; None where somebody else wrote them.
+    """What `write_adapter` kept beside the tensors; None if we did not write them.
 
     Raises:
         UserError: the file is damaged.

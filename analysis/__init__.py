@@ -1,1 +1,1 @@
-"""From records to tables, figures and claims. Nothing here trains, and nothing is read but records and published numbers."""
+"""From records to tables, figures and claims. Nothing here trains; it reads only records and published numbers."""

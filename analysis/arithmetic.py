@@ -36,7 +36,7 @@ def moments() -> Measured:
 
 
 def moments_grow() -> Measured:
-    """What SGD without momentum need not keep, from the post's smallest rank to its largest."""
+    """What SGD without momentum does not keep, from the post's smallest rank to its largest."""
     sizes = {rank: moment_bytes(rank) / 1e6 for rank in (8, 16, 32, 64, 128, 256)}
     figures = "; ".join(f"r = {rank}: {size:,.1f} MB" for rank, size in sizes.items())
     return [("Llama 7B", sorted(sizes.values()) == list(sizes.values()), figures)]

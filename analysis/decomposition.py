@@ -90,7 +90,7 @@ def points(record: dict[str, Any], matrix: str = MATRIX) -> np.ndarray:
 def correlations(records: list[dict[str, Any]], matrix: str = MATRIX, top: int | None = None) -> dict[str, Summary]:
     """By method: the correlation of ΔM and ΔD over a run's matrices of one kind, over seeds; `top`: of the first layers only.
 
-    Mean and interval are of Fisher's z, the inverse hyperbolic tangent, and are turned back: none lies beyond 1.
+    Mean and interval are of Fisher's z, the inverse hyperbolic tangent, and are transformed back: all are within 1.
     """
     found: dict[str, list[float]] = {}
     for record in records:

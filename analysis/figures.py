@@ -278,7 +278,7 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
                 }
                 if count := of["parameters"].iloc[0]:
                     ax.plot([count] * len(scores), scores, **style)
-                else:  # the head alone, which a log axis has no place for: its median
+                else:  # the head alone, which a log axis cannot show: its median
                     ax.axhline(np.median(scores), color=style["color"], linestyle=":", label=style["label"])
         ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[metric])
     legend(figure)
@@ -530,7 +530,7 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
 
 
 def tell_truncated(figure: Figure) -> None:
-    """Writes on each linear y axis that does not begin at 0 where it does, so that no difference looks too large."""
+    """Labels linear y axes that do not start at 0, so that no difference looks too large."""
     for ax in figure.axes:
         begin, is_colour_bar = ax.get_ylim()[0], ax.get_label() == "<colorbar>"
         shown = ax.get_visible() and ax.yaxis.get_visible() and not is_colour_bar

@@ -17,7 +17,7 @@ PLAIN, MERGED = "full", "lora_folded"  # by their names in records
 ADAPTERS = ("houlsby", "lin", "pfeiffer")
 VARIANTS = (MERGED, "lora", "dora", "vera", *ADAPTERS)
 LABELS = METHODS | {MERGED: "LoRA, merged"}
-LEVEL = 1.02  # a variant up to so many times the plain model's time counts as no slower
+LEVEL = 1.02  # a variant up to this many times the plain model's time counts as no slower
 REPORTED = {PLAIN: "Fine-Tune/LoRA", MERGED: "Fine-Tune/LoRA", "lin": "Adapter-L", "houlsby": "Adapter-H"}
 NOTES = [
     "A forward pass without gradients, in evaluation mode, over inputs without padding: milliseconds of the plain model, "

@@ -1,6 +1,6 @@
-"""Tables and figures of any runs, whatever grid they are: for `make_tables.py` and `make_figures.py` with folders.
+"""Tables and figures of any grid of runs, for `make_tables.py` and `make_figures.py` with folders.
 
-A line or a point is one setting: runs that differ in nothing but the seed. Nothing here names an experiment.
+A line or a point is one setting: runs that differ only in the seed. Nothing here names an experiment.
 """
 
 import textwrap
@@ -85,7 +85,7 @@ def as_one(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def title(shown: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Task and encoder of what a figure shows, and how many of their settings have no complete run, and so no place in it."""
+    """A figure's task and encoder, and how many of their settings it lacks because they have no complete run."""
     keys = ["backbone", "data", "model", "task"]
     same = runs[(runs[keys] == shown[keys].iloc[0]).all(axis="columns")]
     each = labelled(same.drop_duplicates("hash").assign(experiment="")).groupby("label")["status"]
@@ -198,7 +198,7 @@ def trade_offs(runs: pd.DataFrame, head: str) -> Figure:
             x = own[column].median() / (1e9 if column == "peak_bytes" else 1)
             if x > 0:  # a run of three steps has no speed, and a setting that ran elsewhere no point
                 drawn.setdefault(label, draw_point(ax, x, score(part), method, marker=marker_of(method, place)))
-            elif column == "parameters":  # nothing trains but the head: a level, since a log axis has no 0
+            elif column == "parameters":  # only the head trains: a level, since a log axis has no 0
                 style = {"color": look(method)[0], "linestyle": DASHES[(place + 3) % len(DASHES)], "linewidth": 0.8}
                 drawn[label] = ax.axhline(score(part).mean, **style)
         ax.set(xlabel=name)
@@ -240,7 +240,7 @@ def marker_of(method: str, place: int) -> str:
 
 
 def widen_log_axis(ax: Axes) -> None:
-    """A log axis that spans a factor of 6.25 at least, in which lie two of 1, 2, 5, 10, and shows a few per cent as that."""
+    """A log axis that spans a factor of 6.25 or more: it has two of 1, 2, 5, 10 on it, and small differences look small."""
     ax.set_xscale("log")
     low, high = ax.get_xlim()
     ax.set_xlim(min(low, (low * high) ** 0.5 / 2.5), max(high, (low * high) ** 0.5 * 2.5))
@@ -250,7 +250,7 @@ def widen_log_axis(ax: Axes) -> None:
 
 
 def learning_rates(runs: pd.DataFrame, head: str) -> Figure | None:
-    """Quality by learning rate, a line for each method and what else differs; None if nothing was tried at two rates."""
+    """Quality by learning rate, a line for each method and other setting; None if nothing was tried at two rates."""
     lines = [part for _, part in runs.groupby("family", sort=False) if part["learning_rate"].nunique() > 1]
     if not lines:
         return None

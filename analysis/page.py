@@ -29,6 +29,7 @@ from core.errors import USER_ERRORS
 from core.io import write_text
 from experiments.config import to_dict
 from experiments.naming import flat
+from experiments.record import RECORD
 from experiments.run_folder import PREDICTIONS
 from experiments.sweep import compose
 from models.settings import BackboneConfig
@@ -94,7 +95,7 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table], first: 
 
 
 def by_metric(runs: pd.DataFrame) -> pd.DataFrame:
-    """The frame where a task with two metrics is two tasks."""
+    """The frame, in which a task with two metrics becomes two tasks."""
     mixed = runs.groupby("task")["metric"].transform("nunique") > 1
     return runs.assign(
         task=runs["task"].where(~mixed, [f"{TASKS[run.task]} ({run.metric})" for run in runs.itertuples()])
@@ -112,7 +113,7 @@ assert {marker for _, marker, _, _ in LOOKS.values()} <= set(SYMBOLS)
 
 
 def setting(part: pd.DataFrame) -> dict[str, Any]:
-    """One setting: runs that differ in nothing but the seed."""
+    """One setting: runs that differ only in the seed."""
     done, first = complete(part), part.iloc[0]
     scores = {
         rule: {row.seed: 100 * pick(row)[row.metric] for row in done.itertuples()} for rule, pick in RULES.items()
@@ -184,14 +185,14 @@ def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """One run: what it was and what came of it."""
+    """One run: its settings and results."""
     provenance, config = record["provenance"], flat(record["config"])
     default = composed(tuple(chosen(record)))
     changed = {key: (default.get(key), value) for key, value in config.items() if differs(key, value, default)}
     held, top = selected(row.history, row.metric), best(row.history, row.metric) if row.history else None
     return {
         "id": f"{row.experiment}/{row.hash}",
-        "name": file.parent.name if file.name == "result.json" else file.stem,
+        "name": file.parent.name if file.name == RECORD else file.stem,
         **{
             key: plain(getattr(row, key))
             for key in ("experiment", "model", "task", "method", "label", "seed", "status")
@@ -249,7 +250,7 @@ def differs(key: str, value: Any, settings: dict[str, Any]) -> bool:
 
 
 def command(record: dict[str, Any]) -> str:
-    """The command that trains the run again: what it chooses, and all in which the run differs from that today."""
+    """The command that trains the run again: its choices, and the settings that differ from what they give today."""
     words, name = chosen(record), record["experiment"]
     if (ROOT / f"conf/experiment/{name}.yaml").exists() and composed((f"experiment={name}", *words)):
         words = [f"experiment={name}", *words]

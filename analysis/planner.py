@@ -181,8 +181,8 @@ def table() -> Table:
     columns = ["", *(f"{name}, {side}" for name in SHOW for side in ("published", "ours")), "performance, published"]
     [source], [protocol] = set(reported["source"]), set(reported["protocol"])
     notes = [
-        f"Published: {source}; {protocol}. Its performance is relative, at the best alpha, and not reproduced here; LoRA's "
-        "is not comparable with the base model's, it says: more fine-tuning is in it.",
+        f"Published: {source}; {protocol}. Its performance is relative, at the best alpha, and not reproduced here; it says "
+        "that LoRA's is not comparable with the base model's, since it includes more fine-tuning.",
         *explanations(llama, next(iter(plans.values()))),
         *differences(published, ours),
     ]
@@ -200,7 +200,7 @@ def explanations(llama: BackboneConfig, first: Plan) -> list[str]:
         f"The base is the decoder below its head. Llama's language-model head would take {lm_head / 1e9:.2f} GB more, and "
         f"{int((MEMORY - first.base_bytes - lm_head) // first.adapter_bytes):,} of the smallest adapters would fit, not "
         f"{first.adapters:,}.",
-        f"QLoRA's adapters are LoRA's, and its rows, too, are counted beside the base in fp16. In 4 bits the base takes "
+        f"QLoRA's adapters are LoRA's, and its rows, too, count the base in fp16. In 4 bits the base takes "
         f"{quantized.base_bytes / 1e9:.2f} GB, and {quantized.adapters:,} of the smallest fit.",
     ]
 
@@ -225,7 +225,7 @@ def differences(published: dict[str, dict[str, str]], ours: dict[str, dict[str, 
 
 
 def differs(text: str, number: float) -> bool:
-    """Whether a published number differs from `number` by more than a tenth of it and more than its own rounding."""
+    """Whether a published number differs from `number` by more than a tenth and by more than its own rounding."""
     value, half_digit = parse(text)
     return abs(value - number) > max(half_digit, 0.1 * number)
 
@@ -233,6 +233,6 @@ def differs(text: str, number: float) -> bool:
 def parse(text: str) -> tuple[float, float]:
     """`~1.6GB`: its value and half of its last digit, in bytes."""
     if not (parts := re.fullmatch(r"~?([\d.]+)(\D*)", text)):
-        raise ValueError(f"'{text}' is no number with a unit")
+        raise ValueError(f"'{text}' is not a number with a unit")
     number, unit = parts.groups()
     return float(number) * UNITS[unit], 0.5 * UNITS[unit] / 10 ** len(number.partition(".")[2])

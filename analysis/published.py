@@ -13,7 +13,7 @@ from analysis.statistics import summarize
 from core.errors import UserError
 from training.selection import best, selected
 
-COLLAPSED = "‡ and a number: so many of the runs gave one answer to everything at their best; they are counted in."
+COLLAPSED = "‡N: N of the runs gave every example the same answer at their best; they are included."
 
 
 History = list[dict[str, Any]]  # a run's evaluations
@@ -27,7 +27,7 @@ class Runs:
     experiment: str
     method: str
     where: dict[str, Any] = field(default_factory=dict)
-    backbone: str | None = None  # the only one; None: the published one and any other that there are runs of
+    backbone: str | None = None  # the only one; None: the published one and any other with runs
 
     def of(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The runs; where the experiment tries several rates, those at the one that held-out data choose on their task."""
@@ -49,8 +49,8 @@ class Published:
         metrics: other than the task's main one.
         percent: whether it counts in hundredths.
         digits: after the point.
-        backbone: the published one, or the one to show a blank for; a difference is taken to no other.
-        comparable: whether the published numbers are of that backbone at all.
+        backbone: the published one, or the one to show a blank for; differences are taken for no other.
+        comparable: whether the published numbers are of that backbone.
         columns: published column of each task, where its name is not the task's.
     """
 
@@ -187,7 +187,7 @@ def parikh_wu(row: str) -> list[Runs]:
 
 
 LORA_TABLE2 = {
-    # no settings are published for the base rows of Adapter-D, nor which layers it leaves out: no runs
+    # no settings are published for the base rows of Adapter-D, or which layers it leaves out: no runs
     "RoB base BitFit*": [Runs("lora_table2_base_bitfit", "bitfit")],
     "RoB base LoRA": [Runs("lora_table2_base", "lora"), Runs("lora_table2_base_scripts", "lora")],
     "DeB XXL LoRA": [Runs("lora_table2_xxl", "lora")],
@@ -239,7 +239,7 @@ def weight_types(experiment: str) -> Callable[[str], list[Runs]]:
 
 
 GPT3 = {"mnli": "MNLI", "cola": "CoLA"}
-ELSEWHERE = "(published alone: text generation is no part of this project)"
+ELSEWHERE = "(published alone: this project does not cover text generation)"
 WITH_ROBERTA = "(published: GPT-3; ours: RoBERTa-base)"
 PUBLISHED = (
     Published(

@@ -31,7 +31,7 @@ ORDER = (  # of methods in tables; others come last
 
 
 class Labels(dict[str, str]):
-    """Labels by name; what has none, such as a user's own task, goes by its name."""
+    """Labels by name; a name without a label, such as a user's own task, is its own label."""
 
     def __missing__(self, name: str) -> str:
         return name
@@ -163,7 +163,7 @@ def records_below(paths: Iterable[Path | str]) -> dict[Path, dict[str, Any]]:
         if not path.exists():
             raise UserError(f"there is no {path}; give folders of runs, as in runs/default")
         if path.is_file() and path.suffix != ".json":
-            raise UserError(f"{path} is no record; give folders of runs, as in runs/default, or records (.json)")
+            raise UserError(f"{path} is not a record; give folders of runs, as in runs/default, or records (.json)")
         runs = [path] if path.is_file() else sorted(path.rglob(RECORD))
         for file, record in ended(runs) if runs else read_all(path):
             key = record["experiment"], record["config_hash"]
@@ -246,7 +246,7 @@ def measurements(folder: Path, kind: str, key: Callable[[dict[str, Any]], tuple[
 
 
 def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """The complete runs whose columns have these values; a list stands for any of its members."""
+    """The complete runs whose columns have these values; a list means any of its members."""
     rows = frame[frame["status"] == "complete"]
     for column, value in where.items():
         rows = rows[rows[column].isin(value if isinstance(value, list) else [value])]
@@ -254,7 +254,7 @@ def complete(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
 
 
 def on_glue(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that papers' numbers can be compared with: none on generated data."""
+    """The runs to compare with papers' numbers: none on generated data."""
     return runs[runs["data"] != "generated"]
 
 
@@ -314,7 +314,7 @@ def at_chosen_settings(runs: pd.DataFrame) -> pd.DataFrame:
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with a column `label`: the method, and the settings in which the runs of an experiment differ on a task.
 
-    Complete runs of one experiment, model, task and label differ in nothing but the seed. A column `family` is the same
+    Complete runs of one experiment, model, task and label differ only in the seed. A column `family` is the same
     without the learning rates.
     """
     names = [METHODS[name] for name in frame["method"]]

@@ -12,7 +12,7 @@ NOTES = [
     "number of seeds (no interval from fewer than three). Ten epochs of batches of 16, fp32, on CPUs and, in part, on a GPU. "
     "A tenth of the training set is withheld: it chooses each seed's epoch, and each method's rate on each task, from steps "
     "of a factor of 2 to 3, compared on the seeds that all of them have (0 and 1; the other seeds follow at the best rate). "
-    "*: the chosen rate is the lowest or the highest tried so far, and a better one may lie beyond.",
+    "*: the chosen rate is the lowest or the highest tried so far; a better one may lie beyond.",
     "The encoder, all-MiniLM-L6-v2, is a sentence encoder: 6 layers, 384 wide, trained contrastively with mean pooling, on "
     "pairs that include SNLI, MultiNLI and Quora's questions. MNLI and QQP are therefore contaminated on it and are not run, "
     "RTE stays at chance even for full fine-tuning, and its first token, which the head reads, is weak.",

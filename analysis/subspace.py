@@ -15,6 +15,7 @@ from torch import Tensor
 from analysis.records import RECORDS, ended
 from core.errors import UserError
 from core.io import read_tensors, write_json
+from experiments.record import RECORD
 from experiments.run_folder import BEST
 
 NAME = "similarity.json"
@@ -51,7 +52,7 @@ def compare(folder: Path) -> list[dict[str, Any]]:
     """
     runs = [
         (record, adapters(file.parent))
-        for file, record in ended(sorted(folder.rglob("result.json")))
+        for file, record in ended(sorted(folder.rglob(RECORD)))
         if (record["status"], record["method"], record["experiment"]) == ("complete", "lora", "subspace")
         and record["data"] != "generated"
     ]

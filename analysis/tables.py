@@ -36,8 +36,8 @@ REFERENCES = {"full FT": "full", "LoRA": "lora"}
 STATISTICS_NOTES = [
     "The task's main metric, times 100, on the validation set. Where runs hold out a tenth of the training set, each seed's "
     "epoch is the one that is best there (`held-out`); else it is the best one on the validation set itself (`best`), which "
-    "flatters. `collapsed`: so many runs give every example the same answer at that "
-    "epoch; they are counted in. Intervals are Student's t over seeds, 95 %; none from fewer than three seeds.",
+    "flatters. `collapsed`: how many runs give every example the same answer at that "
+    "epoch; they are included. Intervals are Student's t over seeds, 95 %; none from fewer than three seeds.",
     "`less full FT`, `less LoRA`: mean paired difference over the seeds that both have, its 95 % t interval, and in brackets "
     "the p value of a paired t test, Holm-corrected over all comparisons of this table. A reference with several settings is "
     "taken at the one whose score on held-out data is best; without held-out data there is no reference then. Settings that "
@@ -76,7 +76,7 @@ def reference_label(group: pd.DataFrame, method: str) -> str | None:
 
 
 def labels_at_chosen_rates(runs: pd.DataFrame) -> set[str]:
-    """Of settings that differ in nothing but the rate, the one that held-out data choose; all where nothing is held out."""
+    """Of settings that differ only in the rate, the one that held-out data choose; all where nothing is held out."""
     labels: set[str] = set()
     for _, part in runs.groupby("family"):
         chosen = at_chosen_setting(part)
@@ -93,8 +93,8 @@ def with_choice(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """The complete runs at the rates that held-out data choose, with a column `row` for tables: equal where runs differ in
-    nothing but the seed. It is a setting's label, without its rates where no others of it are left."""
+    """The complete runs at the rates that held-out data choose, with a column `row` for tables: equal where runs differ
+    only in the seed. It is a setting's label, without the rates if only one choice of them is left."""
     runs = with_choice(complete(runs))
     chosen = runs[runs["chosen"]]
     alone = chosen.groupby(["experiment", "model", "task", "family"])["label"].transform("nunique") == 1
@@ -143,8 +143,8 @@ def learning_rates(frame: pd.DataFrame) -> Table:
     columns = ["runs", "learning rate", *(METHODS[method] for method in methods)]
     notes = [
         "The task's main metric on its validation set times 100, median over seeds, and the number of seeds where there are "
-        "several; at the epoch that held-out data choose, or at the best one where nothing is held out. ‡ and "
-        "a number: so many of the runs give one answer to everything there; they are counted in.",
+        "several; at the epoch that held-out data choose, or at the best one where nothing is held out. ‡N: N of the "
+        "runs give every example the same answer there; they are included.",
         "`chosen on held-out data`: the rate that is best on a tenth of the training set that was not trained on, compared "
         "on the seeds that all of a method's rates have; `and its score`: the validation set's verdict on that choice.",
     ]
@@ -235,7 +235,7 @@ def index(tables: list[Table]) -> Table:
 
 
 def runs_in(table: Table) -> str:
-    """'3 of 8' where published rows and ours stand together; blank where ours are no rows beside the published ones."""
+    """'3 of 8' where the table has published rows and ours; blank where our numbers are not rows of their own."""
     if "source" not in table.cells:
         return ""
     ours = table.cells[table.cells["source"].str.startswith("ours")]

@@ -130,7 +130,7 @@ def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
 
 
 def higher_rates(runs: pd.DataFrame) -> Verdict | None:
-    """Every adapter's rate is at least ten times full fine-tuning's, on each task on which each method has three rates."""
+    """Every adapter's rate is at least ten times full fine-tuning's, on each task where each method has three rates."""
     searched = {task: searched_rates(runs, task) for task in in_order(runs["task"])}
     found = {task: rates for task, (rates, _) in searched.items() if "full" in rates and len(rates) > 1}
     if not found:

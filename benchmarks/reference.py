@@ -73,7 +73,7 @@ def reference(run: RunConfig) -> None:
 def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
     """The Trainer of a run, with our data, tokenizer, weights and first values of the head."""
     task = run.task.row
-    load_peft()  # before all that takes long
+    load_peft()  # before the slow part
     bf16 = make_accelerator(run.trainer, run.deterministic).mixed_precision == "bf16"
     inputs = load_inputs(run)
     backbone = inputs.backbone
@@ -207,5 +207,5 @@ class ReferenceTrainer(Trainer):
         self.history.append({"step": self.state.global_step, "epoch": self.state.epoch, **metrics})
         scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         print(f"epoch {self.state.epoch:.2f}, step {self.state.global_step}: {scores}", flush=True)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # it is done
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # done
         return metrics

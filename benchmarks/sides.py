@@ -67,7 +67,7 @@ class Turns:
     @torch.no_grad()
     def first_loss(self) -> float:
         """The loss without dropout."""
-        for module in self.model.modules():  # eval() would make bitsandbytes repack its weights for good
+        for module in self.model.modules():  # eval() would make bitsandbytes repack its weights permanently
             module.training = type(module).__name__ == "Linear4bit"
         return self.loss(self.batches[0][0]).item()
 

@@ -15,7 +15,7 @@ Check = Callable[[str, Any], None]
 
 
 def check(settings: Any, path: str = "") -> None:
-    """Checks each field of a dataclass by its annotation; None means that there is no value, and passes.
+    """Checks each field of a dataclass by its annotation; None means no value, and passes.
 
     Raises:
         UserError: a check fails, or `${...}` replaced a mapping by something else.

@@ -22,7 +22,7 @@ class Console(logging.Handler):
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # the reader is gone, which is no reason to stop
+        with suppress(OSError):  # the pipe is closed, which is no reason to stop
             print(self.format(record), file=sys.stderr, flush=True)
 
 
@@ -33,12 +33,12 @@ log.addHandler(Console())
 
 
 def say(text: str, bar: tqdm | None = None) -> None:
-    """Prints a line on the output stream, above the progress bar. A reader that is gone, as in `| head`, stops nothing."""
+    """Prints a line on the output stream, above the progress bar. A closed pipe, as after `| head`, stops nothing."""
     with suppress(OSError):
         try:
             (bar or tqdm).write(text)
             sys.stdout.flush()
-        except BrokenPipeError:  # else Python would fail again at its end, over what is left to write
+        except BrokenPipeError:  # else Python would fail again at exit, on its unwritten output
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

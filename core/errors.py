@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: its message is one sentence that names the thing and the way out."""
+    """A mistake in the user's input: its message is one sentence that names the thing and the way out."""
 
 
 class Damaged(UserError):
@@ -18,7 +18,7 @@ class Damaged(UserError):
 
 
 class Diverged(Exception):
-    """The loss or the logits are no longer finite, or far above where they began."""
+    """The loss or the logits are no longer finite, or far above their start."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""What people type by habit from other tools: taken where the meaning is clear, else pointed to the right setting."""
+"""Words that people know from other tools: accepted where the meaning is clear, else answered with the right setting."""
 
 import re
 import shlex
@@ -46,7 +46,7 @@ def quoted(word: str) -> str:
 
 
 def right_name(name: str, settings: Mapping[str, Any]) -> str | None:
-    """`trainer.batch_size` for `batch_size`: where a setting is that was given without its group, or by another name."""
+    """`trainer.batch_size` for `batch_size`: the right key for a setting given without its group, or by another name."""
     if name in OTHER_NAMES:
         return OTHER_NAMES[name]
     places = [f"{group}.{name}" for group, part in settings.items() if isinstance(part, Mapping) and name in part]

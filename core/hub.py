@@ -75,7 +75,7 @@ def checksum(file: Path) -> str:
     """sha256 of a file.
 
     Raises:
-        UserError: the file is in the hub's cache, which names it by its checksum, and its content has another.
+        UserError: the file is in the hub's cache, which names it by its checksum, and its content does not match.
     """
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -17,7 +17,7 @@ from torch import Tensor
 from core.console import log
 from core.errors import Damaged, UserError
 
-CHECKSUM = "sha256"  # in records and in headers: of all the rest
+CHECKSUM = "sha256"  # the key of a record's or a header's checksum over all else
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -139,7 +139,7 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def read_group(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`; neither the rest nor the checksum is read.
+    """The tensors whose names begin with `prefix`. Does not read the rest or check the checksum.
 
     Raises:
         Damaged: they cannot be read.
@@ -162,7 +162,7 @@ def _open(path: Path) -> Iterator[safe_open]:
 def require_file(path: Path) -> None:
     """Raises Damaged for a folder, and for a pipe, which would block a reader."""
     if not path.is_file():
-        raise Damaged(f"{path} is damaged: it is no file")
+        raise Damaged(f"{path} is damaged: it is not a file")
 
 
 def tensor_digest(tensors: dict[str, Tensor], header: dict[str, Any] | None = None) -> str:

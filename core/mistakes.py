@@ -52,7 +52,7 @@ def _ours(error: Exception) -> str | None:
 
 
 def _in_file(error: Exception) -> str | None:
-    """A mistake in `GROUP/NAME.yaml`. Without `# @package`, Hydra puts all that is in it under GROUP."""
+    """A mistake in `GROUP/NAME.yaml`. Without `# @package`, Hydra puts its content under GROUP."""
     file = re.match(r"In '(\w+)/(.+?)': (.*)", str(error), flags=re.S)
     if not file:
         return None

@@ -14,12 +14,12 @@ from training.probe import probe
 
 @dataclass(frozen=True)
 class Beginning:
-    """What came of it.
+    """The result of `begin`.
 
     Attributes:
         unused: see `apply_method`.
         parameters: the record's counts.
-        seconds: that a probe took.
+        seconds: of the probe.
     """
 
     unused: list[str]
@@ -32,14 +32,14 @@ def begin(
 ) -> Beginning:
     """Applies the method to the backbone's model, in place, and gives it the shape in which it trains.
 
-    The checkpoint itself is the trainer's to restore.
+    The trainer restores the checkpoint.
 
     Args:
         start: the run that `run.start` names.
 
     Raises:
         UserError: the method does not fit the model, or the state that the run begins from is another model's.
-        Diverged: the probe did.
+        Diverged: the probe diverged.
     """
     model, seconds = inputs.backbone.model, 0.0
     backbone = {name: p.numel() for name, p in model.named_parameters()}

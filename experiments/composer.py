@@ -25,7 +25,7 @@ def run_config(cfg: DictConfig) -> RunConfig:
 class Files(ConfigRepository):
     """Hydra's repository of YAML files, which reads each once; Hydra itself reads all of them again for each job.
 
-    A pickled job carries what was read: it trains what its sweep asked for, though files change while it waits.
+    A pickled job carries these files: it trains what its sweep asked for, even if files change while it waits.
     """
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
@@ -33,7 +33,7 @@ class Files(ConfigRepository):
         super().initialize_sources(config_search_path)
 
     def __deepcopy__(self, memo: Any) -> "Files":
-        """Shares what is read. Hydra copies it for each job; one with a search path of its own initializes its sources."""
+        """Shares what is read: Hydra copies it for each job. A copy with another search path reads its own files."""
         return copy.copy(self)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
@@ -57,7 +57,7 @@ class Composer:
         self.parsed: dict[str, Override] = {}
 
     def run(self, job: Sequence[str]) -> RunConfig:
-        """The settings of a job: those of its words that choose files, and then the values that it changes."""
+        """The settings of a job. Composes the words that choose files, then applies those that change values."""
         parsed = [self.parse(word) for word in job]
         changes = [override for override in parsed if self.is_change(override)]
         rest = tuple(word for word, override in zip(job, parsed, strict=True) if override not in changes)
@@ -71,7 +71,7 @@ class Composer:
         return from_hydra(cfg)
 
     def parse(self, word: str) -> Override:
-        """A word, whose grammar is read once for all jobs."""
+        """A parsed word; each is parsed once for all jobs."""
         if word not in self.parsed:
             [self.parsed[word]] = OverridesParser.create(self.loader).parse_overrides([word])
         return self.parsed[word]

@@ -209,7 +209,7 @@ def from_dict(config: dict[str, Any]) -> RunConfig:
 
 
 def named_by(cfg: DictConfig, choice: str | None) -> DictConfig:
-    """The settings, whose experiment is named by the chosen `conf/experiment/NAME.yaml` unless it sets another name."""
+    """The settings; the chosen `conf/experiment/NAME.yaml` names the experiment unless it sets another name."""
     if choice and cfg.experiment == "default":
         cfg.experiment = choice
     return cfg

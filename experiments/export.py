@@ -46,7 +46,7 @@ def export_merged(
     for name, each, forward in (
         ("as trained", model, "packed"),
         ("merged", merged, "packed"),
-        ("saved and loaded", again, "padded"),  # as whoever loads it calls it: model(**inputs)
+        ("saved and loaded", again, "padded"),  # called as its users call it: model(**inputs)
     ):
         logits = _logits(each, data, accelerator, run.trainer.eval_batch_size, forward)
         first = first or logits

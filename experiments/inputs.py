@@ -35,7 +35,7 @@ class Inputs:
         return {name: encode(split, tokenizer, length) for name, split in self.splits.items()}
 
     def tell(self, unused: list[str]) -> None:
-        """Prints what a run says of its inputs before it trains; `unused` as from `apply_method`."""
+        """Prints what a run says about its inputs before it trains; `unused` as from `apply_method`."""
         if self.layout:
             say(f"data: {self.layout} in {self.run.data.path}")
         if unused:
@@ -56,7 +56,7 @@ def apply_method(run: RunConfig, backbone: Backbone, accelerator: Accelerator | 
     What the method draws comes from the seed's stream for adapters.
 
     Args:
-        accelerator: of a run, in whose precision the model is tried; None: in fp32.
+        accelerator: the run's; the model is tried in its precision. None: in fp32.
 
     Returns:
         The names of the parameters that get no gradient, such as those of a pooler that the head does not read.

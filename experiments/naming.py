@@ -1,4 +1,4 @@
-"""What tells runs apart: the settings in which they differ, by their names in overrides."""
+"""The settings in which runs differ, by their names in overrides."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +17,10 @@ def flat(config: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list[str]:
-    """The keys in which runs differ that agree in `within`.
+    """The keys in which runs with equal `within` differ.
 
-    Runs that agree in `within` and in these keys differ in nothing but the seed. Left out is what goes without saying: the
-    weights that a backbone's name stands for, and the head's rate where it is the trunk's in every run.
+    Runs that agree in `within` and in these keys differ only in the seed. Omits settings that others imply: the weights
+    that a backbone's name stands for, and the head's rate where it is the trunk's in every run.
 
     Args:
         settings: of the runs, each flat.
@@ -45,7 +45,7 @@ def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list
 
 
 def unequal(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys outside of `method` in which runs of one task differ, whatever their methods: budgets, say, or data.
+    """The keys outside `method` in which runs of one task differ, across methods: budgets or data, for example.
 
     Learning rates are left out: each method has its own.
     """

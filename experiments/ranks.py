@@ -45,7 +45,7 @@ def by_rank(restored: Restored) -> list[dict[str, Any]]:
 
 
 def write(file: Path, restored: Restored, entries: list[dict[str, Any]]) -> Path:
-    """Writes the metrics, with what they are of; returns the file."""
+    """Writes the metrics and which run they belong to; returns the file."""
     record = restored.record
     kept = {key: record[key] for key in ("experiment", "method", "task", "backbone", "seed", "config_hash", "metric")}
     file.parent.mkdir(parents=True, exist_ok=True)

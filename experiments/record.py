@@ -1,4 +1,4 @@
-"""`result.json`: what a run was and what came of it. Tables, figures and notebooks read nothing else."""
+"""`result.json`: a run's settings and results. Tables, figures and notebooks read nothing else."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def origin(record: dict[str, Any]) -> dict[str, Any]:
-    """What must not differ if an unfinished run is to resume, or a finished one to count."""
+    """What must match for an unfinished run to resume, or a finished one to count."""
     provenance = record["provenance"]
     hardware = {key: provenance["hardware"][key] for key in ("device", "precision", "processes")}
     return {

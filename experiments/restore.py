@@ -99,8 +99,8 @@ def pretrained(folder: Path, run: RunConfig, record: dict[str, Any]) -> Backbone
 
     backbone = load_backbone(run.backbone, run.task.row, run.seed, texts())
     here, there = backbone.provenance, record["provenance"]["backbone"]
-    if here.get("tokenizer") != there.get("tokenizer"):  # first: of random weights the sha256 covers it
+    if here.get("tokenizer") != there.get("tokenizer"):  # first: the sha256 of random weights covers the tokenizer
         raise UserError(f"{folder} was trained with another tokenizer: backbone.tokenizer=DIR says where that one is")
     if here["sha256"] != there["sha256"]:
-        raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than those that are there now")
+        raise UserError(f"{folder} was trained on other weights of {run.backbone.name} than the present ones")
     return backbone

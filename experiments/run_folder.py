@@ -41,7 +41,7 @@ PREDICTIONS = "predictions.jsonl"  # of the best epoch
 ADAPTER = "adapter"  # a folder with the best state in PEFT's format
 CONFIG = "config.yaml"
 LOCK = ".lock"
-LEASE = 120  # seconds: by then a file server has taken the lock of a dead machine back (NFS after 90)
+LEASE = 120  # seconds: by then the server has released a dead machine's lock (NFS after 90)
 OWN_WORDS = ("tags", "note")  # settings that a finished run keeps, whatever its command says now
 
 
@@ -58,7 +58,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, run: RunConfig) -> "RunFolder":
-        counts = run.reuse_records and not run.force and run.init_from is None  # other weights may lie there now
+        counts = run.reuse_records and not run.force and run.init_from is None  # other weights may be there now
         committed = COMMITTED / run.experiment / f"{run.folder.name}.json"
         return cls(run.folder, run.hash, committed if counts else None)
 
@@ -159,7 +159,7 @@ class RunFolder:
         return True
 
     def show_finished(self, run: RunConfig) -> None:
-        """Prints the score of the finished run, and where its record is; says if `run` has words that it does not."""
+        """Prints the score of the finished run, and where its record is. Warns if tags or note differ."""
         record, file = self.committed_record(), self.committed
         if record is None or file is None:
             record, file = self.record(), self.path / RECORD
@@ -181,7 +181,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Inside the context the folder belongs to this process; others wait, but in a Slurm job, whose node would idle.
+        """Gives this process the folder inside the context. Other processes wait; Slurm jobs give up after LEASE seconds.
 
         A killed process releases the lock.
 
@@ -213,7 +213,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=LEASE if is_job else -1)
         except Timeout:
-            raise UserError(f"{held}, and a Slurm job does not wait for it; the same command looks again") from None
+            raise UserError(f"{held}; Slurm jobs do not wait. Run the same command again later") from None
 
     def _remove_if_unused(self, made: list[Path]) -> None:
         """Removes the lock and the folders `made` if a mistake ended the run before it wrote anything."""
@@ -232,7 +232,7 @@ class RunFolder:
             lock.acquire(blocking=False)
         except Timeout:
             return True
-        except OSError:  # whoever trains there will say so
+        except OSError:  # a run that trains there reports it
             return False
         lock.release()
         return False
@@ -256,7 +256,7 @@ class RunFolder:
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
     def _empty(self) -> None:
-        """Removes all files but the lock. The record goes first: while it stands, the run counts as finished."""
+        """Removes all files except the lock. The record goes first: while it exists, the run counts as finished."""
         (self.path / RECORD).unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir():
@@ -326,7 +326,7 @@ class RunFolder:
             write_tensors(self.path / LAST, group(read_group(self.checkpoint, "model/"), "model"), self.identity)
 
     def write_adapter(self, model: nn.Module, method: Method, record: dict[str, Any]) -> None:
-        """Writes the best state, in which the model is then, in PEFT's format; warns if PEFT would compute something else."""
+        """Loads the best state into the model, and writes it in PEFT's format; warns if PEFT would compute something else."""
         load_trained_state(model, self.best())
         try:
             write_adapter(self.path / ADAPTER, model, method, record)

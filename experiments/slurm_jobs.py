@@ -1,6 +1,6 @@
-"""The Slurm jobs of a sweep's runs: their numbers, kept for later commands, and what squeue says of them.
+"""The Slurm jobs of a sweep's runs: their numbers, kept for later commands, and what squeue says about them.
 
-The queue itself is asked, for many clusters keep no accounting.
+Asks squeue, because many clusters have no accounting.
 """
 
 import json
@@ -24,10 +24,10 @@ OVER = {  # a preempted job that Slurm queues again is PENDING
         "PREEMPTED",
         "TIMEOUT",
     ),
-    # in neither queue nor accounting; waits for what its partition does not have; for a run that did not end well
+    # not in the queue or the accounting; asks for what its partition lacks; the run it starts from failed
     *("FORGOTTEN", "UNSATISFIABLE", "ORPHANED"),
 }
-NEVER = {  # by Slurm's reason: a job with it does not start
+NEVER = {  # by Slurm's reason: such jobs never start
     ("PENDING", "PartitionConfig"): "UNSATISFIABLE",
     ("PENDING", "DependencyNeverSatisfied"): "ORPHANED",
     ("CANCELLED", "DependencyNeverSatisfied"): "ORPHANED",  # by Slurm itself
@@ -49,7 +49,7 @@ class NotedJobs:
         write_json(self.file, self.read() | dict(jobs))
 
     def queued(self) -> dict[str, str]:
-        """Those that wait or run; none if squeue does not answer."""
+        """The jobs that wait or run; none if squeue does not answer."""
         noted = self.read()
         found = (noted and in_queue()) or {}
         return {name: job for name, job in noted.items() if job in found and state(*found[job]) not in OVER}

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 exit_statuses: list[int] = []  # of this command's failed runs
 
 
-FLAGS = ("config_path", "config_name", "config_dir")  # Hydra's, that choose what overrides are over
+FLAGS = ("config_path", "config_name", "config_dir")  # Hydra's, which choose the configuration to override
 EXPECTED = "PEFT_GLUE_EXPECTED_HASH"  # of the run that a sweep starts in a process of its own
 
 
@@ -72,7 +72,7 @@ def require_sweep(words: Sequence[str]) -> None:
         if (ROOT / "conf/hydra/launcher" / f"{name}.yaml").exists():
             continue
         if f"{name}.yaml" not in ConfigStore.instance().list("hydra/launcher"):
-            continue  # Hydra's own sentence lists those that there are
+            continue  # Hydra's own sentence lists the launchers
         package = ConfigStore.instance().load(f"hydra/launcher/{name}.yaml").node._target_.split(".")[1]
         if not (ROOT / "hydra_plugins" / f"{package}.py").exists():
             raise UserError(
@@ -127,10 +127,10 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
 
 def grid(params: Mapping[str, Any] | None) -> list[str]:
-    """The overrides that `hydra.sweeper.params` stands for.
+    """The overrides that `hydra.sweeper.params` gives.
 
     Raises:
-        UserError: values are a list of YAML's, which would be one value.
+        UserError: values are a YAML list, which would be one value.
     """
     for key, values in (params or {}).items():
         if isinstance(values, list | ListConfig):
@@ -181,7 +181,7 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = T
         is_here: the jobs run on this machine, which must have the folders that they read.
 
     Raises:
-        UserError: each job would have a working folder of its own, in which the folders of its settings are not.
+        UserError: each job would have its own working folder, which lacks the folders in its settings.
     """
     if config.hydra.job.chdir:
         raise UserError("hydra.job.chdir=true: settings name folders from where the command is given; leave it out")
@@ -210,7 +210,7 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = T
 
 
 def returns(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """What a launcher gives back: for a sweeper that searches, such as optuna's, with each run's score.
+    """What a launcher returns: for a sweeper that searches, such as optuna's, with each run's score.
 
     The score is the main metric at the chosen epoch, on held-out data if there are any; None without a record.
     """
@@ -234,7 +234,7 @@ def score(record: dict[str, Any]) -> float | None:
 
 
 def require_folders(run: RunConfig) -> None:
-    """Raises a UserError if a folder that a run reads is not there; what is in it, the run itself sees."""
+    """Raises a UserError if a folder that a run reads is not there. The run checks its contents."""
     run.data.require_folder()
     if run.init_from and not Path(run.init_from).is_dir() and (run.force or not RunFolder.of(run).start()):
         raise UserError(f"init_from: there is no folder {run.init_from}")

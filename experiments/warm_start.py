@@ -23,7 +23,7 @@ def describe_start(run: RunConfig, start: RunConfig | None) -> dict[str, Any] | 
     A run resumes without its `init_from`: its own checkpoint says what it started from.
 
     Raises:
-        UserError: there is neither a finished run nor an adapter.
+        UserError: there is no finished run or adapter.
     """
     if start:
         return {"task": start.task.name, "config_hash": start.hash}
@@ -44,7 +44,7 @@ def load_initial_state(run: RunConfig, start: RunConfig | None, model: nn.Module
         backbone: where the model's weights come from.
 
     Returns:
-        Whether it starts from anything but pretrained weights.
+        Whether it starts from something other than pretrained weights.
 
     Raises:
         UserError: the state is of another method, setting, backbone or, with `init_head=kept`, task.

@@ -39,7 +39,7 @@ class CellSweeper(BasicSweeper):
         return grid(self.params)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Leaves it to the launcher."""
+        """Nothing: the launcher checks."""
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="cells", node=CellSweeperConfig)

@@ -36,7 +36,7 @@ from experiments.sweep import EXPECTED, ROOT, exit_statuses, pending, returns, s
 from hydra_plugins.slurm_queue import LESS, Queue, array, refusal
 from training.tracking import upload_line
 
-SHARED_DISK = 15  # seconds until another machine's file is certainly seen here
+SHARED_DISK = 15  # seconds until another machine's file is visible here
 OUT_OF_TIME = "timed-out too many times"  # submitit's words in the log of a job that is not queued again
 
 
@@ -53,7 +53,7 @@ class Cell(NamedTuple):
 
 
 class Jobs(submitit_launcher.BaseSubmititLauncher):
-    """Replaces submitit's `launch`: finished runs get no job, every job is waited for, and runs without an end are named."""
+    """Replaces submitit's `launch`: submits unfinished runs, waits for every job, and names the runs that did not finish."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         runs = [list(words) for words in job_overrides]
@@ -65,7 +65,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
             Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
             jobs = self.submit(self.cells(waiting))
             first, *_, last = [*jobs, *jobs]
-            say(f"jobs {first.job_id} to {last.job_id}; what they print: {first.paths.folder.parent}")
+            say(f"jobs {first.job_id} to {last.job_id}; output: {first.paths.folder.parent}")
             with as_ctrl_c():
                 self.watch(jobs)
         if line := upload_line(Path(self.config.hydra.sweep.dir)):
@@ -91,7 +91,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         done = super().__call__(words, *rest)
         if done.return_value:
             sys.tracebacklimit = 0  # the log has the run's own sentence
-            raise UserError("so this job fails, and none starts that waits for it")
+            raise UserError("this job failed; jobs that depend on it will not start")
         return done
 
     def executor(self, **more: Any) -> submitit.AutoExecutor:
@@ -106,9 +106,9 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         return executor
 
     def hand_over(self, cells: Sequence[Cell], after: submitit.Job | None = None) -> dict[submitit.Job, Cell]:
-        """Submits an array with a job for each run; on Slurm, one that waits for the end of the job `after`."""
+        """Submits an array with a job for each run; on Slurm, it starts after the job `after`."""
         more = dict(self.params.get("additional_parameters") or {})
-        if after:  # and if that one ends badly, Slurm cancels these
+        if after:  # if it fails, Slurm cancels these
             more |= {"dependency": f"afterok:{after.job_id}", "kill_on_invalid_dep": "yes"}
         numbers = range(len(cells))
         jobs = self.executor(**({"additional_parameters": more} if more else {})).map_array(
@@ -123,14 +123,14 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         return dict(zip(jobs, cells, strict=True))
 
     def watch(self, jobs: dict[submitit.Job, Cell]) -> None:
-        """Waits for every job. One that is over without a result may have left it on a disk that is slow to show it."""
+        """Waits for every job. On a shared disk the result of a finished job may appear late."""
         left, over = dict(jobs), dict[submitit.Job, float]()
         while left:
             for job in [job for job in left if job.done()]:
                 seen = over.setdefault(job, time.monotonic())
                 if job.paths.result_pickle.exists() or time.monotonic() > seen + SHARED_DISK:
                     self.report(job, left.pop(job), f"[{len(jobs) - len(left)}/{len(jobs)}]")
-            time.sleep(max(1, len(left) / 20))  # seconds: each look at a job is one at the disk
+            time.sleep(max(1, len(left) / 20))  # seconds: each check of a job reads the disk
 
     def report(self, job: submitit.Job, cell: Cell, number: str) -> None:
         """Prints in one line how a run ended."""
@@ -143,8 +143,8 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         has_result = job.paths.result_pickle.exists()
         if has_result and (what := held(cell)):
             log.warning(
-                f"{word}: {name}: another process trains {what}, and job {job.job_id} has ended rather than wait with its "
-                "node; the same command looks again"
+                f"{word}: {name}: another process is training {what}; job {job.job_id} stopped. "
+                "Run the same command again later"
             )
             return
         if OUT_OF_TIME in (job.stderr() or ""):
@@ -163,7 +163,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
 
 
 def held(cell: Cell) -> str | None:
-    """What another process trains: the run, or the one that it starts from."""
+    """What another process is training: the run, or the run that it starts from."""
     if RunFolder.of(cell.run).is_locked():
         return "it"
     return "the run that it starts from" if cell.start and RunFolder.of(cell.start.run).is_locked() else None
@@ -173,9 +173,9 @@ class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
     """A Slurm job for each run."""
 
     def submit(self, cells: list[Cell]) -> dict[submitit.Job, Cell]:
-        """Submits the runs, but for those that an earlier command left in the queue.
+        """Submits the runs, except those that an earlier command left in the queue.
 
-        A run that starts from another waits in the queue, without a node, until that one's job has ended well.
+        A run that starts from another one waits in the queue, without a node, until that run's job has succeeded.
         """
         if not shutil.which("sbatch"):
             raise UserError(
@@ -194,7 +194,7 @@ class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
         if jobs:
             say(f"{counted(len(jobs), 'run')} in the queue already")
         if later:
-            say(f"{counted(sum(map(len, later.values())), 'run')} after their start")
+            say(f"{counted(sum(map(len, later.values())), 'run')} waiting for another run")
         if first := starts | {cell.name: cell for cell in new if not cell.start}:
             jobs |= self.hand_over(list(first.values()))
         numbers = queued | {cell.name: job for job, cell in jobs.items()}
@@ -225,13 +225,13 @@ class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
             super().watch(jobs)
         except KeyboardInterrupt:
             numbers = " ".join(dict.fromkeys(array(job.job_id) for job in jobs))
-            raise Interrupted(f"the watch, while the jobs stay in the queue (scancel {numbers} ends them)") from None
+            raise Interrupted(f"the jobs stay in the queue (scancel {numbers} ends them)") from None
 
     def lost(self, job: submitit.Job) -> str:
         if job.state == "ORPHANED":
             subprocess.run(["scancel", job.job_id])
-            return "cancelled, for the run that it starts from did not end well"
-        if job.state == "UNSATISFIABLE":  # and so is every job of the array
+            return "cancelled because the run it starts from failed"
+        if job.state == "UNSATISFIABLE":  # like every job of the array
             subprocess.run(["scancel", "--state=PENDING", array(job.job_id)])
             raise UserError(
                 f"Slurm can never start the jobs: no node of their partition has what each asks for ({LESS})"
@@ -243,7 +243,7 @@ class LocalLauncher(Jobs, submitit_launcher.LocalLauncher):
     """A process of submitit's for each run, all at once."""
 
     def hand_over(self, cells: Sequence[Cell], after: submitit.Job | None = None) -> dict[submitit.Job, Cell]:
-        # jobs inherit it: by submitit, Ctrl-C would kill them within a second
+        # jobs inherit it: otherwise submitit would kill them within a second after Ctrl-C
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             return super().hand_over(cells, after)
@@ -261,11 +261,11 @@ class LocalLauncher(Jobs, submitit_launcher.LocalLauncher):
         """Asks the jobs to write their checkpoints; another Ctrl-C kills them."""
         try:
             while left := [job for job in jobs if not job.done()]:
-                for job in left:  # again and again: submitit ignores it in a job that does not train yet
+                for job in left:  # repeatedly: a job that does not train yet ignores it
                     os.kill(int(job.job_id), signal.SIGTERM)
                 time.sleep(1)
         except KeyboardInterrupt:
             for job in [job for job in jobs if not job.done()]:
-                with suppress(psutil.Error):  # it has ended just now
+                with suppress(psutil.Error):  # it has just ended
                     for process in psutil.Process(int(job.job_id)).children():
                         process.kill()

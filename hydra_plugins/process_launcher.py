@@ -37,7 +37,7 @@ class ProcessLauncherConfig:
     """`hydra/launcher=processes`.
 
     Attributes:
-        parallel: runs at a time. Parallel runs disturb each other's speed. Of several GPUs, each run gets one; runs that
+        parallel: runs at a time. Parallel runs disturb each other's speed. With several GPUs, each run gets one; runs that
             share a GPU may take equal parts of its memory.
     """
 
@@ -58,7 +58,7 @@ class ProcessLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        if self.parallel > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they would meet at one port
+        if self.parallel > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they would share one port
             raise UserError("several processes train each run, so one run at a time: leave out hydra.launcher.parallel")
         jobs = [list(job) for job in job_overrides]
         waiting = pending(self.config, jobs)
@@ -85,7 +85,7 @@ class ProcessLauncher(Launcher):
             for process in [process for process in self.running if process.poll() is not None]:
                 _, job = self.running.pop(process)
                 if process.returncode not in (0, 1, 2):
-                    log.error(f"ended with status {process.returncode}, killed perhaps: {' '.join(job)}")
+                    log.error(f"ended with status {process.returncode}, perhaps killed: {' '.join(job)}")
                 if process.returncode:
                     exit_statuses.append(process.returncode if process.returncode in (1, 2) else 1)
 
@@ -105,7 +105,7 @@ class ProcessLauncher(Launcher):
             threading.Thread(target=relay, args=(process.stdout, f"[{number}] "), daemon=True).start()
 
     def command(self, job: list[str]) -> list[str]:
-        """The command that trains a run; one that trains it elsewhere has to hand on the variable EXPECTED."""
+        """The command that trains a run; a command that trains it elsewhere must pass on the variable EXPECTED."""
         hydra_overrides = [word for word in self.config.hydra.overrides.hydra if not word.startswith("hydra.mode")]
         chosen = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags(sys.argv[1:])[0].items()]
         return [sys.executable, str(ROOT / "train.py"), *chosen, *hydra_overrides, *job]

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs that a command watches, and of requests that it refuses."""
+"""What Slurm says about the jobs that a command watches, and about requests that it refuses."""
 
 import re
 import time
@@ -10,7 +10,7 @@ from core.console import log, say
 from experiments.slurm_jobs import OVER, ask, in_queue, state
 
 LESS = "hydra.launcher.mem_gb=N and hydra.launcher.cpus_per_task=N ask for less"
-WAYS_OUT = {  # from words of sbatch's; the first that matches counts
+WAYS_OUT = {  # from sbatch's words; the first match counts
     "gres|generic resource": "hydra.launcher.gpus_per_node=null asks for no GPU",
     "memory|cpu|node configuration|partition configuration": LESS,
     "account": "set hydra.launcher.account=NAME",
@@ -21,7 +21,7 @@ WAYS_OUT = {  # from words of sbatch's; the first that matches counts
 
 
 class Queue(SlurmInfoWatcher):
-    """Submitit's watcher over jobs, by squeue. Only if squeue has forgotten a job, minutes after its end, sacct is asked.
+    """Submitit's watcher over jobs, by squeue. Asks sacct only for jobs that squeue no longer lists.
 
     Submitit's own asks sacct alone: without accounting it warns at each look and never sees that a job was cancelled.
     """
@@ -33,7 +33,7 @@ class Queue(SlurmInfoWatcher):
         self._last_status_check = time.time()
         found = in_queue()
         if self.is_answered and found is None:
-            log.warning("squeue does not answer; the jobs go on, and so does the watch over them")
+            log.warning("squeue does not answer; the jobs continue; still watching")
         self.is_answered = found is not None
         if found is None:
             return
@@ -59,7 +59,7 @@ class Queue(SlurmInfoWatcher):
 
 
 def array(job: str) -> str:
-    """The number before the index: also that of an array whose members were cancelled one by one, for squeue."""
+    """The number before the index. If members are cancelled one by one, squeue lists the array by this number alone."""
     return job.partition("_")[0]
 
 
@@ -69,7 +69,7 @@ def shown(word: str, reason: str = "None") -> str:
 
 
 def ended(jobs: set[str]) -> dict[str, str]:
-    """How jobs ended that are no longer in the queue, by the accounting, if there is one."""
+    """Final states of jobs that left the queue, from the accounting if there is one."""
     numbers = ",".join(sorted(set(map(array, jobs))))
     known = (
         ask("sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={numbers}") or {}

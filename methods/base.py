@@ -1,7 +1,7 @@
 """The contract of a method, the layer it adapts, and the few lines that all methods share.
 
 A method is a dataclass: its fields are its settings (`conf/method/NAME.yaml`), its `apply` changes a model in place.
-After `apply`, `requires_grad` is the one truth of what is trained.
+After `apply`, `requires_grad` alone says what is trained.
 """
 
 import re
@@ -23,13 +23,13 @@ LARGEST = 1e18  # a scale or a start value above it overflows float32 when it is
 
 
 def pattern(key: str, value: str) -> None:
-    """Raises a UserError for what `re.search` does not take, or takes for everything."""
+    """Raises a UserError for an invalid or empty pattern."""
     if not value:
         raise UserError(f"{key} is empty; use '.' for every linear layer")
     try:
         re.compile(value)
     except re.error as error:
-        raise UserError(f"{key} is no regular expression: '{value}' ({error})") from error
+        raise UserError(f"{key} is not a regular expression: '{value}' ({error})") from error
 
 
 Width = Annotated[int, number(at_least=1, at_most=2**16)]  # a rank or a bottleneck
@@ -62,9 +62,9 @@ class Method:
         head_learning_rate: the classification head's rate; None: the method's.
         peft_names: what PEFT calls each tensor of an adapted layer; empty: PEFT does not know the method.
         peft_ignored_keys: keys of `peft_config` that a finished adapter does not depend on.
-        trains_parts: whether a step may give some trained parameters no gradient, so that the optimizer passes them by.
+        trains_parts: whether a step may give some trained parameters no gradient, so that the optimizer skips them.
         starts_pretrained: whether a model computes what the pretrained one does, right after `apply`.
-        takes_plain_path: whether `apply` changes a forward pass that the fast path (models/packed.py) stands in for.
+        takes_plain_path: whether `apply` changes a forward pass that the fast path (models/packed.py) replaces.
     """
 
     label: ClassVar[str]
@@ -87,7 +87,7 @@ class Method:
 
     @property
     def probe(self) -> Probe | None:
-        """What comes before a run, unless it begins from another's state; None: nothing, `apply` settles what trains."""
+        """The probe before a run, unless the run begins from another's state; None: `apply` alone decides what trains."""
         return None
 
     def judge(
@@ -110,11 +110,11 @@ class Method:
         """
 
     def findings(self, model: nn.Module) -> dict[str, Any]:
-        """What a run's record tells of the trained model, as JSON; empty: the settings say it all."""
+        """What a run's record says about the trained model, as JSON; empty: the settings say everything."""
         return {}
 
     def param_groups(self, model: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-        """Optimizer groups (`params`, `lr`) of all trained parameters but the head's; the trainer adds those."""
+        """Optimizer groups (`params`, `lr`) of all trained parameters except the head's, which the trainer adds."""
         head = set(head_parameters(model))
         return [{"params": [p for p in model.parameters() if p.requires_grad and p not in head], "lr": learning_rate}]
 
@@ -131,17 +131,17 @@ class Method:
         return {theirs: own[ours] for ours, theirs in self.peft_names.items()}
 
     def from_peft(self, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `to_peft`; shapes may be any. What it leaves out stays as `apply` made it."""
+        """The inverse of `to_peft`, for any shapes. What it leaves out stays as `apply` made it."""
         return {ours: theirs[name] for ours, name in self.peft_names.items()}
 
     @property
     def positions(self) -> int:
-        """Of the encoder's positions, how many the method takes from a text."""
+        """Encoder positions that the method uses."""
         return 0
 
     @property
     def ranks(self) -> list[int]:
-        """Those at which one trained model can be evaluated (`evaluate_at`); empty: it is trained for its own alone."""
+        """Ranks at which one trained model can be evaluated (`evaluate_at`); empty: only its own."""
         return []
 
     def evaluate_at(self, model: nn.Module, rank: int) -> None:
@@ -153,7 +153,7 @@ class Method:
 
         Args:
             seed: the run's. What a step draws comes from `named_seed(seed, NAME/STEP)`: the same in every process and in a
-                resumed run, and nothing else draws otherwise for it.
+                resumed run, and other random streams are unaffected.
         """
 
     def after_step(self, model: nn.Module, step: int) -> None:
@@ -214,7 +214,7 @@ class AdaptedLinear(nn.Module):
 
 
 def checksum(weight: Tensor) -> Tensor:
-    """Two sums that tell a changed weight."""
+    """Two sums that reveal a changed weight."""
     weight = weight.detach()
     return torch.stack([weight.sum(dtype=torch.float64), weight.square().sum(dtype=torch.float64)])
 
@@ -297,7 +297,7 @@ def _flat(stack: nn.ModuleList) -> Iterator[nn.Module]:
 
 
 def norms(model: nn.Module) -> Iterator[nn.Module]:
-    """The encoder's normalization layers, of whatever class: what has a vector for a weight."""
+    """The encoder's normalization layers, of any class: modules whose weight is a vector."""
     for module in encoder(model).modules():
         own = dict(module.named_parameters(recurse=False))
         if "weight" in own and own["weight"].dim() == 1:
@@ -305,7 +305,7 @@ def norms(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def freeze_encoder(model: nn.Module) -> None:
-    """Freezes everything but the head."""
+    """Freezes everything except the head."""
     model.requires_grad_(False)
     for parameter in head_parameters(model):
         parameter.requires_grad_(True)
@@ -321,7 +321,7 @@ def matching_layers(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
     """The encoder's linear layers whose names match `pattern` (`re.search`).
 
     Raises:
-        UserError: there are none; the message lists the names that there are.
+        UserError: none matches; the message lists the existing names.
     """
     layers = dict(linear_layers(model))
     if pattern == QUERY_AND_VALUE:  # whole names: DeBERTa's pos_query_proj and LUKE's w2e_query are other layers
@@ -344,7 +344,7 @@ def adapt(model: nn.Module, pattern: str, wrap: Callable[[nn.Linear], nn.Module]
 def merge(model: nn.Module) -> nn.Module:
     """Replaces every adapted layer, in place, by the plain linear layer that computes the same; for inference.
 
-    Likewise every tensor that `torch.nn.utils.parametrize` computes, by its value. Bottleneck adapters cannot be merged
+    Replaces every tensor that `torch.nn.utils.parametrize` computes by its value, too. Bottleneck adapters cannot be merged
     and stay.
     """
     unparametrize(model)

@@ -22,8 +22,8 @@ to W's precision, and PEFT loads the adapter as LoRA of rank 2·rank. Until W mo
 
 Deviations: none in the formulas that we know of. No authors' code was released, and we know the paper by its algorithm and by
 what others quote of it: λ = 2, K = 500, rank 8. Its alpha, rates, batch sizes, epochs and adapted layers for RoBERTa-base are
-not known here, nor whether λ and K differ from task to task there: LoRA's are used. A run that begins from a Delta-LoRA
-adapter, whose W has moved, goes on moving it from the first step.
+not known here: LoRA's are used. We do not know whether λ and K differ between tasks there. A run that begins from a
+Delta-LoRA adapter, whose W has moved, moves it from the first step on.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class DeltaLoRALinear(LoRALinear):
 
     Attributes:
         A_K, B_K: (rank, in) and (out, rank): the factors from which W began to move; the present ones until then.
-        follows: whether they are the present ones, a tensor that no step waits for; None: before this process's first step.
+        follows: whether A_K and B_K follow A and B, a tensor, so that no step waits; None: before this process's first step.
     """
 
     A_K: Tensor
@@ -87,7 +87,7 @@ class DeltaLoRA(LoRA):
         super().__post_init__()
         if self.dropout:
             raise UserError(
-                f"method.dropout is {self.dropout}; Delta-LoRA has none, or W would move by another gradient"
+                f"method.dropout is {self.dropout}; Delta-LoRA has none, because W would move by another gradient"
             )
 
     def before_step(self, model: nn.Module, step: int, seed: int) -> None:

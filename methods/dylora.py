@@ -14,7 +14,7 @@ Each step draws b from 1..r, all equally likely, one for all layers, and its los
   not frozen:  rows and columns 1 to b learn
 
 Rows and columns are parameters of their own. Those that a step does not train have no gradient in it, so clipping and the
-optimizer pass them by: weight, moments and count of steps rest.
+optimizer skip them: weight, moments and step count stay the same.
 
 Deviations: in the authors' code W_dw and W_up are one tensor each, whose other rows get a gradient of zero and still move, by
 AdamW's momentum and weight decay. While it trains, that code evaluates at the rank that the last step drew, and in the end at

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LARGEST_FACTOR = 32  # rows: few products, whose cost is still small beside that of reading the numbers
+LARGEST_FACTOR = 32  # rows: few products, which still cost little beside reading the numbers
 
 
 def sylvester(size: int) -> Tensor:

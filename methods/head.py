@@ -1,4 +1,4 @@
-"""The classification head alone: linear probing, the floor that every method has to rise above.
+"""The classification head alone: linear probing, the floor that every method must exceed.
 
 tokens ── encoder ── [head]
           frozen      trains

@@ -19,7 +19,7 @@ Deviations:
   the paper's d₉₀ of 207 on RoBERTa-large is below that. Here each layer of the encoder has one, and the embeddings another.
 - The head trains beside the d parameters, as with every method here. The authors' code projects it too.
 - Fastfood's blocks have d's size, as in its own paper; the authors' have the tensor's, and cut θ^d for a smaller tensor.
-- The gradient is exact. The backward pass of the authors' transform is off by a factor that differs from tensor to tensor.
+- The gradient is exact. The backward pass of the authors' transform is off by a factor that differs between tensors.
 - The paper's rates and epochs are not known here. compacter has 3e-2 for SAID on T5 at d = 20,000. Ours, 1e-3, comes from a
   short trial with MiniLM on MRPC. Adam moves θ^d by up to √d times the rate a step, so a small d takes a higher rate.
 """
@@ -40,7 +40,7 @@ from methods.fastfood import Fastfood
 
 
 class Subspace(nn.Module):
-    """θ^d, and SAID's λ; one for all tensors."""
+    """θ^d and SAID's λ; one module for all tensors."""
 
     def __init__(self, d: int, layers: int, device: torch.device):
         """

@@ -25,7 +25,7 @@ not start at the pretrained model: U is random.
 
 Deviations, and what the paper leaves open:
 - What pruning keeps: methods/pruning.py.
-- No side layer is dropped. The authors drop every fourth one of T5-base, every second one of T5-large, all but the last of
+- No side layer is dropped. The authors drop every fourth one of T5-base, every second one of T5-large, all except the last of
   T5-3B, and none of BART.
 - Neither paper nor code has a RoBERTa. Both have T5 and BART, and the code side networks of BERT's layers for vision and
   language, with k = 4 and without biases in D and U. T5's and BART's side networks read embeddings behind a dropout of

@@ -12,7 +12,7 @@
   frozen  └─+─┘
             h = W·x + s·B·A·x
 
-x_i are the layer's inputs in evaluation mode, at every token, padding never among them. I_i is saved beside the layer's pair:
+x_i are the layer's inputs in evaluation mode, at every token, never at padding. I_i is saved beside the layer's pair:
 the shape follows from it and from T, so that a saved state says which layers share. The run's record lists both.
 
 No authors' code is known, and we know the paper by its abstracts and by what others quote of it. What that leaves open:
@@ -24,7 +24,7 @@ No authors' code is known, and we know the paper by its abstracts and by what ot
 - When the sum of I reaches T: the layer that reaches it is the last one kept.
 
 A run that begins from another run's state keeps its shape, without a probe. PEFT's format knows no shared tensors: an adapter
-has a copy of the pair in each layer, and for that reason no run can begin from one. The record's seconds include the probe;
+has a copy of the pair in each layer, so no run can begin from one. The record's seconds include the probe;
 speed and memory are of the run after it.
 """
 
@@ -58,8 +58,8 @@ class LoRADropLinear(LoRALinear):
 @register
 @dataclass
 class LoRADrop(LoRA):
-    """T as quoted of the paper, and LoRA's settings for all else: r = alpha = 8 on query and value. Counted here is the
-    probe, in which all n layers train; then, with k < n of them kept and all of one shape (out, in), (k + 1)·r·(in + out) do.
+    """T as quoted of the paper, and LoRA's settings for all else: r = alpha = 8 on query and value. The count is the
+    probe's, in which all n layers train; then, with k < n kept and all of one shape (out, in), (k + 1)·r·(in + out) train.
 
     Attributes:
         threshold: T.

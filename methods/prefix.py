@@ -8,10 +8,10 @@
              what the layer below computed there is replaced
 
 PreLayer is computed as a key/value prefix, which is the same: in each layer a place's vector P gives K = W_k·P + b_k and
-V = W_v·P + b_v, and its query and output are left out, since nobody reads them. So there are L sets: the embeddings' output
-and those of all layers but the last. The head reads `<s>`, as without a prefix, and not the first place.
+V = W_v·P + b_v, and its query and output are left out, since nothing reads them. So there are L sets: the embeddings' output
+and those of all layers except the last. The head reads `<s>`, as without a prefix, and not the first place.
 
-Positions are RoBERTa's: a text's count on from l_p, the infix's from behind its last real token. So a text may have
+Positions are RoBERTa's: a text's start after l_p, the infix's after the text's last real token. So a text may have
 512 - l_p - l_i tokens under PreEmbed, and 512 - l_p under PreLayer, whose infix has no position. In memory the places lie
 behind the padding: attention tells places apart by their position embeddings alone.
 
@@ -23,7 +23,7 @@ The paper leaves open, and deviations:
   common ones); PreLayer at a Gaussian as wide as that of the encoder's weights before pretraining. Neither starts at the
   pretrained model.
 - Its rates are for GPT-3: 5e-4 and 1e-4 (table 12). Ours, 5e-3, is that of a key/value prefix on RoBERTa-large (the script of
-  P-tuning v2's authors for RTE); which rate suits PreEmbed or PreLayer on RoBERTa, we do not know.
+  P-tuning v2's authors for RTE). We do not know which rate suits PreEmbed or PreLayer on RoBERTa.
 - In an encoder every token sees every other, so PreLayer's infix differs from its prefix in that it shifts no position.
 - PreEmbed's places go through the embeddings' LayerNorm and dropout as words do; PreLayer's vectors stand behind both.
 - BERT's token types: the prefix has that of the first token, the infix that of the last.
@@ -69,7 +69,7 @@ class Places(nn.Module):
         return (), given | own
 
     def inputs(self, encoder: Any, ids: Tensor, mask: Tensor, types: Tensor | None) -> dict[str, Any]:
-        """Those that differ, besides the mask."""
+        """The inputs that change, besides the mask."""
         raise NotImplementedError
 
 
@@ -96,13 +96,13 @@ class EmbeddingPlaces(Places):
 
 
 def first_position(encoder: Any) -> int:
-    """RoBERTa counts positions from behind its padding id."""
+    """RoBERTa's positions start after its padding id."""
     padding_id = encoder.embeddings.position_embeddings.padding_idx
     return 0 if padding_id is None else padding_id + 1
 
 
 def positions(encoder: Any, ids: Tensor, l_p: int) -> Tensor:
-    """Of a text behind l_p places, (batch, n), as transformers counts them: RoBERTa leaves its padding id out."""
+    """A text's positions after l_p places, (batch, n), as transformers counts them: RoBERTa leaves its padding id out."""
     padding_id = encoder.embeddings.position_embeddings.padding_idx
     if padding_id is None:
         return torch.arange(l_p, l_p + ids.shape[1], device=ids.device).expand(len(ids), -1)
@@ -162,7 +162,7 @@ class PrefixMethod(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.l_p + self.l_i == 0:
-            raise UserError("method.l_p and method.l_i are both 0, where nothing would train: give at least one place")
+            raise UserError("method.l_p and method.l_i are both 0, so nothing would train: give at least one place")
 
     def apply(self, model: nn.Module) -> None:
         own = encoder(model)

@@ -8,7 +8,7 @@ Deviations:
 - A matrix's importance is its magnitude here, |W|; in the authors' code for T5 it is the Fisher information over 1,024
   training samples, and `apply` sees no data. Their code for BART ranks by the L1 norm of its logarithms, which favours
   rows of small Fisher information.
-- Of each attention head 1/k of the rows are kept, so that heads stay heads; the authors' code ranks all rows together.
+- 1/k of each attention head's rows are kept, so that heads stay heads; the authors' code ranks all rows together.
 """
 
 from collections.abc import Iterator
@@ -39,14 +39,14 @@ def prune(layers: list[Any], sides: list[Any], words: Tensor, k: int) -> None:
 
 
 def parts(layer: Any, side: Any) -> Iterator[tuple[Any, Any]]:
-    """The parts of a layer behind its attention, in the order in which they read each other, with the side layer's."""
+    """The parts of a layer after its attention, in the order in which they read each other, with the side layer's."""
     yield layer.attention.output, side.attention.output
     yield layer.intermediate, side.intermediate
     yield layer.output, side.output
 
 
 def strongest(importance: Tensor, blocks: int, k: int) -> Tensor:
-    """The indices of 1/k of the rows in each of so many equal blocks: those of largest L1 norm, in their order."""
+    """The indices of 1/k of the rows in each of `blocks` equal blocks: those of largest L1 norm, in their order."""
     norms = importance.abs().sum(1).view(blocks, -1)
     best = norms.topk(norms.shape[1] // k).indices.sort().values
     return (best + norms.shape[1] * torch.arange(blocks, device=best.device).unsqueeze(1)).flatten()

@@ -123,7 +123,7 @@ class VeRA(Method):
         super().__post_init__()
         if not 0 < abs(self.d_initial) <= LARGEST:
             raise UserError(
-                f"method.d_initial is {self.d_initial}; it must be within ±{LARGEST:g}, and not 0, where nothing would train"
+                f"method.d_initial is {self.d_initial}; it must be within ±{LARGEST:g}, and not 0, so that something trains"
             )
 
     def apply(self, model: nn.Module) -> None:

@@ -32,8 +32,8 @@ from tasks.loading import Split
 transformers.utils.logging.set_verbosity_error()  # its report of a fresh head is checked below, not printed
 transformers.utils.logging.disable_progress_bar()
 
-PADDING = 1e-3  # what padding may change of a logit, as a part of the largest one
-TRIED = 512  # tokens at most, of a text that a backbone is tried on
+PADDING = 1e-3  # how much padding may change a logit, relative to the largest one
+TRIED = 512  # most tokens of a text that a backbone is tried on
 UNBOUNDED = 2**20  # tokens, where positions are relative
 FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 REQUIRED = ["config.json", "*.safetensors"]
@@ -56,7 +56,7 @@ class Backbone:
         return max_length(self.model)
 
     def require_length(self, tokens: int, taken: int = 0) -> None:
-        """Raises a UserError if the encoder takes no input of so many tokens.
+        """Raises a UserError if the encoder does not take that many tokens.
 
         Args:
             taken: positions that the method takes from a text.
@@ -76,7 +76,7 @@ def max_length(model: PreTrainedModel) -> int:
 
 
 def position_padding(model: PreTrainedModel) -> int | None:
-    """The id that RoBERTa and its kin skip when they count positions; None for other encoders."""
+    """The id that RoBERTa and its variants skip when they count positions; None for other encoders."""
     positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     return getattr(positions, "padding_idx", None)
 
@@ -127,14 +127,14 @@ def try_out(backbone: Backbone, task: Task) -> None:
     """Runs two texts through tokenizer and model, together and alone.
 
     Raises:
-        UserError: the logits are not one row of finite numbers a text, or they depend on the padding beside it.
+        UserError: the logits are not one row of finite numbers per text, or they depend on the padding beside it.
     """
     model, data = backbone.model.eval(), samples(backbone.tokenizer, task, backbone.max_length)
     types = [number for row in data.inputs.get("token_type_ids", []) for number in row]
     known = getattr(model.config, "type_vocab_size", None)
     if known and types and max(types) >= known:
         raise UserError(
-            f"the tokenizer's types of token go up to {max(types)}, the encoder's to {known - 1}: "
+            f"the tokenizer uses token types 0 to {max(types)}, the encoder knows {known}: "
             "take token_type_ids out of model_input_names in tokenizer_config.json"
         )
     together, *alone = (model(**collate(data, rows).inputs).logits for rows in ([0, 1], [0], [1]))
@@ -242,7 +242,7 @@ def _pretrained(folder: Path, task: Task, seed: int) -> PreTrainedModel:
 
 
 def draw_head(model: PreTrainedModel, seed: int) -> None:
-    """Draws a head that the checkpoint brought again: the same bits as on a checkpoint without a head.
+    """Redraws a head that came with the checkpoint: the same bits as on a checkpoint without a head.
 
     BERT's pooler stays: it belongs to the pretrained encoder.
     """

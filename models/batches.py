@@ -105,7 +105,7 @@ def collate(data: Encoded, indices: list[int], multiple: int = 1) -> Batch:
 
 
 def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int, similar_length: bool) -> list[list[int]]:
-    """Every example once, in random batches of `batch_size`, the last one what is left.
+    """Every example once, in random batches of `batch_size`; the last one may be smaller.
 
     With `similar_length`, examples are shuffled, then sorted by length within stretches of 50 batches, and the batches
     shuffled again: little padding, and yet other batches each epoch.

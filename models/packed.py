@@ -29,7 +29,7 @@ MULTIPLE = 8  # a compiled path pads to multiples of it, in tokens: few lengths,
 
 
 class Kinds(NamedTuple):
-    """The classes that the fast path stands in for."""
+    """The classes that the fast path replaces."""
 
     model: type
     encoder: type
@@ -78,7 +78,7 @@ class PackedBatch:
     Attributes:
         inputs: each (tokens): `input_ids`, `position_ids`, for BERT `token_type_ids`.
         first: (examples), where each begins, in the order in which they lie.
-        places: (examples), which of those each is, in the order of labels and logits.
+        places: (examples), for each label, its example's index in `first`.
     """
 
     inputs: dict[str, Tensor]
@@ -107,9 +107,10 @@ class PackedBatch:
 def pack(
     data: Encoded, indices: list[int], grid_cost: float, sort: bool = True, padding_id: int | None = None
 ) -> PackedBatch:
-    """Lays the examples at `indices` end to end, and cuts them for attention as is cheapest at so many tokens a grid.
+    """Lays the examples at `indices` end to end, and cuts them for attention at the lowest cost.
 
     Args:
+        grid_cost: of one grid, in tokens of padding.
         sort: the shortest first, so that neighbours are of similar length; else as they come.
         padding_id: see `positions`.
     """
@@ -127,7 +128,7 @@ def pack(
 
 
 def positions(ids: list[int], padding_id: int | None) -> Tensor:
-    """Counted as transformers counts them: from 0 or, with RoBERTa's padding id, from behind it, over all other ids."""
+    """transformers' positions: from 0, or after RoBERTa's padding id, which is not counted."""
     if padding_id is None:
         return torch.arange(len(ids))
     if padding_id not in ids:
@@ -137,7 +138,7 @@ def positions(ids: list[int], padding_id: int | None) -> Tensor:
 
 
 def cheapest_size(lengths: list[int], grid_cost: float) -> int:
-    """Examples in a grid: of the batch cut into one to four, what costs least, places and grids together."""
+    """Examples in a grid: the batch is cut into one to four grids, whichever costs least, places and grids together."""
 
     def cost(size: int) -> float:
         own = [lengths[begin : begin + size] for begin in range(0, len(lengths), size)]
@@ -148,7 +149,7 @@ def cheapest_size(lengths: list[int], grid_cost: float) -> int:
 
 
 def cut(lengths: list[int], starts: list[int], size: int) -> Iterator[Span]:
-    """Spans of so many examples."""
+    """Spans of `size` examples."""
     for begin in range(0, len(lengths), size):
         own = lengths[begin : begin + size]
         end, longest, places, gaps = begin + len(own), max(own), None, None
@@ -237,7 +238,7 @@ def encoder_layer(layer: Any, x: Tensor, context: Tensor, spans: list[Span]) -> 
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, span: Span, heads: int, p: float) -> Tensor:
-    """Of one span, within each of its examples: (its tokens or examples, width)."""
+    """Attention within each example of one span: (its tokens or examples, width)."""
     examples = span.examples.stop - span.examples.start
 
     def split(x: Tensor) -> Tensor:  # (examples · length, width) -> (examples, heads, length, width / heads)
@@ -267,14 +268,14 @@ def mix(q: Tensor, k: Tensor, v: Tensor, gaps: Tensor | None, p: float) -> Tenso
 
 
 def forward_path(model: nn.Module, forward: str, sort: bool = True) -> Packed | Padded:
-    """That of `trainer.forward`; the fast one only if it knows the model: classes it stands in for, with no hook on them."""
+    """The path that `trainer.forward` names; the fast one only if it knows the model: its own classes, without hooks."""
     if forward == "packed" and is_known(model):
         return Packed(model, sort)
     return Padded(model, MULTIPLE if forward == "compiled" else 1)
 
 
 def is_known(model: Any) -> bool:
-    """Whether the modules whose forward passes are stood in for are transformers' own, and nothing listens to them."""
+    """Whether the modules that the fast path replaces are transformers' own, without hooks."""
     if type(model) not in KNOWN or model.config.is_decoder:
         return False
     kinds, encoder = KNOWN[type(model)], model.base_model.encoder
@@ -290,6 +291,6 @@ def is_known(model: Any) -> bool:
 
 
 def is_watched(module: Any) -> bool:
-    """Whether a hook, or a forward pass of its own, would go unseen."""
+    """Whether the module has a hook or a forward pass of its own, which the fast path would skip."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return "forward" in vars(module) or any(getattr(module, name) for name in hooks)

@@ -55,17 +55,17 @@ def find_tokenizer(config: BackboneConfig) -> Path:
 
 
 def _digest(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
-    """sha256 of what shapes a text's tokens; not of the files, in which the same tokenizer may lie in several forms."""
+    """sha256 of what shapes a text's tokens; not of the files, which may hold the same tokenizer in several forms."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
             f"backbone.tokenizer: {folder} gives a {type(tokenizer).__name__}, which is Python code alone: "
-            "give one that has, or that transformers turns into, a tokenizer.json"
+            "give one that has a tokenizer.json, or that transformers converts to one"
         )
     names = ("special_tokens_map", "model_input_names", "truncation_side", "pad_token_type_id")
     settings = json.dumps({name: getattr(tokenizer, name) for name in names}, sort_keys=True, default=str)
     content = json.loads(backend.to_str()) | {
         "truncation": None,
         "padding": None,
-    }  # of its last call, say, before it was saved
+    }  # left from its last call before it was saved, for example
     return hashlib.sha256(f"{json.dumps(content)} {settings}".encode()).hexdigest()

@@ -98,14 +98,15 @@ def markdown() -> str:
 WAY = """## The way of a run
 
 1. Hydra composes `conf/`; `experiments/config.py` turns it into typed, checked settings. Their hash is the run's name.
-2. A run whose record is committed, or lies in its folder, is finished: nothing is loaded.
+2. A run whose record is committed is finished: nothing is loaded.
 3. `experiments/inputs.py` loads the splits, the encoder and its tokenizer; `experiments/record.py` notes where they are from.
-4. `experiments/run_folder.py` locks the run's folder. Under the lock it decides: finished, resumed, or started.
-5. The method's `apply` changes the model in place; `requires_grad` is then the one truth of what trains.
-6. `training/trainer.py` trains. After each evaluation it hands out its whole state, and `RunFolder.save` keeps it as one
+4. `experiments/run_folder.py` locks the run's folder. Under the lock it decides by the folder's record and checkpoint:
+   finished, resumed, or started.
+5. The method's `apply` changes the model in place; `requires_grad` alone then says what trains.
+6. `training/trainer.py` trains. After each evaluation it passes on its whole state, and `RunFolder.save` keeps it as one
    file: the checkpoint, with the best state so far in it.
 7. At the end the checkpoint is unpacked (`best.safetensors`, `predictions.jsonl`, `adapter/`), the record is written last,
-   and the checkpoint goes.
+   and the checkpoint is removed.
 """
 
 

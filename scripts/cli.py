@@ -1,4 +1,4 @@
-"""What the scripts' command lines share: help, options as `key=value`, and one place where an error becomes a sentence."""
+"""What the scripts' command lines share: help, options as `key=value`, and errors as one sentence."""
 
 import difflib
 import functools
@@ -31,7 +31,7 @@ def command(main: Callable[[list[str]], None]) -> Callable[[], int]:
             else:
                 print(sys.modules[main.__module__].__doc__)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader, such as `head`, is gone
+        except BrokenPipeError:  # the reader, such as `head`, has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (Diverged, OSError, *USER_ERRORS) as error:
             log.error(sentence(error))
@@ -48,7 +48,7 @@ def parse(
 
     Args:
         options: each with its default.
-        rest_are: what the other words are. Of "paths", those with `=` or `--` exist; with "none" there are no others.
+        rest_are: what the other words are. "paths": those with `=` or `--` must exist; "none": no others are allowed.
 
     Raises:
         UserError: a required option is missing, or a word is nearly one, or meant as one.

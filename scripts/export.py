@@ -31,12 +31,13 @@ def export(options: dict[str, str | None]) -> None:
     """Writes the export that the options ask for, and pushes it if they say so."""
     from core.checks import one_of
     from experiments.export import export_adapter, export_merged, merging_table
+    from experiments.record import RECORD
     from experiments.restore import restore
     from training.accelerator import make_accelerator  # seconds to import: a mistake should not wait for it
 
     if options["form"] != "folded":  # the earlier name of merged
         one_of(*FORMS)("form", options["form"])
-    run_folder, folder = Path(options["run"].removesuffix("result.json")), Path(options["into"])
+    run_folder, folder = Path(options["run"].removesuffix(RECORD)), Path(options["into"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
     restored = restore(run_folder, options["data.path"], options["backbone.source"], options["backbone.tokenizer"])
@@ -76,7 +77,7 @@ def push(folder: Path, repository: str) -> str:
         address = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder)
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        raise UserError(f"push={repository}: {str(error).splitlines()[0]}; {folder} stands") from error
+        raise UserError(f"push={repository}: {str(error).splitlines()[0]}; {folder} is complete") from error
     return str(address)
 
 

@@ -3,7 +3,7 @@
 With folders: curves, trade-offs and learning rates for each backbone and task, as PNG and PDF into `into` (by default
 `figures/` in the first folder). Without: all figures that `paper_tables/records/` has runs for, into `paper_tables/figures/`.
 
-`take_over=true` is for runs of `experiment=subspace`: it compares their adapters, which a record does not hold, and keeps the
+`take_over=true` is for runs of `experiment=subspace`: it compares their adapters, which records lack, and keeps the
 result among the records, for the figure `subspace`.
 """
 

@@ -60,7 +60,7 @@ def trained(method: type[Method]) -> int:
 def settings(method: type[Method]) -> Iterator[str]:
     """A line for each setting that the method adds, or whose default it changes: name, default and meaning."""
     told: dict[str, str] = {}
-    for parent in method.__mro__:  # a setting is told where it is added
+    for parent in method.__mro__:  # a setting is described where it is added
         for name, text in re.findall(
             r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", inspect.cleandoc(parent.__doc__ or ""), flags=re.M
         ):

@@ -107,9 +107,10 @@ def main(words: list[str]) -> None:
     if options["into"] and Path(options["into"]).is_dir():
         raise UserError(f"into: {options['into']} is a folder; name a file")
     from core.io import write_text  # before the next lines, which take seconds
+    from experiments.record import RECORD
     from experiments.restore import restore
 
-    run = Path(options["run"].removesuffix("result.json"))
+    run = Path(options["run"].removesuffix(RECORD))
     restored = restore(run, options["data.path"], options["backbone.source"], options["backbone.tokenizer"])
     task = restored.run.task.row
     if options["submission"] and (options["file"] or sentences):

@@ -20,11 +20,12 @@ OPTIONS = {"run": None, "into": None, "data.path": None, "backbone.source": None
 def main(words: list[str]) -> None:
     options, rest = parse(words, OPTIONS, required=("run",))
     if rest:
-        raise UserError(f"'{rest[0]}' is no option; there are: {', '.join(OPTIONS)}")
+        raise UserError(f"'{rest[0]}' is not an option; there are: {', '.join(OPTIONS)}")
     from experiments.ranks import FILE, by_rank, write  # seconds to import: a mistake should not wait for it
+    from experiments.record import RECORD
     from experiments.restore import restore
 
-    run = Path(options["run"].removesuffix("result.json"))
+    run = Path(options["run"].removesuffix(RECORD))
     restored = restore(run, options["data.path"], options["backbone.source"], options["backbone.tokenizer"])
     entries = by_rank(restored)
     names = [name for name in restored.run.task.row.metrics if name in entries[0]]

@@ -1,7 +1,7 @@
 """The outside check of our trainer: the same run by `transformers.Trainer`, its adapters from `peft`.
 
 `python scripts/reference.py method=lora task=cola backbone=minilm data=local data.path=DIR trainer.learning_rate=1e-3`
-takes train.py's overrides, for every method but LoRA-FA's second version, on one device. LoRA-FA is peft's LoRA with A
+takes train.py's overrides, for every method except LoRA-FA's second version, on one device. LoRA-FA is peft's LoRA with A
 frozen, QLoRA peft's LoRA on bitsandbytes' own layers. Data, tokenizer, weights, the head's first values and metrics are those
 of train.py, as are the optimizer's groups where the head has a rate of its own; all else is the libraries'.
 `trainer.micro_batch_size`, `trainer.log_every`, `logger`, `experiment` and `force` change nothing here.

@@ -1,10 +1,10 @@
 """Prints tables of finished runs: `python scripts/results.py runs/default [more folders or record files] [format=md]`.
 
 There is a table for each backbone and source of data, a row for each method and setting, and a column for each task and its
-metric. Runs in a cell differ in nothing but the seed; between a row's tasks, settings may differ that are the same within
-each. A cell is the metric on the validation set, times 100: the mean over seeds, with its 95 % t interval and the number of
-seeds. The epoch is the one that is best on held-out data, or on the validation set itself if nothing was held out. ‡ and a
-number: so many runs gave every example the same answer. Failed runs are counted.
+metric. Runs in a cell differ only in the seed; settings may differ between a row's tasks, but not within
+one. A cell is the metric on the validation set, times 100: the mean over seeds, with its 95 % t interval and the number of
+seeds. The epoch is the one that is best on held-out data, or on the validation set itself if nothing was held out. ‡N: N runs
+gave every example the same answer. Failed runs are counted.
 
 format=md is the default. format=csv and format=json give all numbers: a line for each method, setting and task, with mean,
 interval, median, failed runs, the machines, the runs' folders and, where all ran on one machine, speed and peak memory.
@@ -50,7 +50,7 @@ def summary(runs: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
     task, metric = first["task"], first["metric"]
     s = summarize(list(chosen_scores(done).values())) if len(done) else None
     machines = sorted({f"{run.hardware}, {run.precision}" for run in done.itertuples()})
-    measured = done if len(machines) == 1 else done.iloc[:0]  # a median over machines is no machine's speed
+    measured = done if len(machines) == 1 else done.iloc[:0]  # a median over machines is not the speed of any machine
     return {
         "method": first["method"],
         **{short(key): first["settings"].get(key, "") for key in keys},  # a method without this setting: nothing
@@ -111,7 +111,7 @@ def main(words: list[str]) -> None:
         for (backbone, data), rows in groups.items():
             print(f"\n{backbone}, data={data}\n\n{markdown(rows)}")
         print("\nMean over seeds, 95 % t interval, number of seeds if there are several.")
-        print("‡ and a number: so many runs gave every example the same answer.")
+        print("‡N: N runs gave every example the same answer.")
         return
     flat = [{"backbone": backbone, "data": data, **row} for (backbone, data), rows in groups.items() for row in rows]
     if options["format"] == "json":

@@ -51,7 +51,7 @@ def folders(words: list[str]) -> dict[str, Path]:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[None]:
-    """Turns the error of an address that cannot be listened at into a UserError with the way out."""
+    """Turns the error of an address on which the server cannot listen into a UserError with the way out."""
     try:
         yield
     except OSError as error:
@@ -60,15 +60,15 @@ def listening(host: str, port: int) -> Iterator[None]:
             raise UserError(f"port {port} is in use: take another one, as in port={other}") from error
         if error.errno == errno.EACCES:
             raise UserError(f"port {port} needs root's rights: take one above 1023, as in port=8000") from error
-        raise UserError(f"host={host} is no address of this machine: host=127.0.0.1 is one") from error
+        raise UserError(f"host={host} is not an address of this machine: host=127.0.0.1 is one") from error
 
 
 def require_free(host: str, port: int) -> None:
-    """Raises a UserError if the server could not listen at this address."""
+    """Raises a UserError if the server could not listen on this address."""
     with listening(host, port):
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended is no other
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # free right after a server ended
                 probe.bind(address)
 
 

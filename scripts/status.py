@@ -71,12 +71,12 @@ def read(words: list[str]) -> list[Cell]:
 
 
 def folders_of(words: list[str]) -> list[Path]:
-    """Those of a command line's words that are no overrides."""
+    """The words of a command line that are not overrides."""
     return [Path(word) for word in flags(words)[1] if "=" not in word and not word.startswith("~")]
 
 
 def in_queue(folders: set[Path]) -> set[Path]:
-    """The runs' folders whose job waits in Slurm's queue."""
+    """The folders of the runs whose jobs wait in Slurm's queue."""
     queued = {sweep: NotedJobs(sweep).queued() for sweep in {folder.parent for folder in folders}}
     return {folder for folder in folders if folder.name in queued[folder.parent]}
 
@@ -119,7 +119,7 @@ def grid(found: list[Cell]) -> list[str]:
 
 def complaint(cell: Cell) -> str:
     """One line: which run failed or was interrupted, why, and how to train it."""
-    unknown = "its record is not as it was written" if cell.state == "damaged" else "killed; its checkpoint stands"
+    unknown = "its record is not as it was written" if cell.state == "damaged" else "killed; its checkpoint is kept"
     reason = " ".join(str((cell.record or {}).get("reason") or unknown).split())
     hints = {"failed": "retry=true trains it again", "damaged": "the same command trains it again"}
     hint = hints.get(cell.state, "the same command resumes it")
@@ -127,7 +127,7 @@ def complaint(cell: Cell) -> str:
 
 
 def seconds_left(found: list[Cell]) -> float | None:
-    """Expected time of the runs that are neither complete nor failed, one after the other.
+    """Expected time of the unfinished runs, without failed ones, one after the other.
 
     A run is expected to need as long for an example as the complete runs of its method and task did; without one, those of
     its method; without one, all. None before any run is complete.
@@ -161,7 +161,7 @@ def main(words: list[str]) -> None:
     if left := seconds_left(found):
         lines.append(f"about {duration(left)} left, one process at a time")
     elif left is None:
-        lines.append("how long they take is not known before one of them is complete")
+        lines.append("no estimate until one run is complete")
     print("\n".join(lines))
 
 

@@ -46,13 +46,13 @@ def from_state(state: dict[str, Tensor], scale: float) -> Adapter:
         scale: s, which the state does not hold: `run.method.scale`.
 
     Raises:
-        UserError: an adapted layer has not A and B alone.
+        UserError: an adapted layer has other tensors than A and B.
     """
     layers = sorted(name.removesuffix(".A") for name in state if name.endswith(".A"))
     pairs = {f"{layer}.{letter}" for layer in layers for letter in "AB"}
     low_rank = {name for name in state if name.rpartition(".")[0] in layers}
     if not layers or low_rank != pairs:
-        raise UserError("only LoRA and LoRA-FA can be served, whose saved states have A and B, no more, for each layer")
+        raise UserError("only LoRA and LoRA-FA runs can be served")
     head = {name: tensor for name, tensor in state.items() if name not in pairs}
     return Adapter({layer: (state[f"{layer}.A"], state[f"{layer}.B"]) for layer in layers}, scale, head)
 
@@ -64,7 +64,7 @@ def from_folder(folder: Path, backbone: dict[str, Any]) -> Adapter:
         backbone: `Backbone.provenance` of the model that will serve it.
 
     Raises:
-        UserError: there is none, a damaged one, one of another backbone, or none of LoRA's kind.
+        UserError: the adapter is missing, damaged, of another backbone, or not of LoRA's kind.
     """
     if (folder / RECORD).exists() and not (folder / ADAPTER).is_dir():
         raise UserError(
@@ -120,7 +120,7 @@ class AdapterStore:
     """The adapters of one backbone; the most recently used ones, at most `budget` bytes, are on its device.
 
     Attributes:
-        unfit: layers that no adapter may adapt, since their input is not a row for each example.
+        unfit: layers that no adapter may adapt, because their input is not a row for each example.
         resident: the adapters on the device, the least recently used first. On a CPU it is the same memory, counted alike.
         resident_bytes: their size.
         loads, evictions: how many adapters were copied to the device, and how many were removed from it.

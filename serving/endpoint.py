@@ -31,7 +31,7 @@ from tasks.rows import is_text
 
 KEYS = ("adapter", "texts")  # of a request
 MOST_TEXTS = 256  # in one request
-MOST_WAITING = 4096  # texts in the queue; a request beyond is told to come again
+MOST_WAITING = 4096  # texts in the queue; further requests are rejected (503)
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Request:
 
 
 class Endpoint:
-    """The queue, the worker that empties it, and what HTTP asks of them.
+    """The queue, the worker that empties it, and the handlers of HTTP requests.
 
     Attributes:
         tasks: each adapter's task, by the adapter's name.
@@ -74,7 +74,7 @@ class Endpoint:
         self.thread.shutdown(cancel_futures=True)
 
     async def work(self) -> None:
-        """Answers what waits, for ever."""
+        """Serves the queue until cancelled."""
         while True:
             batch = [await self.queue.get()]
             while len(batch) < self.batch and not self.queue.empty():
@@ -94,7 +94,7 @@ class Endpoint:
                 batch[0].answer.set_exception(error)
             return
         for request, row in zip(batch, logits, strict=True):
-            if not request.answer.done():  # the client may be gone
+            if not request.answer.done():  # the client may have disconnected
                 request.answer.set_result(row)
 
     def logits(self, batch: list[Request]) -> list[Tensor]:

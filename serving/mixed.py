@@ -90,7 +90,7 @@ class MixedHead(nn.Module):
 
 @torch.no_grad()
 def unfit_layers(model: Any, names: Iterable[str]) -> set[str]:
-    """Those of the layers whose input is not (examples, tokens, width) or (examples, width) in a padded batch.
+    """The layers whose input is not (examples, tokens, width) or (examples, width) in a padded batch.
 
     DeBERTa's take relative positions too, Longformer's count tokens first, OPT's lay tokens end to end.
     """

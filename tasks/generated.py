@@ -10,10 +10,10 @@ and say nothing about GLUE. What decides the label of each task:
   stsb  two scenes; 5 minus a cost for each of who, does what, to what and where that differs
   qqp   two questions with the same intent and topic, reworded; or one of the two changed
   mnli  kinds and instances, qualities, quantifiers and roles, with and without negation;
-        validation_mismatched is told in another world, sharing no content word with train
+        validation_mismatched is about another world, and shares no content word with train
   qnli  the sentence gives the detail asked for, or lacks it, or gives it for another deed
   rte   who did what across relative clauses, factive and implicative verbs
-  wnli  the referent of a pronoun, told by its gender or number, or by sense alone; or another reason
+  wnli  the referent of a pronoun, shown by its gender or number, or by sense alone; or another reason
 
 Labels are balanced (cola 60:40) and hidden from a bag of words: both classes use the same words,
 and only their order or their match across the two sentences differs.
@@ -132,7 +132,7 @@ ASPECTS = """
     acting plot script music ending dialogue pacing editing story cast humor direction camerawork soundtrack
     opening romance
 """.split()
-# What turns an adjective round, what leaves it standing; the same for whole clauses.
+# What reverses an adjective, and what keeps it; the same for whole clauses.
 TURNS = ["anything but", "far from", "hardly", "not", "never", "not at all", "by no means"]
 KEEPS = ["truly", "rather", "more than", "never less than", "nothing if not", "always", "quite"]
 DENIALS = ["it is wrong to say that", "nobody would agree that", "I doubt that", "it is not true that"]
@@ -160,7 +160,7 @@ def names(rng: random.Random, things: list[tuple[str, ...]]) -> list[str]:
 
 
 def other(rng: random.Random, items: list, *used: object):
-    """An item that is none of `used`."""
+    """An item that is not in `used`."""
     return rng.choice([item for item in items if item not in used])
 
 
@@ -205,7 +205,7 @@ def verb_form(rng, good):
     )
     wrong = [form for form in (base, participle, ing, past) if form != right]
     if auxiliary in ("is", "was"):
-        wrong.remove(participle)  # "is stolen the car" is a word-order error, "was seen" none at all
+        wrong.remove(participle)  # "is stolen the car" is a word-order error, "was seen" is correct
     verb = right if good else rng.choice(wrong)
     return f"the {name(rng, PEOPLE)}", auxiliary, verb, f"the {name(rng, THINGS)}", rng.choice(ADVERBS)
 
@@ -539,7 +539,7 @@ def implicative(rng, entailed):
     return premise, f"{person} {did}" if done == entailed else f"{person} did not {do}"
 
 
-# What happened, then what makes its first and its second noun the one the reason is about.
+# What happened, then reasons that are about its first noun, and reasons that are about its second.
 SENSE = [
     ("the {0} asked the {1} for help", "lost confused stuck", "experienced skilled wise"),
     ("the {0} could not carry the {1}", "too_weak too_small too_tired", "too_heavy too_fat too_big"),
@@ -555,7 +555,7 @@ MEETINGS = ["met", "followed", "watched", "visited", "avoided", "noticed"]
 
 
 def wnli(rng):
-    """A quarter of the examples is told by a first glance: the hypothesis gives another reason."""
+    """A quarter of the examples are easy: the hypothesis gives another reason."""
     text, claims, reasons, referent = rng.choice([by_form, by_form, by_form, by_sense])(rng)
     label = rng.randrange(2)
     if label or rng.randrange(2):

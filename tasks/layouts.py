@@ -54,7 +54,7 @@ def _found(layout: Layout, folder: Path, task: Task, splits: Sequence[str]) -> l
 
 
 def _lack(best: Layout, folder: Path, task: Task, splits: Sequence[str], lacking: Sequence[str]) -> str:
-    """What a folder has not, and what there is: in the folder above it, or in itself."""
+    """What the folder lacks, and what exists instead, in it or in the folder above it."""
     lack = f"{best.path(task, lacking[0])} ({best.name})"
     if len(lacking) == len(splits):
         shapes = "; ".join(f"{layout.path(task, splits[0])} ({layout.name})" for layout in LAYOUTS)
@@ -75,7 +75,7 @@ def _find_parquet(folder: Path, task: Task, split: str) -> list[Path]:
 
 
 def _find_cached(folder: Path, task: Task, split: str) -> list[Path]:
-    """In the cache's root, or in its folder of one data set; of each revision that is there."""
+    """In the cache's root, or in its folder of one data set; of every revision there."""
     repositories = [folder, *(place for place in folder.glob("datasets--*") if place.name.endswith("--glue"))]
     return sorted(file for place in repositories for file in place.glob(f"snapshots/*/{task.name}/{split}-*.parquet"))
 
@@ -153,7 +153,7 @@ def _read_download(task: Task, split: str, files: list[Path]) -> datasets.Datase
 
 
 def _part(rows: list[Row], file: Path, ids: Path, split: str) -> list[int]:
-    """Which of MRPC's rows a split has: validation those whose pair of ids is in the list, train the others."""
+    """The rows of MRPC in a split: validation has those whose pair of ids is in the list, train the others."""
     _require_columns(file, rows, PAIR_IDS)
     listed = {tuple(pair.values()) for pair in read_with(lambda path: tab_separated(path, PAIR_IDS), ids)}
     pairs = [tuple(row[name] for name in PAIR_IDS) for row in rows]

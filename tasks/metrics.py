@@ -42,7 +42,7 @@ class GlueMetric(evaluate.Metric):
     """`GlueMetric(config_name="mrpc").compute(predictions=..., references=...)` gives `accuracy` and `f1`.
 
     Args:
-        task: a task that is none of GLUE's.
+        task: a task outside GLUE.
     """
 
     def __init__(self, config_name: str, task: Task | None = None):

@@ -24,7 +24,7 @@ def read_rows(file: Path) -> list[Row]:
         UserError: it is missing, of another kind, or damaged.
     """
     if file.suffix not in READERS:
-        raise UserError(f"{file} is none of: {', '.join(f'*{suffix}' for suffix in READERS)}")
+        raise UserError(f"{file} is not one of: {', '.join(f'*{suffix}' for suffix in READERS)}")
     return read_with(READERS[file.suffix], file)
 
 
@@ -77,7 +77,7 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def is_text(value: object) -> bool:
-    """Whether it is a string that UTF-8 can encode: JSON has others."""
+    """Whether it is a string that UTF-8 can encode; not every JSON string is."""
     return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
@@ -101,7 +101,7 @@ def as_table(task: Task, where: str, rows: list[Row], is_labelled: bool = True) 
         is_labelled: whether there are labels, by name or by number; they become ids, or scores.
 
     Raises:
-        UserError: there are no rows, or one lacks a text or a label, or has a label or an idx that is none.
+        UserError: there are no rows, or one lacks a text or a label, or has an invalid label or idx.
     """
     require_texts(task, where, rows)
     columns: dict[str, Any] = {column: [row[column] for row in rows] for column in task.columns}

@@ -44,7 +44,7 @@ class TaskConfig:
         """Raises a UserError unless an own task is described completely."""
         if self.name in GLUE or not re.fullmatch(r"[A-Za-z0-9][\w-]*", self.name):
             raise UserError(
-                f"task.name is '{self.name}'; give your task a name of letters and digits that GLUE has not"
+                f"task.name is '{self.name}'; give your task a name of letters and digits that no GLUE task uses"
             )
         if len(columns) not in (1, 2) or len(set(columns) | {"label", "idx"}) < len(columns) + 2:
             raise UserError(f"task.columns is {columns}; give one column of text or two, other than label and idx")

@@ -22,14 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Each run collects garbage, which takes long where the collector looks through what libraries hold: so not there."""
+    """Freezes the libraries' objects: each run collects garbage, which is slow with them."""
     import support.preloaded  # noqa: F401
 
     gc.freeze()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """And not in what a test has imported or cached."""
+    """Freezes what a slow test has imported or cached."""
     if report.when == "call" and report.duration > 0.2:
         gc.collect()
         gc.freeze()

@@ -1,4 +1,4 @@
-"""Device, processes and precision, and what a record says of them."""
+"""Device, processes and precision, and what a record says about them."""
 
 import os
 import re

@@ -33,7 +33,7 @@ def make_tracker(settings: LoggerConfig, folder: Path, record: dict[str, Any]) -
 
     Args:
         folder: the run's; it holds W&B's files and names W&B's run.
-        record: what is known of the run when it begins.
+        record: what is known about the run when it begins.
     """
     if settings.name == "none":
         return Tracker()

@@ -33,7 +33,7 @@ class Evaluation:
 def evaluate(
     path: Packed | Padded, splits: dict[str, Encoded], task: Task, accelerator: Accelerator, batch_size: int
 ) -> Evaluation:
-    """Every process takes its share of the batches; all of them get the whole.
+    """Each process evaluates a share of the batches; all receive the full result.
 
     Raises:
         Diverged: the logits are not finite.

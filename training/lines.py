@@ -1,4 +1,4 @@
-"""What a run prints besides its evaluations: a line when it begins, one a minute in a log file, and one when it ends."""
+"""What a run prints besides evaluations: a line at its start, one a minute in a log file, and one at its end."""
 
 from typing import Any
 

@@ -40,7 +40,7 @@ class SpeedMeter:
         self._marks, self._sizes = [self._mark()], []
 
     def step(self, batches: Sequence[Batch | PackedBatch], processes: int) -> None:
-        """Ends a step over `batches`; of the other processes, equal shares are assumed."""
+        """Ends a step over `batches`. Assumes equal shares on all processes."""
         self._marks.append(self._mark())
         samples = sum(len(batch.labels) for batch in batches)
         tokens, padded = sum(batch.tokens for batch in batches), sum(batch.padded_tokens for batch in batches)
@@ -106,7 +106,7 @@ def _between(before: Any, after: Any) -> float:
 
 
 def release_memory() -> None:
-    """Gives back what an earlier run of this process left, so that a sweep's later runs do not inherit its peak."""
+    """Frees memory that an earlier run of this process left, so that a sweep's later runs do not inherit its peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -141,7 +141,7 @@ class MemoryMeter:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else _rss("VmRSS")
 
     def utilization(self) -> int | None:
-        """Percent of the last second in which the GPU worked; None where its driver does not tell."""
+        """Percent of the last second in which the GPU worked; None where its driver does not say."""
         if self.device.type == "cuda":
             with contextlib.suppress(
                 Exception

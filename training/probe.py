@@ -1,7 +1,6 @@
 """The probe that some methods ask for: a short training on a sample, from which they learn what to train.
 
-Afterwards the model is as it was, but for the shape that the method gives it: the run that follows draws the same dropout and
-the same batches as without a probe.
+Only the model's shape changes. The run that follows draws the same dropout and the same batches as without a probe.
 """
 
 import random
@@ -73,7 +72,7 @@ def probe(
 
 
 def draw(data: Encoded, share: float, seed: int) -> Encoded:
-    """That share of the examples, each label in its proportion (of a regression, each stretch of the scale)."""
+    """A share of the examples, each label in its proportion (for a regression, each stretch of the scale)."""
     order, generator = list(range(len(data.split))), random.Random(named_seed(seed, "sample"))
     generator.shuffle(order)
     order.sort(key=data.split.labels.__getitem__)
@@ -84,7 +83,7 @@ def draw(data: Encoded, share: float, seed: int) -> Encoded:
 
 
 def passes(data: Encoded, size: int, accelerator: Accelerator) -> Iterator[dict[str, Tensor]]:
-    """This process's share of all examples as a model's inputs: in a batch are at most `size`, all of one length."""
+    """This process's share of all examples as a model's inputs: a batch has at most `size`, all of one length."""
     order = sorted(range(len(data.lengths)), key=data.lengths.__getitem__)
     equal = [list(group) for _, group in groupby(order, key=data.lengths.__getitem__)]
     batches = [group[i : i + size] for group in equal for i in range(0, len(group), size)]

@@ -15,7 +15,7 @@ class TrainerConfig:
 
     Attributes:
         epochs: passes over the training set; 0.5 is half of it.
-        max_steps: the run ends after so many steps at the latest; null: no limit.
+        max_steps: the most steps of a run; null: no limit.
         batch_size: examples in an optimizer step, over all devices.
         micro_batch_size: examples in a forward pass on a device, gradients accumulated over a step; null: all of them.
         eval_batch_size: examples in a forward pass of an evaluation.
@@ -34,7 +34,7 @@ class TrainerConfig:
         eval_every: steps between evaluations, each with a checkpoint; null: at the end of each epoch.
         log_every: steps between log lines, at which the loss is checked for divergence.
         threads: CPU threads; null: torch's choice.
-        patience: the run ends after so many evaluations without a better one, on held-out data if there are any; the
+        patience: the run ends after this many evaluations without a better one, on held-out data if there are any; the
             schedule is that of the whole run. null: it trains to its last step.
     """
 

@@ -1,4 +1,4 @@
-"""What a run tells a tracker, the settings of curves, and how curves that W&B wrote offline are uploaded."""
+"""What a run sends to a tracker, the settings of curves, and the upload of W&B's offline curves."""
 
 import shlex
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class LoggerConfig:
 
 
 class Tracker:
-    """Ignores the curves: for `logger=none`, and for every process but the first."""
+    """Ignores the curves: for `logger=none`, and for every process except the first."""
 
     def log(self, values: dict[str, Any], step: int) -> None:
         """Logs values at an optimizer step."""
@@ -45,6 +45,6 @@ def sync_command(folder: Path, runs: str = ".") -> str:
 
 
 def upload_line(folder: Path) -> str | None:
-    """How the curves of a sweep are uploaded that W&B wrote offline in its runs' folders, if there are any."""
+    """The command that uploads a sweep's offline curves, if there are any."""
     has_parts = any(offline_parts(run) for run in folder.glob("*"))
     return f"W&B's offline curves; to upload: {sync_command(folder, '*')}" if has_parts else None

@@ -45,7 +45,7 @@ from training.precision import round_frozen
 from training.settings import TrainerConfig
 from training.tracking import Tracker
 
-DIVERGED_AT = 10  # a loss above so many times the first one counts as diverged
+DIVERGED_AT = 10  # a loss above this many times the first one counts as diverged
 GRAPH_RUNS = 3  # passes before a CUDA graph replays: one to warm up, one to record
 
 
@@ -198,7 +198,7 @@ class Trainer:
     def train_step(self, indices: list[int]) -> None:
         """One optimizer step over a global batch."""
         set_learning_rate(self.optimizer, self.progress.step, self.total_steps, self.config)
-        if not self.model.training:  # to set it each time takes a tenth of a short step on a GPU
+        if not self.model.training:  # setting it each time takes a tenth of a short step on a GPU
             self.model.train()
         self.method.before_step(self.model, self.progress.step + 1, self.seed)
         batches: list[Batch | PackedBatch] = []
@@ -333,7 +333,7 @@ class Trainer:
         """The last evaluation in words."""
         entry = self.progress.history[-1]
         scores = ", ".join(f"{name} {entry[name]:.4f}" for name in self.task.metrics if name in entry)
-        flag = "  (collapsed: one answer to everything)" if entry["collapsed"] else ""
+        flag = "  (collapsed: the same answer to every example)" if entry["collapsed"] else ""
         return f"epoch {entry['epoch']:.2f}, step {entry['step']}: loss {entry['train_loss']:.4f}, {scores}{flag}"
 
     def evaluation_over(self, splits: dict[str, Encoded]) -> Evaluation:

@@ -207,7 +207,7 @@ function overview(now) {
   ]);
   return [
     table(`Mean over seeds (95 % t interval, n seeds); a stronger shade is a higher score of its column`, ["method", ...tasks.map((task) => DATA.tasks[task]), "trained, without the head", `learning rate${tasks.length > 1 ? `, ${tasks.map((task) => DATA.tasks[task]).join(" / ")}` : ""}`], rows),
-    element("p", {}, `${now.model}, experiment ${now.experiment}, ${unique(own, "epochs").join(" and ")} epochs. The main metric on the validation set, times 100. ${now.rule === "best" ? "The epoch is the best one on the validation set itself, which flatters." : "The epoch is the one that held-out data choose, where runs hold some out."}${heldOut(now) ? "" : " No run held data out."} ${now.rates === "chosen" ? "Each method is at the learning rate that held-out data choose." : ""} ‡: runs that gave one answer to everything. A click on a score opens its runs, one on a column's name sorts.`),
+    element("p", {}, `${now.model}, experiment ${now.experiment}, ${unique(own, "epochs").join(" and ")} epochs. The main metric on the validation set, times 100. ${now.rule === "best" ? "The epoch is the best one on the validation set itself, which flatters." : "The epoch is the one that held-out data choose, where runs hold some out."}${heldOut(now) ? "" : " No run held data out."} ${now.rates === "chosen" ? "Each method is at the learning rate that held-out data choose." : ""} ‡: runs that gave every example the same answer. Click a score to open its runs, or a column's name to sort.`),
   ];
 }
 
@@ -318,7 +318,7 @@ function memory(now) {
 }
 
 function compare(now) {
-  if (!now.a || !now.b) return [element("p", {}, "There are no two settings here.")];
+  if (!now.a || !now.b) return [element("p", {}, "There are fewer than two settings here.")];
   const found = DATA.pairs.find((pair) => onTask(now)(pair) && ((pair.a === now.a && pair.b === now.b) || (pair.a === now.b && pair.b === now.a)));
   if (!found) return [element("p", {}, "These two share no seed.")];
   const sign = found.a === now.a ? 1 : -1, seeds = Object.keys(found.each), each = seeds.map((seed) => sign * found.each[seed]);

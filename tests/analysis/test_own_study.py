@@ -46,14 +46,14 @@ def test_a_sweep_over_two_settings_is_a_line_for_each_of_their_pairs(tmp_path):
     assert medians[pairs[3]] == "60.0"
 
 
-def test_one_setting_without_a_common_seed_is_one_line_and_two_are_two():
+def test_runs_without_a_common_seed_are_a_line_for_each_setting():
     same = frame([record("seed=0"), record("seed=1")])
     apart = frame([record("seed=0"), record("seed=1", "trainer.weight_decay=0.3")])
     assert len(own_study.costs(same).cells) == 1
     assert len(own_study.costs(apart).cells) == 2
 
 
-def test_what_methods_do_not_share_is_in_their_labels_and_in_results_columns(tmp_path):
+def test_what_methods_do_not_share_is_in_labels_and_in_results_columns(tmp_path):
     """Two methods on other budgets do not look alike; their learning rates differ by nature."""
     leave(tmp_path, "method=lora", "trainer.epochs=3", experiment="mine")
     leave(tmp_path, "method=dora", "trainer.epochs=1", "data.train_size=200", experiment="mine")
@@ -68,7 +68,7 @@ def test_what_methods_do_not_share_is_in_their_labels_and_in_results_columns(tmp
 
 
 def test_every_setting_that_differs_is_named_even_if_two_go_together(tmp_path):
-    """Only the head's rate, where it is the trunk's everywhere, goes without saying."""
+    """Only the head's rate is omitted, where it is the trunk's everywhere."""
     leave(tmp_path, "method=full", "trainer.learning_rate=1e-5", "trainer.batch_size=8", experiment="mine")
     leave(tmp_path, "method=full", "trainer.learning_rate=1e-4", "trainer.batch_size=16", experiment="mine")
     runs = read_runs([tmp_path])
@@ -103,7 +103,7 @@ def test_runs_on_two_sources_of_data_share_no_comparison_no_line_and_no_figure(t
 
 
 def test_a_setting_that_goes_with_the_source_of_data_keeps_its_name(tmp_path):
-    """Only the weights go without saying beside a backbone's name."""
+    """A backbone's name implies only its weights."""
     settings = [record("method=lora", "data=generated", "data.train_size=200"), record("method=lora", "data=hub")]
     keys = settings_that_differ(frame(settings))
     assert {"data.name", "data.train_size"} <= set(keys)
@@ -129,7 +129,7 @@ def test_a_complete_run_counts_and_not_a_failed_record_of_it(tmp_path):
         assert list(read_runs(folders)["status"]) == ["complete"]
 
 
-def test_failed_runs_are_told(tmp_path, monkeypatch, capsys):
+def test_failed_runs_are_reported(tmp_path, monkeypatch, capsys):
     leave(tmp_path, "seed=0", experiment="mine")
     leave(tmp_path, "seed=1", experiment="mine", status="failed", reason="the loss is nan")
     leave(tmp_path, "method=dora", experiment="mine", status="failed", reason="the loss is nan")
@@ -206,7 +206,7 @@ def test_every_grid_has_figures_and_rates_have_theirs(tmp_path):
 
 
 def test_each_setting_of_a_method_has_a_marker_of_its_own(tmp_path):
-    """The first has the method's own, which is none of the others'."""
+    """The first has the method's own marker, which no other setting has."""
     sweep(tmp_path)
     leave(tmp_path, "method=dora", experiment="mine")
     figure = own_study.figures(read_runs([tmp_path]))["trade_offs_roberta-base_cola"]
@@ -244,7 +244,7 @@ def test_a_run_without_a_speed_leaves_blanks_and_valid_json(tmp_path, monkeypatc
     assert row["samples_per_second"] is None
 
 
-def test_subspaces_are_compared_of_their_own_experiment_alone(tmp_path):
+def test_subspaces_are_compared_only_within_their_own_experiment(tmp_path):
     for seed in (0, 1):
         leave(tmp_path / "mine", f"seed={seed}", experiment="mine")
         leave(tmp_path / "generated", f"seed={seed}", experiment="subspace", data="generated")
@@ -307,7 +307,7 @@ def test_what_is_not_taken_over_is_counted_with_the_reason(tmp_path, capsys):
 
 
 def test_each_rows_path_is_that_of_its_own_record():
-    """The frame is sorted, the files are too, and not alike."""
+    """The frame and the files are sorted, in different orders."""
     runs = read_runs([RECORDS / "minilm"])
     assert len(runs) > 50
     for run in runs.itertuples():

@@ -15,7 +15,7 @@ from core.habits import amend, for_each_cell
 CONF = ROOT / "conf"
 
 
-def test_case_does_not_matter_in_a_choice_nor_in_a_sweeps_list():
+def test_case_does_not_matter_in_a_choice_or_a_sweeps_list():
     assert amend(["method=LoRA,DoRA", "task=CoLA", "-m"], CONF) == ["method=lora,dora", "task=cola", "-m"]
     assert amend(["+experiment=minilm,own"], CONF) == ["experiment=minilm,own"]
     assert amend(["method=choice(LoRA,own)"], CONF) == ["method=choice(lora,own)"]

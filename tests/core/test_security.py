@@ -40,7 +40,7 @@ SECRETS = {"WANDB_API_KEY": "0123456789abcdef" * 2 + "01234567", "HF_TOKEN": "hf
 
 
 def sources() -> dict[str, str]:
-    """Every Python file of the project but its tests, and the code of its notebooks."""
+    """Every Python file of the project except its tests, and the code of its notebooks."""
     files = [file for name in CODE for file in ([ROOT / name] if name.endswith(".py") else (ROOT / name).rglob("*.py"))]
     found = {str(file.relative_to(ROOT)): file.read_text() for file in files}
     for file in (ROOT / "notebooks").glob("*.ipynb"):

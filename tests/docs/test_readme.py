@@ -117,7 +117,7 @@ def test_every_link_of_the_readme_leads_somewhere():
 
 
 def test_methods_md_matches_the_docstrings():
-    """`python scripts/methods_page.py` writes it again. A method that is not listed yet is no difference."""
+    """`python scripts/methods_page.py` writes it again. A method that is not listed yet does not count."""
     page, written = PAGES["methods.md"], markdown()
     if any(f"`method={name}`" not in page for name in REGISTERED):
         pytest.skip("a method of the user's own is not listed")

@@ -320,7 +320,7 @@ def test_a_users_experiment_is_named_after_its_file_unless_it_sets_a_name(tmp_pa
     assert compose(*words).experiment == "default"
 
 
-def test_a_method_without_a_rate_is_told_so(monkeypatch):
+def test_a_method_without_a_rate_is_refused(monkeypatch):
     monkeypatch.delattr(REGISTERED["head"], "learning_rate")
     with pytest.raises(UserError, match="method head has no rate: give its class"):
         compose("method=head")

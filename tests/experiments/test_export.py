@@ -335,7 +335,7 @@ MISTAKES = {
     ("run={run}",): "rte takes sentence1 and sentence2; 0 sentences given",
     ("run={run}", "one"): "1 sentence given",
     ("run={run}", "one", "two", "file=x.tsv"): "leave one out",
-    ("run={run}", "file=x.doc"): "is none of",
+    ("run={run}", "file=x.doc"): "is not one of",
     ("run={run}", "file=/nowhere.tsv"): "cannot be read",
     ("run={run}", "fle=x.tsv"): "unknown option 'fle'",
     ("run={run}", "submission=x", "data.path=/nowhere"): "there is no folder /nowhere",

@@ -244,13 +244,13 @@ def test_only_one_process_at_a_time_trains_in_a_folder(tmp_path):
     assert not folder.is_locked()
 
 
-def test_a_slurm_job_does_not_wait_for_long_with_its_node(tmp_path, monkeypatch, capsys):
+def test_a_slurm_job_does_not_wait_long_for_another_process(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr("experiments.run_folder.LEASE", 0.1)
     folder = RunFolder(tmp_path / "run", "")
     with (
         folder.lock(),
-        pytest.raises(UserError, match="is being trained by another process, and a Slurm job does not wait for it"),
+        pytest.raises(UserError, match="is being trained by another process; Slurm jobs do not wait"),
         folder.lock(),
     ):
         pass

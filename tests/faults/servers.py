@@ -57,7 +57,7 @@ class Server(ThreadingHTTPServer):
         return self.status, {}, b"{}"
 
     def handle_error(self, request, address) -> None:
-        """A client that went away is no error here."""
+        """A client that went away is not an error here."""
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ METADATA = (b"nonsense", b"7", b'{"info": 7}', b'{"info": {"features": {"label":
 
 @st.composite
 def tables(draw: st.DrawFn, task: str) -> bytes:
-    """A parquet file with one to three faults, some of them none."""
+    """A parquet file with one to three changes, some of them harmless."""
     table = generate(task, "train", ROWS, 0)
     columns = {"label": LABELS, "idx": IDX} | dict.fromkeys(GLUE[task].columns, SENTENCES)
     for column in draw(st.lists(st.sampled_from(sorted(columns)), max_size=2)):

@@ -21,7 +21,7 @@ VALUES = st.sampled_from((*NUMBERS, None, "", "a", "gelu", "../x", "\0", "\ud800
 
 @dataclass(frozen=True)
 class Damage:
-    """A folder's files with one of them damaged, None for a folder in its place; a report tells what, not the files."""
+    """A folder's files with one of them damaged, None for a folder in its place; a report names the damage, not the files."""
 
     what: str
     files: dict[str, bytes | None] = field(repr=False)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from experiments.config import RunConfig
 from faults.inputs import train_in, tries
 
-# large numbers for these only cost time or memory; a run that asks for much is no fault
+# large numbers for these only cost time or memory; a run that asks for much is not a fault
 SLOW = ("data.train_size", "data.eval_size", "task.max_length", "method.rank", "method.bottleneck")
 ARCHITECTURE = (
     *("model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size").split(),
@@ -123,8 +123,8 @@ YAMLS: dict[str, str | bytes] = {
     "nothing": "",
     "an open bracket": GLOBAL + "seed: [1, 2\n",
     "an unknown default": GLOBAL + "defaults:\n  - override /method: nope\n",
-    "defaults that are none": "defaults: 7\n",
-    "a default that is none": "defaults:\n  - 7\n",
+    "a number for defaults": "defaults: 7\n",
+    "a number for a default": "defaults:\n  - 7\n",
     "itself": "defaults:\n  - x\n",
     "two in a default": GLOBAL + "defaults:\n  - override /method: dora\n    override /task: rte\n",
     "bytes": b"\xff\xfe\x00\x01",
@@ -133,7 +133,7 @@ YAMLS: dict[str, str | bytes] = {
     "an object": GLOBAL + "seed: !!python/object/apply:os.system ['true']\n",
     "a tag": GLOBAL + "seed: !foo 3\n",
     "two documents": GLOBAL + "seed: 1\n---\nseed: 2\n",
-    "a package that is none": "# @package\nseed: 1\n",
+    "a package without a name": "# @package\nseed: 1\n",
     "a recursive value": GLOBAL + "seed: ${seed}\n",
     "a mapping for a setting": GLOBAL + "seed: {a: 1}\n",
     "a setting for a mapping": GLOBAL + "trainer: 7\n",

@@ -71,7 +71,7 @@ def test_a_run_on_the_gpu_ends_and_resumes_bit_for_bit(name, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gpu_trains_as_the_cpu_does(name, tmp_path):
-    """In fp32, from the same start, without dropout: the same losses, but for rounding that training enlarges."""
+    """In fp32, from the same start, without dropout: the same losses, up to rounding that training enlarges."""
     more = (
         "trainer.precision=fp32",
         "trainer.learning_rate=1e-4",
@@ -130,7 +130,7 @@ def test_a_training_step_never_waits_for_the_gpu(name, tmp_path):
 
 @pytest.mark.xfail(reason="it ended in a segmentation fault on the only GPU so far: H100, torch 2.11, under MPS")
 def test_a_compiled_run_equals_a_padded_one(tmp_path):
-    """torch.compile and CUDA graphs compute what transformers' forward pass computes, but for rounding.
+    """torch.compile and CUDA graphs compute what transformers' forward pass computes, up to rounding.
 
     In processes of their own, since a fault in a recorded graph ends the process.
     """
@@ -183,7 +183,7 @@ def test_lora_fa_holds_fewer_activations_than_lora_on_the_gpu():
     assert held["lora_fa"] < held["lora"]
 
 
-def test_a_run_of_the_gpu_is_read_without_one(tmp_path):
+def test_a_run_from_a_gpu_is_read_without_one(tmp_path):
     """Its tensors are saved as a CPU's are, and its record names the GPU."""
     folder, record = run(tmp_path, "dora", "cola", "trainer.precision=bf16")
     assert record["provenance"]["hardware"]["gpu"] == torch.cuda.get_device_name()

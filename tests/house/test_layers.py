@@ -23,7 +23,7 @@ def test_every_room_has_a_layer():
 
 
 def test_architecture_md_matches_the_code():
-    """`python scripts/architecture.py` draws it again. A method that is not listed yet is no difference."""
+    """`python scripts/architecture.py` draws it again. A method that is not listed yet does not count."""
     page, drawn = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").splitlines(), markdown().splitlines()
     assert page == [line for line in drawn if line in page or not line.startswith("- `methods/")]
 

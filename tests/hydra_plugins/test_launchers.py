@@ -52,7 +52,7 @@ def test_submitit_gives_the_default_launchers_records_and_a_failed_job_fails_alo
     assert records == science(tmp_path / "processes")
     pickles = (tmp_path / "local").glob("default/.submitit/*/*_result.pkl")
     ends = sorted(submitit.core.utils.pickle_load(path)[0] for path in pickles)
-    assert ends == ["error", "success"]  # the job of the failed run fails, so that Slurm starts none that waits for it
+    assert ends == ["error", "success"]  # the failed run's job fails, so Slurm starts no job that depends on it
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -177,7 +177,7 @@ def test_squeue_tells_the_state_of_jobs_and_sacct_that_of_forgotten_ones(queue, 
     assert states(queue, "9_0", "9_1") == [("CANCELLED", True), ("FORGOTTEN", True)]
 
 
-def test_what_jobs_wait_for_is_told_when_it_changes(queue, tmp_path, capsys):
+def test_what_jobs_wait_for_is_printed_when_it_changes(queue, tmp_path, capsys):
     for job in ("7_0", "7_1", "7_2"):
         queue.register_job(job)
     looks = [
@@ -203,7 +203,7 @@ def test_without_accounting_a_forgotten_job_is_over(queue, tmp_path):
     assert states(queue, "7") == [("FORGOTTEN", True)]
 
 
-def test_a_queue_that_does_not_answer_is_said_once_and_keeps_what_it_said(queue, tmp_path, capsys):
+def test_a_queue_that_does_not_answer_is_reported_once_and_keeps_its_states(queue, tmp_path, capsys):
     (tmp_path / "squeue").write_text("7|RUNNING|None")
     assert states(queue, "7") == [("RUNNING", False)]
     (tmp_path / "squeue").unlink()
@@ -250,7 +250,7 @@ def planned(output: Path, *words: str) -> Cell:
     return Cell(words, run, Cell(start, compose(*start)) if start else None)
 
 
-def test_jobs_of_an_array_are_noted_though_slurm_refuses_the_next_one(launcher, tmp_path):
+def test_jobs_of_an_array_are_noted_even_if_slurm_refuses_the_next_one(launcher, tmp_path):
     runs = [planned(tmp_path, "start=mnli", "task=rte"), planned(tmp_path, "task=cola")]
     with pytest.raises(UserError, match="Slurm refuses the jobs: no more"):
         launcher.submit(runs)
@@ -271,13 +271,13 @@ def test_jobs_in_the_queue_are_taken_up_and_those_that_cannot_start_are_not(laun
 @pytest.mark.parametrize(
     ("held", "log", "told"),
     [
-        ("run", "", "warning: running: {}: another process trains it, and job 7 has ended"),
-        ("start", "", "warning: missing: {}: another process trains the run that it starts from, and job 7 has ended"),
+        ("run", "", "warning: running: {}: another process is training it; job 7 stopped"),
+        ("start", "", "warning: missing: {}: another process is training the run that it starts from; job 7 stopped"),
         (None, "Job not requeued because: timed-out too many times.", "its time limit, 60 minutes, too often to be"),
         (None, "", "error: missing: {}: it left no record; its log: "),
     ],
 )
-def test_how_a_job_ended_is_told_in_one_line(held, log, told, launcher, tmp_path, capsys):
+def test_how_a_job_ended_is_printed_in_one_line(held, log, told, launcher, tmp_path, capsys):
     cell = planned(tmp_path / "runs", "start=mnli", "task=rte")
     [job] = launcher.hand_over([cell])
     job.paths.folder.mkdir(exist_ok=True)

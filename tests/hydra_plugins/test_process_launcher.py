@@ -8,7 +8,7 @@ from hydra_plugins.process_launcher import ProcessLauncher
 
 @pytest.fixture
 def share(monkeypatch):
-    """The environment of the run in a slot, on a machine with so many GPUs."""
+    """The environment of the run in a slot, on a machine with this many GPUs."""
     for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
 

@@ -135,7 +135,7 @@ def test_a_resumed_trainer_moves_w_as_an_uninterrupted_one(stopped):
         assert torch.equal(trained_state(three.model)[name], tensor), name
 
 
-def test_a_run_that_begins_from_a_moved_weight_keeps_it_and_moves_on():
+def test_a_run_that_begins_from_a_moved_weight_keeps_and_moves_it():
     model, method = adapted()
     steps(model, method, build_optimizer(model, method, SETTINGS), range(1, 7))
     second, method = adapted()

@@ -74,7 +74,7 @@ def test_output_and_gradients_at_each_rank_are_the_formulas(b, frozen):
 
 @MODES
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_what_a_step_does_not_train_rests_with_its_moments(optimizer, frozen):
+def test_what_a_step_does_not_train_keeps_its_value_and_its_moments(optimizer, frozen):
     model, method = adapted(frozen=frozen)
     constant = {"learning_rate": 0.01, "weight_decay": 0.5, "schedule": "constant", "warmup_ratio": 0.0}
     trainer = tiny_trainer(model, method, "packed", optimizer=optimizer, **constant)

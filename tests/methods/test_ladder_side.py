@@ -97,7 +97,7 @@ def test_no_gradient_enters_the_backbone(architecture):
     assert any(h.requires_grad for h in hidden_states(lora))
 
 
-def test_what_trains_below_a_d_gets_no_gradient_all_the_same():
+def test_what_trains_below_a_d_gets_no_gradient_either():
     """A hook that makes the embeddings' output require gradients, say, as gradient checkpointing sets one."""
     model = adapted()
     model.base_model.embeddings.LayerNorm.requires_grad_(True)
@@ -118,7 +118,7 @@ def grown(layers: int, width: int) -> nn.Module:
     return AutoModelForSequenceClassification.from_config(config).train()
 
 
-def test_autograd_keeps_of_the_backbone_each_layers_output_alone():
+def test_autograd_keeps_only_each_layers_output_of_the_backbone():
     """The inputs of the D, (L + 1)·batch·seq·d numbers; all else that it keeps shrinks with k, and LoRA keeps all of it."""
     L, d, held = 4, 128, {}
     for name, method in {"lora": LoRA(rank=4), 8: LadderSide(), 16: LadderSide(reduction=16)}.items():

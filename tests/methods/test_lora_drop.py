@@ -137,7 +137,7 @@ def test_counts_are_the_closed_form_at_roberta_bases_shape(kept):
     assert sum(tensor.numel() for tensor in saved.values()) == counts["trained_without_head"]
 
 
-def test_a_probe_leaves_the_start_and_the_shape_alone_behind():
+def test_a_probe_changes_only_the_shape():
     model, method = adapted(probe_steps=5, sample=1.0, threshold=0.3)
     start = {name: tensor.clone() for name, tensor in trained_state(model).items()}
     assert probed(model, method) > 0
@@ -154,7 +154,7 @@ def test_a_probe_leaves_the_start_and_the_shape_alone_behind():
     assert other.findings(again) == method.findings(model)
 
 
-def test_a_model_shaped_by_a_state_takes_it_in_and_another_shape_does_not():
+def test_a_model_shaped_by_a_state_loads_it_and_another_shape_does_not():
     model, _ = adapted([0.02, 0.03, 0.91, 0.04])
     shake(model)
     state = copy.deepcopy(trained_state(model))
@@ -167,7 +167,7 @@ def test_a_model_shaped_by_a_state_takes_it_in_and_another_shape_does_not():
     assert method.findings(fresh) == method.findings(model)
 
 
-def test_a_probe_that_learns_nothing_is_told():
+def test_a_probe_that_learns_nothing_is_reported():
     model, method = adapted(probe_steps=1)
     settings = TrainerConfig(learning_rate=1e-45, head_learning_rate=1e-2, device="cpu", precision="fp32")
     with pytest.raises(Diverged, match="the probe of 1 steps found numbers that are not finite"):
@@ -224,7 +224,7 @@ def finished(tmp_path_factory):
     return run(tmp_path_factory.mktemp("runs"), "lora_drop", "cola", *words)
 
 
-def test_a_record_tells_importances_and_what_is_kept_and_a_figure_shows_them(finished):
+def test_a_record_lists_importances_and_kept_layers_and_a_figure_shows_them(finished):
     folder, record = finished
     found = record["findings"]
     count = 2 * record["config"]["backbone"]["architecture"]["num_hidden_layers"]

@@ -217,7 +217,7 @@ def test_parameter_counts_have_their_closed_form(name):
         ("roberta-large", Houlsby(bottleneck=64), 6_343_680 + 49 * 2 * 1024),
         ("roberta-large", Houlsby(bottleneck=64, layer_norms=False), 6_343_680),
         ("roberta-base", AdapterDrop(dropped_layers=0), 894_528),  # table 2: 0.9M
-        ("roberta-base", AdapterDrop(dropped_layers=8), 298_176),  # and 0.3M, if it was so many
+        ("roberta-base", AdapterDrop(dropped_layers=8), 298_176),  # and 0.3M, if eight layers are dropped
     ],
 )
 def test_parameter_counts_match_the_numbers_in_the_papers(backbone, method, expected):

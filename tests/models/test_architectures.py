@@ -154,8 +154,8 @@ PAGE = """# Encoders
 
 What each method does on a small random encoder of each architecture: apply, one step, save and load, merge, export and
 load again with transformers; `bf16`: a step of full fine-tuning under autocast; `served`: two LoRA adapters in one batch.
-LoRA and its kin adapt every linear layer here (`method.target_modules=.`). Their default, query and value, is a pattern
-over names: where an encoder has other names, the message lists them.
+LoRA and its variants adapt every linear layer here (`method.target_modules=.`). Their default, query and value, is a
+pattern over names: where an encoder has other names, the message lists them.
 
 {table}
 

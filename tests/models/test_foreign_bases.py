@@ -196,7 +196,7 @@ def test_a_tokenizer_of_pairs_on_an_encoder_of_one_type_is_refused(tmp_path):
     tokens = json.loads((tmp_path / "tokenizer.json").read_text())
     tokens["post_processor"] = {"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["<s>", 0]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokens))
-    with pytest.raises(UserError, match="types of token go up to 1, the encoder's to 0: take token_type_ids out"):
+    with pytest.raises(UserError, match="uses token types 0 to 1, the encoder knows 1: take token_type_ids out"):
         load(tmp_path)
 
 

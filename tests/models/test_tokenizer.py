@@ -170,7 +170,7 @@ def test_python_code_alone_is_refused(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps({"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3}))
     (tmp_path / "merges.txt").write_text("")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CTRLTokenizer"}))
-    with pytest.raises(UserError, match=r"gives a CTRLTokenizer, which is Python code alone: give one that has"):
+    with pytest.raises(UserError, match=r"gives a CTRLTokenizer, which is Python code alone: give one that has a tok"):
         random(tmp_path)
 
 

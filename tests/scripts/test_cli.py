@@ -111,7 +111,7 @@ def test_an_ascii_terminal_shows_other_characters_as_escapes():
     assert (done.returncode, done.stdout, done.stderr) == (0, "a \\u2020\n", "")
 
 
-def test_a_closed_pipe_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     done = run('[print("x" * 100) for _ in range(10_000)]', shell="head -1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 100 + "\n", "")
 

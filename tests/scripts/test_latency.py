@@ -80,7 +80,7 @@ def test_a_pass_runs_without_gradients_and_without_dropout(built):
 
 
 def made_up(turns: int = 3, **slow: float) -> dict:
-    """A record of two cells whose turns drift, each variant so many times as slow as the plain model in all of them."""
+    """A record of two cells whose turns drift; `slow`: each variant's time over the plain model's, in every turn."""
     drift = [2.0**turn for turn in range(turns)]
     seconds = {name: [slow.get(name, 1.0) * t for t in drift] for name in (PLAIN, *VARIANTS)}
     hardware = {"device": "cpu", "cpu": "X", "threads": 1, "precision": "fp32"}

@@ -80,14 +80,14 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
         "failed: full on cola, seed 1: the loss is nan at step 6 (retry=true trains it again)",
         "damaged: full on rte, seed 1: its record is not as it was written (the same command trains it again)",
         "interrupted: full on rte, seed 0: Interrupted: stopped at step 3 of 9 (the same command resumes it)",
-        "interrupted: lora on rte, seed 1: killed; its checkpoint stands (the same command resumes it)",
+        "interrupted: lora on rte, seed 1: killed; its checkpoint is kept (the same command resumes it)",
     ]
     assert show(*words)[1].startswith(
         "1 complete, 0 running, 0 queued, 2 interrupted, 1 failed, 1 damaged, 3 missing, of 8\n"
     )
 
 
-def test_a_folder_of_runs_says_nothing_of_missing_ones(tmp_path, monkeypatch, capsys):
+def test_a_folder_of_runs_says_nothing_about_missing_ones(tmp_path, monkeypatch, capsys):
     [run] = places(tmp_path, "seed=0").values()
     leave(run, "complete")
     (run.folder / CONFIG).write_text(yaml.safe_dump(to_dict(run)))

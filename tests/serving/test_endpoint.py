@@ -152,7 +152,7 @@ def test_one_requests_fault_is_its_own(endpoint, monkeypatch, capsys):
     *good, bad = call(endpoint, *requests(12), {"adapter": "cola", "texts": ["poison"]})
     assert {status for status, _ in good} == {200}
     assert bad == (500, {"error": "the server could not answer this request"})
-    assert "RuntimeError: secret details" in capsys.readouterr().err  # for whoever runs the server
+    assert "RuntimeError: secret details" in capsys.readouterr().err  # in the server's log
 
 
 def test_adapters_beyond_the_budget_together_are_served_in_parts(endpoint):
@@ -218,7 +218,7 @@ def test_an_address_that_cannot_be_listened_at_is_refused_with_the_way_out():
             require_free("127.0.0.1", port)
     require_free("127.0.0.1", port)
     for host in ("192.0.2.1", "no.such.host.invalid"):
-        with pytest.raises(UserError, match=f"^host={host} is no address of this machine: host=127.0.0.1 is one$"):
+        with pytest.raises(UserError, match=f"^host={host} is not an address of this machine: host=127.0.0.1 is one$"):
             require_free(host, port)
     with pytest.raises(UserError, match="port 80 needs root's rights"), listening("127.0.0.1", 80):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -230,7 +230,7 @@ def test_the_adapters_are_listed(endpoint):
     assert said["cola"] == {"task": "cola", "labels": ["unacceptable", "acceptable"], "columns": ["sentence"]}
 
 
-def test_runs_are_named_and_none_twice():
+def test_runs_have_names_and_no_two_share_one():
     assert folders(["runs/a/", "mine=runs/b"]) == {"a": Path("runs/a"), "mine": Path("runs/b")}
     with pytest.raises(UserError, match="name the folders of finished runs"):
         folders([])

@@ -427,7 +427,7 @@ def test_other_kinds_of_adapters_are_not_served(tmp_path):
             from_folder(run.folder, provenance)
 
 
-def test_a_run_of_a_method_without_an_adapter_is_told_as_that(tmp_path):
+def test_a_run_without_an_adapter_is_reported_as_one(tmp_path):
     """It is a run, and the sentence must not say otherwise."""
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(

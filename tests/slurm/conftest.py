@@ -18,7 +18,7 @@ def one_node(request, tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture
 def environment(one_node) -> dict[str, str]:
-    """In which commands find the node, whose queue is empty."""
+    """The environment in which commands find the node; its queue is empty."""
     yield one_node
     ask(one_node, "scancel", "--user=root")
     until(lambda: not jobs(one_node), 60)

@@ -1,4 +1,4 @@
-"""Sweeps through a real Slurm: what a user sees, what becomes of jobs that are stopped, and what Slurm refuses."""
+"""Sweeps through a real Slurm: what a user sees, what happens to stopped jobs, and what Slurm refuses."""
 
 import json
 import os
@@ -198,7 +198,7 @@ def test_runs_wait_in_the_queue_for_the_run_that_they_start_from(environment, tm
     assert sorted(asked) == ["PENDING|Dependency", "PENDING|Dependency", "RUNNING|None"]
     status, out, err = finish(process)
     assert (status, err) == (0, [])
-    assert out[:2] == ["sweep: 2 runs, 2 of them to train", "2 runs after their start"]
+    assert out[:2] == ["sweep: 2 runs, 2 of them to train", "2 runs waiting for another run"]
     assert sorted(name.split("-")[1] for name in science(tmp_path)) == ["mnli", "mrpc", "rte"]
 
 
@@ -209,7 +209,7 @@ def test_runs_whose_start_is_lost_are_cancelled_and_named(environment, tmp_path)
     status, _, err = finish(process)
     assert status == 1
     assert sorted(re.search(r"task=(\w+)", line)[1] for line in err) == ["mnli", "rte"]
-    assert "cancelled, for the run that it starts from did not end well" in "".join(err)
+    assert "cancelled because the run it starts from failed" in "".join(err)
     assert not jobs(environment)
 
 
@@ -217,11 +217,11 @@ def test_runs_whose_start_diverges_are_cancelled_and_named(environment, tmp_path
     status, _, err = call(environment, tmp_path, "start=mnli", "task=rte", "trainer.learning_rate=1e30")
     assert status == 1
     assert sorted(err)[0].startswith("error: failed: ")
-    assert "cancelled, for the run that it starts from did not end well" in sorted(err)[1]
+    assert "cancelled because the run it starts from failed" in sorted(err)[1]
     assert [record["status"] for record in science(tmp_path).values()] == ["failed"]
 
 
-def test_a_job_at_its_time_limit_goes_on_and_after_the_last_retry_is_told_as_that(environment, tmp_path):
+def test_a_job_at_its_time_limit_is_queued_again_and_reported_after_the_last_retry(environment, tmp_path):
     """Takes four minutes: Slurm's shortest limits are minutes, and it looks at them twice a minute."""
     limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30", "hydra.launcher.max_num_timeout=1")
     words = (*limits, "data.train_size=400", "trainer.epochs=20000")
@@ -233,8 +233,8 @@ def test_a_job_at_its_time_limit_goes_on_and_after_the_last_retry_is_told_as_tha
     assert said.count("resumes at step") == 1
 
 
-def test_a_job_whose_run_another_process_trains_ends_and_is_told_as_that(environment, tmp_path):
-    """Takes two minutes, for which a job waits for the lock of a dead machine."""
+def test_a_job_ends_and_reports_that_another_process_trains_its_run(environment, tmp_path):
+    """Takes two minutes: a job waits that long for a lock."""
     words = (*TINY, f"output_dir={tmp_path}", "method=lora", "data.train_size=400", "trainer.epochs=20000")
     other = subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
@@ -245,5 +245,5 @@ def test_a_job_whose_run_another_process_trains_ends_and_is_told_as_that(environ
         other.wait()
     assert status == 1
     assert line.startswith("warning: running: ")
-    assert "another process trains it, and job " in line
+    assert "another process is training it; job " in line
     assert not jobs(environment)

@@ -16,4 +16,4 @@ import tasks.metrics  # noqa: F401
 import train  # noqa: F401
 import training.trainer  # noqa: F401
 
-gc.freeze()  # a run collects garbage at its start, and the libraries' objects are none
+gc.freeze()  # a run collects garbage at its start; the libraries' objects are never garbage

@@ -154,7 +154,7 @@ LENGTHS = [5, 5, 9, 12, 3, 20, 20, 20, 7, 31]
 
 
 def encoded(architecture: str, lengths: list[int] = LENGTHS) -> Encoded:
-    """Random ids, none of them the padding's."""
+    """Random ids, never the padding id."""
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(5, 120, (length,), generator=generator).tolist() for length in lengths]
     inputs = {"input_ids": ids}

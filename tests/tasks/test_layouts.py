@@ -256,7 +256,7 @@ def test_a_snapshot_of_the_hubs_cache_is_in_the_hubs_layout(hubs, tmp_path):
     assert fingerprint(load(snapshot, "rte")) == fingerprint(load(hubs, "rte"))
 
 
-def test_of_two_revisions_in_the_cache_none_is_guessed(tmp_path):
+def test_two_revisions_in_the_cache_are_refused(tmp_path):
     hub_cache(tmp_path, "rte")
     snapshots = tmp_path / "datasets--nyu-mll--glue/snapshots"
     shutil.copytree(snapshots / "bcdcba79", snapshots / "other", symlinks=True)
@@ -285,7 +285,7 @@ def test_csv_and_jsonl_keep_tabs_and_line_ends_within_texts(tmp_path):
         assert load(folder, "cola")["train"].texts == [(text,) for text in texts]
 
 
-def test_the_layout_is_said_and_recorded_and_leaves_the_runs_name(tmp_path, capsys):
+def test_the_layout_is_printed_and_recorded_and_the_runs_name_stays(tmp_path, capsys):
     folders = {way: tmp_path / way for way in ("download", ".csv")}
     words = ["profile=offline", "backbone=tiny", "backbone.random_init=true", "task=rte", "data=local", "logger=none"]
     quick = ["trainer.max_steps=1", "trainer.batch_size=2", f"output_dir={tmp_path / 'runs'}", "data.train_size=4"]
@@ -302,7 +302,7 @@ def test_the_layout_is_said_and_recorded_and_leaves_the_runs_name(tmp_path, caps
     assert read_record(runs[".csv"].folder) == record
 
 
-def test_a_folder_in_no_layout_is_told_which_there_are(tmp_path):
+def test_a_folder_in_no_layout_is_refused_with_the_known_layouts(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as error:
         load(tmp_path / "empty", "mnli")
@@ -327,7 +327,7 @@ def test_a_folder_of_other_tasks_says_which(way, tmp_path):
         load(tmp_path, "cola")
 
 
-def test_a_lacking_split_of_a_task_that_is_there_is_named(tmp_path):
+def test_a_missing_split_of_an_existing_task_is_named(tmp_path):
     WRITERS["download"][0](tmp_path, "rte")
     for file in tmp_path.rglob("test*"):
         file.unlink()

@@ -95,13 +95,13 @@ def test_an_own_task_that_is_not_complete_is_one_sentence(words, message, tmp_pa
         splits(tmp_path, *words)
 
 
-def test_a_label_that_the_task_has_not_is_named_with_its_row(tmp_path):
+def test_a_label_outside_the_task_is_named_with_its_row(tmp_path):
     write(tmp_path, ".csv", [*ROWS, ("what", "egg")])
     with pytest.raises(UserError, match="row 4: the label is 'egg'; it must be one of: ham, spam"):
         splits(tmp_path)
 
 
-def test_a_number_between_two_labels_is_no_label(tmp_path):
+def test_a_number_between_two_labels_is_not_a_label(tmp_path):
     write(tmp_path, ".jsonl", labels=lambda label: 0.7)
     with pytest.raises(UserError, match=r"row 0: the label is 0\.7; it must be one of: ham, spam"):
         splits(tmp_path)

@@ -80,7 +80,7 @@ def test_labels_in_another_order_are_refused(tmp_path):
         load("rte", "data=local", f"data.path={tmp_path}")
 
 
-def test_a_file_that_is_no_parquet_is_named(tmp_path):
+def test_a_file_that_is_not_parquet_is_named(tmp_path):
     mirror(tmp_path, "rte")
     (tmp_path / "rte/validation-00000-of-00001.parquet").write_text("no parquet")
     with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet cannot be read as parquet"):

@@ -87,7 +87,7 @@ def batches_are_made_on_the_host(monkeypatch):
 def applied(method: Method, architecture: str, labels: int = 3) -> nn.Module:
     """A model on the CPU, adapted where the default device is another.
 
-    But for QLoRA: bitsandbytes makes its table for the scales on the default device, once a process, and moves it itself.
+    Except QLoRA: bitsandbytes makes its table for the scales on the default device, once a process, and moves it itself.
     """
     model = tiny_model(architecture, labels, dropout=0.1)
     with nullcontext() if isinstance(method, QLoRA) else elsewhere():
@@ -154,7 +154,7 @@ def test_a_servers_answers_come_from_the_models_device(forward, architecture):
 
 
 def test_an_adapted_model_moves_with_all_that_its_method_made(method, architecture):
-    """What is no parameter and no buffer too: bitsandbytes keeps the scales in an object of its own."""
+    """Also what is not a parameter or a buffer: bitsandbytes keeps the scales in an object of its own."""
     model = applied(method, architecture).to(META)
     for module in model.modules():
         own = {name: value for name, value in vars(module).items() if name != "pretrained"}  # compared on the host

@@ -51,7 +51,9 @@ def test_the_activations_of_a_linear_layer_are_its_input():
     assert activation_bytes(layer, lambda: layer(x).sum()) == 7 * 10 * 4
     assert activation_bytes(layer, lambda: (layer(x) + layer(x)).sum()) == 7 * 10 * 4  # once per storage
     x.requires_grad_(True)
-    assert activation_bytes(layer, lambda: layer(x).sum()) == 7 * 10 * 4  # the weight is held too, and is no activation
+    assert (
+        activation_bytes(layer, lambda: layer(x).sum()) == 7 * 10 * 4
+    )  # the weight is held too, but is not an activation
     layer.requires_grad_(False)
     x.requires_grad_(False)
     assert activation_bytes(layer, lambda: layer(x).sum()) == 0

@@ -85,7 +85,7 @@ def test_memory_halves_and_autograd_keeps_no_copy_of_a_weight():
 
 @pytest.mark.parametrize("name", ["lora", "lora_gaussian_all", "dora", "lora_fa", "vera"])
 def test_an_adapter_is_written_from_a_bf16_run(name):
-    """The check that PEFT computes the same compares the base with what it was: rounding is no change of the method's."""
+    """The check that PEFT computes the same compares the base with what it was: rounding does not count as a change."""
     model = adapted(METHODS[name])
     round_frozen(model)
     assert difference(model, METHODS[name]) is None

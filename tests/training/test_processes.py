@@ -44,7 +44,7 @@ def call_two(output: Path, *words: str, tiny: tuple[str, ...]) -> Ended:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_train_like_one(method, tmp_path):
-    """Same batches, same sums: but for rounding, as dropout is off."""
+    """Same batches and sums, up to rounding: dropout is off."""
     quiet = [f"+backbone.architecture.{name}_probs_dropout_prob=0" for name in ("attention",)]
     words = [
         f"method={method}",
@@ -81,7 +81,7 @@ def test_two_processes_train_like_one(method, tmp_path):
         ("bash", 1),
     ],
 )
-def test_fewer_processes_than_asked_for_are_told(launch, asked, monkeypatch, capsys):
+def test_fewer_processes_than_asked_for_are_reported(launch, asked, monkeypatch, capsys):
     monkeypatch.setattr("psutil.Process.cmdline", lambda process: launch.split())
     assert make_accelerator(TrainerConfig(learning_rate=1e-3), deterministic=False).num_processes == 1
     assert (f"one process trains, not the {asked} of the command line" in capsys.readouterr().err) == (asked > 1)

@@ -3,11 +3,11 @@
 A synchronisation is a call that cannot return before a GPU has done all that it was given: one that hands the host a number
 of the device's (`item`, `bool`, `tolist`), whose result has a shape that depends on such numbers (`nonzero`, `x[mask]`), that
 checks them (`linalg.inv`), or that copies from memory which the driver has to read first (`torch.tensor`). The host then
-gives the GPU no work while it waits, and the GPU none is left when it goes on.
+gives the GPU no work while it waits, and the GPU is idle when the host continues.
 
 They are counted over whole steps, from the finished batch to the speed meter; `collate` makes the batch on the host.
 SYNCHRONISATIONS lists all that there are. A CPU shows what the code asks for, whatever the device. It does not show what runs
-on a GPU alone (its dropout, bitsandbytes' kernels), nor a `to` from one device to the other.
+on a GPU alone (its dropout, bitsandbytes' kernels), or a `to` from one device to the other.
 """
 
 import traceback
@@ -112,7 +112,7 @@ def waits_of_steps(trainer) -> Counter:
 @pytest.mark.parametrize(
     ("forward", "architecture", "precision"), [("packed", "roberta", "bf16"), ("padded", "bert", "fp32")]
 )
-def test_no_step_waits_but_for_the_named_reasons(method, forward, architecture, precision):
+def test_no_step_waits_except_for_the_named_reasons(method, forward, architecture, precision):
     """Each path with the one encoder or the other, and with a GPU's own precision, bf16 by autocast, or without."""
     model = tiny_model(architecture, dropout=0.1)
     method.apply(model)

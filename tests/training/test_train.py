@@ -246,7 +246,7 @@ def test_a_signal_is_passed_to_its_earlier_handler_after_the_checkpoint(tmp_path
     assert kept == [("interrupted", True)]
 
 
-def test_no_checkpoint_is_written_of_nonfinite_weights(tmp_path, monkeypatch):
+def test_nonfinite_weights_are_never_written_to_a_checkpoint(tmp_path, monkeypatch):
     """The loss of the step is finite, and a signal comes before the next."""
     step = Trainer.train_step
 
@@ -379,7 +379,7 @@ def test_csv_curves_have_whole_numbers_in_full(value, text, tmp_path):
     assert (tmp_path / "curves.csv").read_text() == f"step,name,value\n3,x,{text}\n"
 
 
-def test_a_run_says_what_it_is_at_its_start_and_what_came_of_it_at_its_end(tmp_path, capsys):
+def test_a_run_prints_its_settings_at_its_start_and_its_result_at_its_end(tmp_path, capsys):
     folder, record = run(tmp_path, "lora", "cola", "trainer.head_learning_rate=2e-3", "tags=[a,b]", "note=why")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("lora on cola: 1,024 parameters train, without the head; cpu, fp32; learning rate ")
