@@ -111,7 +111,7 @@ def check_serving(backbone: Backbone) -> None:
         shake(model, seed)
         adapters[name] = from_state({key: t.clone() for key, t in trained_state(model).items()}, method.scale)
         expected[name] = logits(model, collate(data, [0, 1]))
-    server = Server(copy.deepcopy(backbone.model), 10**9)
+    server = Server(copy.deepcopy(backbone.model), 10**9, data)
     for name, adapter in adapters.items():
         server.store.add(name, adapter)
     answers = server.logits(data, [0, 0, 1, 1], ["one", "two", "one", "two"])

@@ -33,7 +33,7 @@ TASKS = {"cola": GLUE["cola"], "pairs": PAIRS, "stsb": GLUE["stsb"]}
 def endpoint():
     model = tiny_model()
     tokenizer = train_tokenizer(TEXTS, vocabulary=300, pad_id=1)
-    server = Server(model, budget=10**9)
+    server = Server(model, 10**9, encode(TEXTS, tokenizer, 32))
     layers = [name for name in server.store.layers if "query" in name]
     for number, outputs in enumerate(DRAWN):  # draw_adapter's outputs go by its number
         adapter = draw_adapter(server.store, layers, number * len(RANKS), seed=0)
