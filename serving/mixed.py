@@ -70,7 +70,7 @@ class MixedLinear(nn.Module):
 
 
 class MixedHead(nn.Module):
-    """Runs a module of the head with the weights of the adapter that each row belongs to."""
+    """Runs a module of the head with the weights of the adapter that each row belongs to; its own where that has none."""
 
     def __init__(self, base: nn.Module, name: str, mixture: Mixture):
         super().__init__()
@@ -81,7 +81,7 @@ class MixedHead(nn.Module):
         """(examples, ...) -> (examples, most outputs); NaN where an adapter has fewer."""
         parts = []
         for own, adapter in self.mixture.of(x):
-            weights = {name: adapter.tensors[full] for name, full in self.names.items()}
+            weights = {name: adapter.tensors[full] for name, full in self.names.items() if full in adapter.tensors}
             parts.append(functional_call(self.base, weights, (x[own],)))
         widest = max(part.shape[-1] for part in parts)
         return torch.cat([F.pad(part, (0, widest - part.shape[-1]), value=torch.nan) for part in parts])

@@ -142,7 +142,6 @@ REASONS = {  # a letter in the table: what the message says, and what the note s
     "d": ("trains biases", "it has no biases"),
     "e": ("in bf16", "its code does not run under autocast: `trainer.precision=fp32`"),
     "f": ("a row for each example", "some layers take more than a row for each example; the run is served merged"),
-    "g": ("another head", "its pooler is not read, so that runs do not save it; the run is served merged"),
     "h": (
         "the positions and the attention of",
         "prefixes know the positions and the attention of BERT and RoBERTa alone",

@@ -95,6 +95,19 @@ def test_a_batch_may_hold_one_adapter_or_one_request(name, architecture):
         torch.testing.assert_close(answers, alone(model, data, indices), rtol=1e-5, atol=1e-5)
 
 
+def test_an_adapter_without_a_pooler_takes_the_backbones():
+    """BigBird's runs save none, since no head reads it; PEFT saves none that did not train."""
+    data, model = encoded("bert"), trained("bert", "two")
+    model.base_model.pooler.load_state_dict(tiny_model("bert").base_model.pooler.state_dict())
+    state = {name: tensor for name, tensor in trained_state(model).items() if "pooler" not in name}
+    server = served("bert")
+    server.store.add("own", from_state(state, KINDS["two"][0].scale))
+    answers = server.logits(data, [9, 0, 4], ["one", "own", "two"])
+    models = [trained("bert", "one"), model, trained("bert", "two")]
+    expected = [alone(each, data, [index])[0] for each, index in zip(models, [9, 0, 4], strict=True)]
+    torch.testing.assert_close(answers, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_does_not_affect_the_next(architecture):
     data, server = encoded(architecture), served(architecture)
     first = server.logits(data, INDICES, NAMES)
