@@ -2,7 +2,7 @@
 
     POST /classify  {"adapter": "NAME", "texts": ["A sentence.", ["One.", "Another."]]}
                     -> {"answers": [{"label": "...", "probabilities": {...}} or {"score": 2.5}, ...]}
-                       and, if texts are longer than the run's were cut to, "cut": [0, 2], their places: their ends are not read
+                       and, if texts are longer than `task.max_length`, "cut": [0, 2], their places: their ends are not read
     GET  /adapters  -> {"NAME": {"task": "...", "labels": [...], "columns": [...]}, ...}
 
 A worker takes what waits in the queue, up to `batch` texts of any adapters, and answers them in one pass (S-LoRA's point).
