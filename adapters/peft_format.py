@@ -5,6 +5,7 @@ never imports peft and never unpickles.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -197,18 +198,39 @@ def header(folder: Path) -> dict[str, Any] | None:
 
 
 def check_backbone(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:
-    """Raises a UserError if the adapter is another backbone's: by checksum if we wrote it, by name if PEFT did."""
+    """Raises a UserError if the adapter is another backbone's: by checksum if we wrote it, by name or path if PEFT did."""
     ours = header(folder)
-    there = {"sha256": ours["backbone"]["sha256"]} if ours else {"source": config.get("base_model_name_or_path")}
-    if not ours and config.get("revision") and backbone["revision"]:
-        there["revision"] = config["revision"]
-    if ours and ours["backbone"].get("tokenizer") != backbone.get("tokenizer"):
+    if not ours:
+        _check_name(folder, config, backbone)
+        return
+    if ours["backbone"].get("tokenizer") != backbone.get("tokenizer"):
         raise UserError(
             f"{folder} was trained with another tokenizer than this backbone's: give backbone.tokenizer as it was there"
         )
-    for key in there:
-        if there[key] != backbone[key]:
-            raise UserError(
-                f"{folder} was trained on a backbone with {key} '{there[key]}'; use that one, this one's is "
-                f"'{backbone[key]}'{why_other(ours['backbone'], backbone) if ours else ''}"
-            )
+    if (there := ours["backbone"]["sha256"]) != backbone["sha256"]:
+        raise UserError(
+            f"{folder} was trained on a backbone with sha256 '{there}'; use that one, this one's is "
+            f"'{backbone['sha256']}'{why_other(ours['backbone'], backbone)}"
+        )
+
+
+def _check_name(folder: Path, config: dict[str, Any], backbone: dict[str, Any]) -> None:
+    """Of an adapter of PEFT's own, which keeps no checksum of its backbone."""
+    source, here = config.get("base_model_name_or_path"), backbone["source"]
+    if _place(source) != _place(here):
+        raise UserError(
+            f"{folder} was trained on a backbone with source '{source}', this one's is '{here}': use that one or, if it "
+            f"only moved, set base_model_name_or_path in {folder / CONFIG} to '{here}'"
+        )
+    revision = config.get("revision")
+    if revision and backbone["revision"] and revision != backbone["revision"]:
+        raise UserError(
+            f"{folder} was trained on a backbone with revision '{revision}'; use that one, this one's is "
+            f"'{backbone['revision']}'"
+        )
+
+
+def _place(source: Any) -> str:
+    """A source, in one spelling if it is a folder; a hub's name stays as it is."""
+    path = os.path.expanduser(str(source))
+    return os.path.realpath(path) if os.path.isdir(path) else str(source)

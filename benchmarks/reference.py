@@ -91,6 +91,7 @@ def build_trainer(run: RunConfig, folder: Path) -> "ReferenceTrainer":
         train_dataset=data.pop("train"),
         eval_dataset=data,
         optimizers=(optimizer, None),
+        preprocess_logits_for_metrics=logits_alone,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -140,6 +141,11 @@ def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) ->
     columns = [list(column) for column in zip(*split.texts, strict=True)]
     inputs = dict(tokenizer(*columns, truncation=True, max_length=max_length)) | {"labels": split.labels}
     return [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
+
+
+def logits_alone(outputs: Any, _: Any) -> torch.Tensor:
+    """The logits of a batch; the Trainer hands out a tuple where a model returns more, as BART's and T5's do."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def arguments(run: RunConfig, examples: int, folder: Path) -> TrainingArguments:

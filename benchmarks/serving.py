@@ -35,7 +35,7 @@ class Ways:
         self.path = forward_path(copy.deepcopy(model).eval(), "packed")
         self.adapted = {name: layer.weight for name, layer in matching_layers(self.path.model, pattern).items()}
         self.plain = {name: weight.detach().clone() for name, weight in self.adapted.items()}
-        self.server = Server(model, budget)
+        self.server = Server(model, budget, data)
         self.store = self.server.store
 
     def mixed(self, indices: list[int], names: list[str]) -> list[Tensor]:

@@ -84,6 +84,7 @@ def main(words: list[str]) -> None:
     from aiohttp import web  # seconds to import, with all that follows: a mistake should not wait for it
 
     from experiments.restore import finished, pretrained
+    from models.backbone import samples
     from serving.adapters import from_folder
     from serving.endpoint import Endpoint
     from serving.mixed import Server
@@ -93,10 +94,11 @@ def main(words: list[str]) -> None:
     first = next(iter(named))
     backbone = pretrained(named[first], *runs[first])
     tasks = {name: run.task.row for name, (run, _) in runs.items()}
-    server = Server(backbone.model, budget * 10**6)
+    lengths = {name: run.task.max_length for name, (run, _) in runs.items()}
+    server = Server(backbone.model, budget * 10**6, samples(backbone.tokenizer, tasks[first], backbone.max_length))
     for name, folder in named.items():
         server.store.add(name, from_folder(folder, backbone.provenance))
-    endpoint = Endpoint(server, backbone.tokenizer, tasks, backbone.max_length, batch)
+    endpoint = Endpoint(server, backbone.tokenizer, tasks, lengths, batch)
     address = f"http://{host}:{port}/classify"
     started = f"{len(named)} adapter{'s' * (len(named) > 1)} of {backbone.name}: {address} (Ctrl-C ends it)"
     with listening(host, port):  # another server may have taken the port since

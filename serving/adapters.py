@@ -31,7 +31,7 @@ class Adapter:
     Attributes:
         layers: A (r, in) and B (out, r) by the name of the linear layer that they adapt; ranks may differ.
         scale: s.
-        head: the classification head by the model's own names, BERT's pooler included.
+        head: the classification head by the model's own names, BERT's pooler included; without one, it is the backbone's.
     """
 
     layers: dict[str, tuple[Tensor, Tensor]]
@@ -136,6 +136,7 @@ class AdapterStore:
         self.device, self.dtype, self.budget = parameter.device, parameter.dtype, budget
         self.layers = {name: (layer.in_features, layer.out_features) for name, layer in linear_layers(model)}
         self.head = {name: p.shape for name, p in model.named_parameters() if name.startswith(prefixes)}
+        self.pooler = {name for name in self.head if name.startswith(f"{model.base_model_prefix}.")}
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         last = [name for name in linear if f"{name}.".startswith(prefixes)][-1]
         self.last = (f"{last}.weight", f"{last}.bias")
@@ -188,8 +189,12 @@ class AdapterStore:
                 )
 
     def check_head(self, name: str, adapter: Adapter) -> None:
-        """Raises a UserError unless the head has the model's shapes, apart from the number of outputs."""
-        if odd := sorted(adapter.head.keys() ^ self.head.keys()):
+        """Raises a UserError unless the head has the model's shapes, apart from the number of outputs.
+
+        A run saves no pooler that its head does not read (BigBird's), and PEFT often none that it leaves as it is.
+        """
+        untrained = set() if adapter.head.keys() & self.pooler else self.pooler
+        if odd := sorted(adapter.head.keys() ^ (self.head.keys() - untrained)):
             raise UserError(f"adapter '{name}' has another head than this backbone: {odd[0]} is on one side only")
         outputs = len(adapter.head[self.last[0]])
         for key, tensor in adapter.head.items():

@@ -2,7 +2,7 @@
 
     POST /classify  {"adapter": "NAME", "texts": ["A sentence.", ["One.", "Another."]]}
                     -> {"answers": [{"label": "...", "probabilities": {...}} or {"score": 2.5}, ...]}
-                       and, if texts are longer than the backbone takes, "cut": [0, 2], their places: their ends are not read
+                       and, if texts are longer than `task.max_length`, "cut": [0, 2], their places: their ends are not read
     GET  /adapters  -> {"NAME": {"task": "...", "labels": [...], "columns": [...]}, ...}
 
 A worker takes what waits in the queue, up to `batch` texts of any adapters, and answers them in one pass (S-LoRA's point).
@@ -49,14 +49,20 @@ class Endpoint:
 
     Attributes:
         tasks: each adapter's task, by the adapter's name.
+        lengths: the most tokens of a text for each adapter: its run's `task.max_length`.
         passes, answered: forward passes, and texts answered in them.
     """
 
     def __init__(
-        self, server: Server, tokenizer: PreTrainedTokenizerBase, tasks: dict[str, Task], max_length: int, batch: int
+        self,
+        server: Server,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: dict[str, Task],
+        lengths: dict[str, int],
+        batch: int,
     ):
         self.server, self.tokenizer, self.tasks = server, tokenizer, tasks
-        self.max_length, self.batch = max_length, batch
+        self.lengths, self.batch = lengths, batch
         self.queue: asyncio.Queue[Request] = asyncio.Queue(MOST_WAITING)
         self.thread = ThreadPoolExecutor(1)  # the model answers one batch at a time; the loop stays free
         self.passes = self.answered = 0
@@ -98,9 +104,10 @@ class Endpoint:
                 request.answer.set_result(row)
 
     def logits(self, batch: list[Request]) -> list[Tensor]:
-        encoded = encode([request.text for request in batch], self.tokenizer, self.max_length)
-        for request, length in zip(batch, encoded.lengths, strict=True):
-            request.is_cut = length == self.max_length and is_longer(request.text, self.tokenizer, length)
+        most = [self.lengths[request.adapter] for request in batch]
+        encoded = encode([request.text for request in batch], self.tokenizer, most)
+        for request, length, limit in zip(batch, encoded.lengths, most, strict=True):
+            request.is_cut = length == limit and is_longer(request.text, self.tokenizer, limit)
         logits = self.server.logits(encoded, list(range(len(batch))), [request.adapter for request in batch])
         self.passes, self.answered = self.passes + 1, self.answered + len(batch)
         return logits
@@ -176,9 +183,12 @@ def ways(app: web.Application) -> str:
     return "there are: " + ", ".join(f"{route.method} {route.resource.canonical}" for route in routes if route.resource)
 
 
-def encode(texts: list[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Texts of different tasks as token ids: sentences and pairs may be mixed."""
-    rows = [tokenizer(*text, truncation=True, max_length=max_length, return_attention_mask=False) for text in texts]
+def encode(texts: list[tuple[str, ...]], tokenizer: PreTrainedTokenizerBase, most: list[int]) -> Encoded:
+    """Texts of different tasks as token ids, each cut to its own `most`: sentences and pairs may be mixed."""
+    rows = [
+        tokenizer(*text, truncation=True, max_length=limit, return_attention_mask=False)
+        for text, limit in zip(texts, most, strict=True)
+    ]
     inputs = {name: [row[name] for row in rows] for name in rows[0]}
     return as_encoded(Split("texts", texts, [0] * len(texts), list(range(len(texts)))), inputs, tokenizer)
 

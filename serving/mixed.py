@@ -13,7 +13,6 @@ of stacked A and B takes more than twice the loop's time; one product with all A
 
 from collections.abc import Iterable
 from itertools import accumulate, groupby
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from torch.func import functional_call
 
 from methods.base import head_prefixes, linear_layers, replace
 from models.batches import Encoded
-from models.packed import forward_path, is_known
+from models.packed import Padded, forward_path, is_known
 from serving.adapters import AdapterStore, Block
 
 
@@ -71,7 +70,7 @@ class MixedLinear(nn.Module):
 
 
 class MixedHead(nn.Module):
-    """Runs a module of the head with the weights of the adapter that each row belongs to."""
+    """Runs a module of the head with the weights of the adapter that each row belongs to; its own where that has none."""
 
     def __init__(self, base: nn.Module, name: str, mixture: Mixture):
         super().__init__()
@@ -82,21 +81,24 @@ class MixedHead(nn.Module):
         """(examples, ...) -> (examples, most outputs); NaN where an adapter has fewer."""
         parts = []
         for own, adapter in self.mixture.of(x):
-            weights = {name: adapter.tensors[full] for name, full in self.names.items()}
+            weights = {name: adapter.tensors[full] for name, full in self.names.items() if full in adapter.tensors}
             parts.append(functional_call(self.base, weights, (x[own],)))
         widest = max(part.shape[-1] for part in parts)
         return torch.cat([F.pad(part, (0, widest - part.shape[-1]), value=torch.nan) for part in parts])
 
 
 @torch.no_grad()
-def unfit_layers(model: Any, names: Iterable[str]) -> set[str]:
+def unfit_layers(model: nn.Module, names: Iterable[str], sample: Encoded) -> set[str]:
     """The layers whose input is not (examples, tokens, width) or (examples, width) in a padded batch.
 
     DeBERTa's take relative positions too, Longformer's count tokens first, OPT's lay tokens end to end.
+
+    Args:
+        sample: see `Server`.
     """
-    examples, tokens, found = 3, 5, set()
-    ids = torch.full((examples, tokens), 5, device=next(model.parameters()).device)
-    ids[:, -1] = model.config.eos_token_id or 5  # BART's and T5's head reads the end of the text
+    path, found = Padded(model), set()
+    batch = path.collate(sample, [0, 1]).to(next(model.parameters()).device)
+    examples, tokens = batch.inputs["input_ids"].shape
 
     def look(name: str, x: Tensor) -> None:
         if x.shape[:-1] not in {(examples, tokens), (examples,)}:
@@ -106,7 +108,7 @@ def unfit_layers(model: Any, names: Iterable[str]) -> set[str]:
         model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: look(name, args[0]))
         for name in names
     ]
-    model(input_ids=ids)
+    path(batch)
     for hook in hooks:
         hook.remove()
     return found
@@ -123,16 +125,16 @@ def by_adapter(names: list[str], lengths: list[int]) -> list[int]:
 class Server:
     """A classifier that answers batches of requests to many adapters, one batch at a time."""
 
-    def __init__(self, model: nn.Module, budget: int, forward: str = "packed"):
+    def __init__(self, model: nn.Module, budget: int, sample: Encoded, forward: str = "packed"):
         """
         Args:
             model: the plain classifier; its layers are wrapped in place, its own head is not used.
             budget: bytes of adapters that the device may hold.
+            sample: two texts or more that the model takes; a pass over the first two shows what each layer is given.
             forward: packed or padded.
         """
-        unfit = (
-            set() if is_known(model) and forward == "packed" else unfit_layers(model.eval(), dict(linear_layers(model)))
-        )
+        is_plain = not (is_known(model) and forward == "packed")
+        unfit = unfit_layers(model.eval(), dict(linear_layers(model)), sample) if is_plain else set()
         self.store, self.mixture = AdapterStore(model.eval(), budget, unfit), Mixture()
         heads = [prefix for prefix in head_prefixes(model) if any(key.startswith(prefix) for key in self.store.head)]
         for name in self.store.layers:

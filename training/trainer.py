@@ -79,6 +79,11 @@ class Progress:
     activations: int | None = None
 
 
+def drops_layers(model: Any) -> bool:
+    """Whether a step passes by some layers, drawn at random, which then get no gradient: XLM's and BART's kin can."""
+    return any(share for name, share in model.config.to_dict().items() if name.endswith("layerdrop"))
+
+
 class Trainer:
     """Trains one adapted model until its last step, or until it is stopped."""
 
@@ -108,7 +113,7 @@ class Trainer:
         if accelerator.mixed_precision == "bf16":
             round_frozen(model)
         self.path = forward_path(model, self.config.forward)
-        if method.trains_parts:
+        if method.trains_parts or drops_layers(model):
             accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.parallel = accelerator.prepare_model(self.path)
         self.trained = [p for p in model.parameters() if p.requires_grad]

@@ -1,7 +1,9 @@
 """Adapters in PEFT's format: peft loads ours, a run starts from peft's, and wrong ones are refused."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -230,6 +232,42 @@ def test_a_wrong_adapter_is_refused_with_one_sentence(wrong, lora_of_peft, tmp_p
         train.train(settings(encoder, *METHODS["lora"], *words))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def quick(tmp_path):
+    return (*METHODS["lora"], f"output_dir={tmp_path / 'runs'}", f"init_from={tmp_path / 'adapter'}", *STILL)
+
+
+def linked(encoder: Path) -> str:
+    """The folder by another path."""
+    (encoder.parent / "link").symlink_to(encoder)
+    return str(encoder.parent / "link")
+
+
+@pytest.mark.parametrize("spelled", [lambda path: f"{path}/", lambda path: f"./{os.path.relpath(path)}", linked])
+def test_a_backbones_folder_may_be_spelled_otherwise_than_in_the_adapter(spelled, lora_of_peft, quick, tmp_path):
+    encoder, folder = lora_of_peft
+    shutil.copytree(encoder, tmp_path / "encoder")
+    shutil.copytree(folder, tmp_path / "adapter")
+    rewrite(tmp_path / "adapter", base_model_name_or_path=str(tmp_path / "encoder"))
+    run = settings(spelled(tmp_path / "encoder"), *quick)
+    train.train(run)
+    assert read_record(run.folder)["status"] == "complete"
+
+
+def test_a_backbone_that_moved_is_refused_with_a_way_out_that_works(lora_of_peft, quick, tmp_path):
+    encoder, folder = lora_of_peft
+    shutil.copytree(encoder, tmp_path / "moved")
+    shutil.copytree(folder, tmp_path / "adapter")
+    rewrite(tmp_path / "adapter", base_model_name_or_path="/gone/encoder")
+    run = settings(tmp_path / "moved", *quick)
+    there = tmp_path / "adapter" / "adapter_config.json"
+    way = f"'/gone/encoder', .* if it only moved, set base_model_name_or_path in {there} to '{tmp_path / 'moved'}'$"
+    with pytest.raises(UserError, match=way):
+        train.train(run)
+    rewrite(tmp_path / "adapter", base_model_name_or_path=str(tmp_path / "moved"))
+    train.train(run)
 
 
 def test_an_adapter_of_another_backbone_is_refused(lora_of_peft, tmp_path):

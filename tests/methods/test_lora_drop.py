@@ -261,7 +261,7 @@ def test_a_finished_run_merges_and_peft_and_the_server_get_a_copy_in_each_layer(
     data = replace(encoded("roberta", [4, 3]), inputs=inputs)
     plain = restore(folder)
     base = load_backbone(plain.run.backbone, plain.run.task.row, plain.run.seed, [("a",)])
-    server = Server(base.model, 10**9)
+    server = Server(base.model, 10**9, data)
     server.store.add("one", from_folder(folder, record["provenance"]["backbone"]))
     with torch.no_grad():
         expected = plain.model(**collate(data, [0, 1]).inputs).logits

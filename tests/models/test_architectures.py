@@ -111,7 +111,7 @@ def check_serving(backbone: Backbone) -> None:
         shake(model, seed)
         adapters[name] = from_state({key: t.clone() for key, t in trained_state(model).items()}, method.scale)
         expected[name] = logits(model, collate(data, [0, 1]))
-    server = Server(copy.deepcopy(backbone.model), 10**9)
+    server = Server(copy.deepcopy(backbone.model), 10**9, data)
     for name, adapter in adapters.items():
         server.store.add(name, adapter)
     answers = server.logits(data, [0, 0, 1, 1], ["one", "two", "one", "two"])
@@ -142,7 +142,6 @@ REASONS = {  # a letter in the table: what the message says, and what the note s
     "d": ("trains biases", "it has no biases"),
     "e": ("in bf16", "its code does not run under autocast: `trainer.precision=fp32`"),
     "f": ("a row for each example", "some layers take more than a row for each example; the run is served merged"),
-    "g": ("another head", "its pooler is not read, so that runs do not save it; the run is served merged"),
     "h": (
         "the positions and the attention of",
         "prefixes know the positions and the attention of BERT and RoBERTa alone",

@@ -7,6 +7,7 @@ import sys
 from itertools import product
 
 import pytest
+from support.architectures import save_base
 from support.command_line import ROOT, compose, run_script
 
 import scripts.results
@@ -134,3 +135,20 @@ def test_the_reference_trains_the_same_run(tmp_path):
     status, _, err = run_script("reference.py", *words, "method=lora_fa_corrected", f"output_dir={tmp_path}")
     assert status == 2
     assert "method is 'lora_fa_corrected'; choose one of: full, lora, dora, lora_fa, vera, qlora" in err
+
+
+@pytest.mark.parametrize("architecture", ["bart", "t5"])
+def test_the_reference_scores_a_model_that_returns_more_than_logits(architecture, tmp_path):
+    pytest.importorskip("peft", reason="peft is in requirements-dev.txt")
+    save_base(tmp_path / "backbone", architecture)
+    words = [
+        "method=full",
+        "task=cola",
+        "profile=offline",
+        "backbone=custom",
+        f"backbone.source={tmp_path / 'backbone'}",
+    ]
+    sizes = ["data.train_size=16", "data.eval_size=20", "task.max_length=32", "trainer.max_steps=1"]
+    status, out, err = run_script("reference.py", *words, *sizes, f"output_dir={tmp_path}")
+    assert status == 0, err
+    assert "step 1: matthews_correlation " in out

@@ -18,28 +18,31 @@ from support.tiny import tiny_model
 from benchmarks.serving import OUTPUTS as DRAWN
 from benchmarks.serving import RANKS, draw_adapter
 from core.errors import UserError
+from models import batches
 from models.random_init import train_tokenizer
 from scripts.serve import folders, listening, require_free
 from scripts.serve_load import base, differ, load
 from serving.endpoint import MOST_TEXTS, Endpoint, encode
 from serving.mixed import Server
 from tasks.glue import GLUE, Task
+from tasks.loading import Split
 
 PAIRS = Task("pairs", "pairs", ("a", "b"), ("x", "y", "z"), ("accuracy",))
 TASKS = {"cola": GLUE["cola"], "pairs": PAIRS, "stsb": GLUE["stsb"]}
+LENGTHS = {"cola": 32, "pairs": 32, "stsb": 20}
 
 
 @pytest.fixture
 def endpoint():
     model = tiny_model()
     tokenizer = train_tokenizer(TEXTS, vocabulary=300, pad_id=1)
-    server = Server(model, budget=10**9)
+    server = Server(model, 10**9, encode(TEXTS, tokenizer, [32, 32]))
     layers = [name for name in server.store.layers if "query" in name]
     for number, outputs in enumerate(DRAWN):  # draw_adapter's outputs go by its number
         adapter = draw_adapter(server.store, layers, number * len(RANKS), seed=0)
         name = next(name for name, task in TASKS.items() if task.outputs == outputs)
         server.store.add(name, adapter)
-    return Endpoint(server, tokenizer, TASKS, max_length=32, batch=8)
+    return Endpoint(server, tokenizer, TASKS, LENGTHS, batch=8)
 
 
 def call(endpoint, *bodies, path="/classify") -> list[tuple[int, dict]]:
@@ -58,7 +61,7 @@ def call(endpoint, *bodies, path="/classify") -> list[tuple[int, dict]]:
 
 
 def expected(endpoint, name: str, text: tuple[str, ...]) -> torch.Tensor:
-    encoded = encode([text], endpoint.tokenizer, 32)
+    encoded = encode([text], endpoint.tokenizer, [32])
     return endpoint.server.logits(encoded, [0], [name])[0]
 
 
@@ -138,6 +141,17 @@ def test_an_answer_says_which_texts_were_cut(endpoint):
     assert (some[1]["cut"], pairs[1]["cut"]) == ([0, 3], [1])
     assert not differ(some[1]["answers"][2], some[1]["answers"][0])  # the end was not read
     assert none[1].keys() == {"answers"}
+
+
+def test_each_adapters_texts_are_cut_at_the_length_of_its_own_run(endpoint):
+    body = {"texts": [["a " * 6, "a " * 20], ["a", "a"]]}
+    pairs, stsb = call(endpoint, body | {"adapter": "pairs"}, body | {"adapter": "stsb"})
+    assert "cut" not in pairs[1]
+    assert stsb[1]["cut"] == [0]
+    split = Split("texts", [tuple(text) for text in body["texts"]], [0, 0], [0, 1])
+    data = batches.encode(split, endpoint.tokenizer, LENGTHS["stsb"])  # as predict.py does
+    expected = [logits.item() for logits in endpoint.server.logits(data, [0, 1], ["stsb", "stsb"])]
+    assert [answer["score"] for answer in stsb[1]["answers"]] == pytest.approx(expected, abs=1e-5)
 
 
 def test_one_requests_fault_is_its_own(endpoint, monkeypatch, capsys):

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 import torch
+from support.architectures import ARCHITECTURES, TEXTS, random_classifier
 from support.command_line import ROOT, compose
 from support.files import save_encoder
 from support.tiny import METHODS, encoded, tiny_model
 from torch import nn
+from transformers import PretrainedConfig
 
 from analysis.figures import throughput
 from analysis.serving import BARE, LABELS, MERGED, MIXED, SWITCHED, WAYS, mixing, ratio, table, thousands
@@ -18,15 +20,16 @@ from benchmarks.serving import verdict
 from core.errors import UserError
 from experiments.record import read_record
 from experiments.restore import restore
-from methods.base import trained_state
+from methods.base import linear_layers, trained_state
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA
-from models.backbone import load_backbone
+from models.backbone import load_backbone, samples
 from models.batches import collate, encode
 from models.packed import Packed, Padded, forward_path
+from models.random_init import train_tokenizer
 from scripts.serve_bench import main
 from serving.adapters import Adapter, AdapterStore, from_folder, from_state
-from serving.mixed import MixedLinear, Server, by_adapter
+from serving.mixed import MixedLinear, Server, by_adapter, unfit_layers
 from tasks.glue import GLUE
 from tasks.loading import load_splits
 from train import train
@@ -61,7 +64,7 @@ def adapter(architecture: str, name: str, seed: int = 0) -> Adapter:
 
 
 def served(architecture: str, budget: int = PLENTY, forward: str = "packed") -> Server:
-    server = Server(tiny_model(architecture), budget, forward)
+    server = Server(tiny_model(architecture), budget, encoded(architecture), forward)
     for name in KINDS:
         server.store.add(name, adapter(architecture, name))
     return server
@@ -90,6 +93,19 @@ def test_a_batch_may_hold_one_adapter_or_one_request(name, architecture):
     for indices in ([3, 9, 0], [7]):
         answers = server.logits(data, indices, [name] * len(indices))
         torch.testing.assert_close(answers, alone(model, data, indices), rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_without_a_pooler_takes_the_backbones():
+    """BigBird's runs save none, since no head reads it; PEFT saves none that did not train."""
+    data, model = encoded("bert"), trained("bert", "two")
+    model.base_model.pooler.load_state_dict(tiny_model("bert").base_model.pooler.state_dict())
+    state = {name: tensor for name, tensor in trained_state(model).items() if "pooler" not in name}
+    server = served("bert")
+    server.store.add("own", from_state(state, KINDS["two"][0].scale))
+    answers = server.logits(data, [9, 0, 4], ["one", "own", "two"])
+    models = [trained("bert", "one"), model, trained("bert", "two")]
+    expected = [alone(each, data, [index])[0] for each, index in zip(models, [9, 0, 4], strict=True)]
+    torch.testing.assert_close(answers, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_does_not_affect_the_next(architecture):
@@ -126,7 +142,7 @@ def test_the_base_product_runs_once_and_the_base_weights_stay():
 
 def test_a_half_precision_model_is_served_in_its_own_type():
     data, model = encoded("bert"), tiny_model("bert").to(torch.bfloat16)
-    server = Server(model, PLENTY)
+    server = Server(model, PLENTY, data)
     server.store.add("one", adapter("bert", "one"))
     server.store.add("two", adapter("bert", "two"))
     answers = server.logits(data, [0, 9], ["one", "two"])
@@ -135,12 +151,37 @@ def test_a_half_precision_model_is_served_in_its_own_type():
     torch.testing.assert_close(torch.cat(answers).float(), torch.cat(expected), rtol=0.1, atol=0.3)
 
 
+def forget(config: PretrainedConfig, eos: int | list[int] | None) -> None:
+    """Gives a config another `eos_token_id`; None: as those of which the class has none."""
+    config.eos_token_id = eos
+    if eos is None:
+        del config.eos_token_id
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES.keys() - {"bart", "t5"}))  # their own code reads it
+def test_what_a_layer_is_given_shows_whatever_a_config_says_of_its_tokens(architecture):
+    """A config may lack an `eos_token_id`, have several, or one that is no word of the tokenizer's texts."""
+    model, tokenizer = random_classifier(architecture), train_tokenizer(TEXTS, vocabulary=300, pad_id=1)
+    data, names = samples(tokenizer, GLUE["rte"], 64), dict(linear_layers(model))
+    expected = unfit_layers(model, names, data)
+    for eos in (None, [2, 3], 0):
+        forget(model.config, eos)
+        assert unfit_layers(model, names, data) == expected
+
+
+@pytest.mark.parametrize("architecture", ["bart", "t5"])
+def test_a_head_that_reads_a_texts_end_finds_it_in_the_sample(architecture):
+    model, tokenizer = random_classifier(architecture, eos_token_id=0), train_tokenizer(TEXTS, vocabulary=300, pad_id=1)
+    data = samples(tokenizer, GLUE["rte"], 64)
+    assert Server(model, PLENTY, data).store.unfit == set()
+
+
 # The store
 
 
 def test_the_store_keeps_its_own_copy():
     mine = adapter("bert", "one")
-    server = Server(tiny_model("bert"), PLENTY)
+    server = Server(tiny_model("bert"), PLENTY, encoded("bert"))
     server.store.add("one", mine)
     before = server.logits(encoded("bert"), [0], ["one"])
     for A, B in mine.layers.values():
@@ -384,10 +425,10 @@ def test_adapters_of_runs_are_served_together(architecture, tmp_path):
         train(run)
     alone = {name: restore(run.folder) for name, run in runs.items()}
     backbone = load_backbone(runs["rte"].backbone, GLUE["rte"], seed=5, texts=[])
-    server = Server(backbone.model, PLENTY)
+    data = encode(load_splits(GLUE["rte"], runs["rte"].data)["validation"], backbone.tokenizer, 32)
+    server = Server(backbone.model, PLENTY, data)
     server.store.add("rte", from_folder(runs["rte"].folder, backbone.provenance))
     server.store.add("mnli", from_folder(runs["mnli"].folder / "adapter", backbone.provenance))
-    data = encode(load_splits(GLUE["rte"], runs["rte"].data)["validation"], backbone.tokenizer, 32)
     names = ["mnli", "rte", "rte", "mnli", "rte", "mnli"]
     answers = server.logits(data, list(range(6)), names)
     for i, (name, answer) in enumerate(zip(names, answers, strict=True)):

@@ -145,7 +145,7 @@ def test_a_servers_answers_come_from_the_models_device(forward, architecture):
     models = {name: applied(method, architecture, labels) for name, (method, labels) in served.items()}
     plain = tiny_model(architecture)
     with elsewhere():
-        server = Server(plain, 10**9, forward)
+        server = Server(plain, 10**9, data, forward)
         for name, model in models.items():
             server.store.add(name, from_state(trained_state(model), served[name][0].scale))
         answers = server.logits(data, [0, 3, 9, 4], ["one", "two", "one", "two"])

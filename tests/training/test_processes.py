@@ -8,9 +8,12 @@ import pytest
 from faults.harness import TINY, Ended, call, finish, run_folder, start
 from safetensors.torch import load_file
 from support.architectures import save_base
+from support.tiny import tiny_model
+from support.trainers import tiny_trainer
 from torch.testing import assert_close
 
 from experiments.record import read_record
+from methods.full import Full
 from training.accelerator import make_accelerator
 from training.settings import TrainerConfig
 
@@ -85,6 +88,32 @@ def test_fewer_processes_than_asked_for_are_reported(launch, asked, monkeypatch,
     monkeypatch.setattr("psutil.Process.cmdline", lambda process: launch.split())
     assert make_accelerator(TrainerConfig(learning_rate=1e-3), deterministic=False).num_processes == 1
     assert (f"one process trains, not the {asked} of the command line" in capsys.readouterr().err) == (asked > 1)
+
+
+@pytest.mark.parametrize("setting", ["layerdrop", "encoder_layerdrop", "decoder_layerdrop"])
+def test_processes_wait_for_no_gradient_of_a_layer_that_a_step_drops(setting):
+    def waits(share: float) -> bool:
+        model = tiny_model()
+        setattr(model.config, setting, share)
+        handler = tiny_trainer(model, Full(), "padded").accelerator.ddp_handler
+        return handler is None or not handler.find_unused_parameters
+
+    assert not waits(0.1)
+    assert waits(0.0)
+
+
+LAYERDROP = {"flaubert": {"layerdrop": 0.5}, "bart": {"encoder_layerdrop": 0.5}}
+
+
+@pytest.mark.parametrize("architecture", LAYERDROP)
+def test_two_processes_train_an_encoder_that_drops_layers(architecture, tmp_path, only_long):
+    only_long()
+    save_base(tmp_path / "backbone", architecture, **LAYERDROP[architecture])
+    words = ["task=cola", "backbone=custom", f"backbone.source={tmp_path / 'backbone'}", "method=full"]
+    words += ["task.max_length=60", "trainer.max_steps=12", "trainer.micro_batch_size=3"]
+    ended = call_two(tmp_path / "two", *words, tiny=tuple(word for word in TINY if word != "method.rank=4"))
+    assert ended.status == 0, ended.err
+    assert read_record(run_folder(tmp_path / "two"))["provenance"]["hardware"]["processes"] == 2
 
 
 @pytest.mark.parametrize("architecture", ["big_bird", "luke"])
