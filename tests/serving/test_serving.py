@@ -312,7 +312,7 @@ def test_an_adapters_name_can_be_used_only_once():
 def test_states_of_other_methods_are_refused(name):
     model = tiny_model("bert")
     METHODS[name].apply(model)
-    with pytest.raises(UserError, match="only LoRA and LoRA-FA can be served"):
+    with pytest.raises(UserError, match="only LoRA and LoRA-FA runs can be served"):
         from_state(trained_state(model), 1.0)
 
 
