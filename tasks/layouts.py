@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import datasets
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import UserError, refused
-from core.hub import checksum
+from core.hub import SHARD, absent_shards, checksum
 from tasks.glue import GLUE, Task
 from tasks.rows import READERS, Row, as_table, dataset, read_rows, read_with, tab_separated
 
@@ -88,7 +89,18 @@ def _read_cached(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
     return _read_parquet(task, split, files)
 
 
+def _require_shards(files: list[Path]) -> None:
+    """Raises a UserError unless the files are the shards of one table, and all of them, as far as their names tell."""
+    for one, other in pairwise(files):  # sorted: the shards of two tables with the same number are neighbours
+        a, b = SHARD.fullmatch(one.name), SHARD.fullmatch(other.name)
+        if (a and a["total"]) != (b and b["total"]) or (a and b and a["number"] == b["number"]):
+            raise UserError(f"{one} and {other.name} are not shards of one table; remove what does not belong there")
+    if absent := absent_shards(files):
+        raise UserError(f"{files[0].parent} has no {absent[0]}, of which {files[0].name} tells; copy all shards there")
+
+
 def _read_parquet(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
+    _require_shards(files)
     tables = [_table(file) for file in files]
     try:
         return dataset(pa.concat_tables(tables))

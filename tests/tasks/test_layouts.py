@@ -264,6 +264,42 @@ def test_of_two_revisions_in_the_cache_none_is_guessed(tmp_path):
         load(tmp_path, "rte")
 
 
+ONE, TWO, OTHER = "train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([TWO], f"rte has no {OTHER}.parquet, of which {TWO}.parquet tells"),
+        ([OTHER], f"rte has no {TWO}.parquet, of which {OTHER}.parquet tells"),
+        ([ONE, TWO], f"{ONE}.parquet and {TWO}.parquet are not shards of one table"),
+        ([ONE, f"{ONE}-b42a775f407cee45"], f"{ONE}-b42a775f407cee45.parquet and {ONE}.parquet are not shards of one"),
+        ([ONE, "train-0"], f"train-0.parquet and {ONE}.parquet are not shards of one table"),
+    ],
+)
+@pytest.mark.parametrize("way", ["cache", "hub"])
+def test_a_shard_too_few_or_too_many_is_named(way, names, message, tmp_path):
+    (hub_cache if way == "cache" else hub_files)(tmp_path, "rte")
+    [file] = tmp_path.rglob(f"{ONE}.parquet")
+    files = [file.with_name(f"{name}.parquet") for name in names]
+    content = file.read_bytes()
+    file.unlink()
+    for file in files:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, "rte")
+
+
+def test_all_shards_of_a_table_are_read_in_their_order(hubs, tmp_path):
+    hub_files(tmp_path, "rte")
+    file = tmp_path / f"rte/{ONE}.parquet"
+    table = pq.read_table(file)
+    file.unlink()
+    for name, part in ((OTHER, table.slice(9)), (f"{TWO}-b42a775f407cee45", table.slice(0, 9))):
+        pq.write_table(part, tmp_path / f"rte/{name}.parquet")
+    assert fingerprint(load(tmp_path, "rte")) == fingerprint(load(hubs, "rte"))
+
+
 def test_a_drawn_example_keeps_its_row_as_idx(tmp_path):
     own(".jsonl")(tmp_path, "cola")
     for file in tmp_path.iterdir():
