@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from core.errors import UserError, refused
 from core.hub import SHARD, absent_shards, checksum
 from tasks.glue import GLUE, Task
-from tasks.rows import READERS, Row, as_table, dataset, read_rows, read_with, tab_separated
+from tasks.rows import READERS, Row, as_table, dataset, no_column, read_rows, read_with, tab_separated
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,18 @@ def _require_shards(files: list[Path]) -> None:
 def _read_parquet(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
     _require_shards(files)
     tables = [_table(file) for file in files]
+    where = str(files[0]) if len(files) == 1 else f"{files[0].parent / split}-*.parquet"
     try:
-        return dataset(pa.concat_tables(tables))
+        return _labelled(task, split, where, dataset(pa.concat_tables(tables)))
     except (pa.ArrowException, LookupError, TypeError, ValueError) as error:  # in the metadata, which datasets reads
-        first, *others = files
-        where = f"{first}" + (f" with {', '.join(file.name for file in others)}" if others else "")
         raise UserError(f"{where} makes no table: {' '.join(str(error).split())}") from error
+
+
+def _labelled(task: Task, split: str, where: str, table: datasets.Dataset) -> datasets.Dataset:
+    """The table with the hub's labels: as it is if it names them, which are checked later, or read as a user's own rows."""
+    if isinstance(table.features.get("label"), datasets.ClassLabel):
+        return table
+    return as_table(task, where, table.to_list(), not _is_test(split))
 
 
 def _table(file: Path) -> pa.Table:
@@ -175,7 +181,7 @@ def _part(rows: list[Row], file: Path, ids: Path, split: str) -> list[int]:
 def _require_columns(file: Path, rows: list[Row], names: list[str]) -> None:
     """Raises a UserError unless the rows, which all have the same columns, have these."""
     if rows and (absent := [name for name in names if name not in rows[0]]):
-        raise UserError(f"{file} has no column {absent[0]}; its columns are: {', '.join(rows[0])}")
+        raise no_column(str(file), absent[0], rows[0], names)
 
 
 # What datasets' save_to_disk writes: for a DatasetDict a folder with one folder for each split
@@ -191,9 +197,7 @@ def _read_saved(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
     with refused(f"{folder} cannot be read as a data set"):
         dataset = datasets.Dataset.load_from_disk(str(folder)).with_format(None)
         dataset.data.validate(full=True)
-        if isinstance(dataset.features.get("label"), datasets.ClassLabel):  # its names are checked as the hub's are
-            return dataset
-        return as_table(task, str(folder), dataset.to_list(), not _is_test(split))
+        return _labelled(task, split, str(folder), dataset)
 
 
 # A user's own files

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.command_line import compose
@@ -178,26 +179,41 @@ def saved_strings(folder: Path, task: str) -> None:
         datasets.Dataset.from_dict(table).with_format("numpy").save_to_disk(folder / task / split)
 
 
+def hub_files_without_types(folder: Path, task: str) -> None:
+    """The hub's layout by another library than datasets: labels by name, or as numbers in strings, and no idx."""
+    (folder / task).mkdir(parents=True)
+    for split, table in tables(task).items():
+        names = GLUE[task].labels
+        columns = {column: table[column] for column in GLUE[task].columns}
+        labels = [names[label] if names else str(label) for label in table["label"]]
+        pq.write_table(pa.table(columns | {"label": labels}), folder / task / f"{split}-00000-of-00001.parquet")
+
+
 def own(suffix: str):
     def write(folder: Path, task: str) -> None:
         for split, table in tables(task).items():
-            file, rows = folder / f"{split}{suffix}", examples(table)
-            if suffix == ".jsonl":
-                file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-            elif suffix == ".parquet":
-                pq.write_table(datasets.Dataset.from_dict(table).data.table, file)
-            elif suffix == ".tsv":
-                lines(file, [list(table), *(row.values() for row in rows)])
-            else:
-                with file.open("w", newline="", encoding="utf-8") as stream:
-                    writer = csv.DictWriter(stream, list(table))
-                    writer.writeheader()
-                    writer.writerows(rows)
+            write_own(folder / f"{split}{suffix}", table)
 
     return write
 
 
+def write_own(file: Path, table: dict[str, list]) -> None:
+    rows = examples(table)
+    if file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif file.suffix == ".parquet":
+        pq.write_table(datasets.Dataset.from_dict(table).data.table, file)
+    elif file.suffix == ".tsv":
+        lines(file, [list(table), *(row.values() for row in rows)])
+    else:
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(table))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
 WRITERS = {
+    "hub-without-types": (hub_files_without_types, "the hub's files"),
     "cache": (hub_cache, "the hub's cache"),
     "repository": (hub_repository, "the hub's cache"),
     "download": (old_download, "GLUE's old download"),
@@ -338,6 +354,43 @@ def test_the_layout_is_said_and_recorded_and_leaves_the_runs_name(tmp_path, caps
     assert read_record(runs[".csv"].folder) == record
 
 
+def write_split(folder: Path, way: str, split: str, table: dict[str, list]) -> None:
+    """A table of QQP as it is."""
+    if way == "hub":
+        (folder / "qqp").mkdir(exist_ok=True)
+        pq.write_table(pa.table(table), folder / f"qqp/{split}-00000-of-00001.parquet")
+    elif way == "saved-by-split":
+        datasets.Dataset.from_dict(table).save_to_disk(folder / split)
+    elif way == "download":
+        header = OLD["qqp"][0].split()
+        rows = [[0, 0, 0, *values] for values in zip(*table.values(), strict=True)]
+        lines(folder / f"QQP/{split.replace('validation', 'dev')}.tsv", [header, *rows])
+    else:
+        write_own(folder / f"{split}{way}", table)
+
+
+@pytest.mark.parametrize("way", ["download", "hub", "saved-by-split", ".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("label", ["name", 1, 1.0, "1", "1.0"])
+def test_a_label_is_read_alike_in_every_layout(label, way, tmp_path):
+    label = "duplicate" if label == "name" else label
+    table = {"question1": ["a"] * 4, "question2": ["b"] * 4, "label": [label] * 4}
+    for split in ("train", "validation"):
+        write_split(tmp_path, way, split, table)
+    assert load(tmp_path, "qqp")["train"].labels == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("way", ["hub", "saved-by-split", ".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(("wanted", "there"), [("label", "labels"), ("label", "Label"), ("question1", "question_1")])
+def test_a_column_of_nearly_the_right_name_is_pointed_to(wanted, there, way, tmp_path):
+    table = {"question1": ["a"] * 4, "question2": ["b"] * 4, "label": [1] * 4}
+    table = {there if column == wanted else column: values for column, values in table.items()}
+    for split in ("train", "validation"):
+        write_split(tmp_path, way, split, table)
+    message = f"has no column {wanted}; its columns are: {', '.join(table)}; if {there} is meant, call it {wanted}$"
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, "qqp")
+
+
 def test_a_folder_in_no_layout_is_told_which_there_are(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as error:
@@ -417,7 +470,8 @@ DAMAGE = [  # task, way, file, the line to write as its fifth, message
     ("rte", ".csv", "train.csv", f"A,B,1,{2**64}", "row 3: idx is .*; it must be a whole number"),
     ("rte", ".csv", "train.csv", f"A,B,{2**70},1", "row 3: the label is .*; it must be one of: entailment"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "label": 1}', "row 4 has no column sentence2; its columns"),
-    ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B"}', "row 4: the label is None; it must be"),
+    ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B"}', "row 4 has no column label; its columns"),
+    ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B", "label": null}', "row 4: the label is None"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": null}', "row 4: sentence2 is not a text"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B", "label": Infinity}', "row 4: the label is"),
 ]
