@@ -41,8 +41,12 @@ def read_with(reader: Callable[[Path], list[Row]], file: Path) -> list[Row]:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _separated(file: Path, columns: list[str] | None = None, **dialect: Any) -> list[Row]:
-    """The rows of a file; `columns` are its header if it has none of its own.
+def _separated(file: Path, columns: list[str] | None = None, may_lack: bool = False, **dialect: Any) -> list[Row]:
+    """The rows of a file.
+
+    Args:
+        columns: its header if it has none of its own.
+        may_lack: whether rows may have too few fields, which are then None; not the last row, which was then cut.
 
     Raises:
         ValueError: a row has more or fewer fields than the header, or two columns have the same name.
@@ -52,7 +56,8 @@ def _separated(file: Path, columns: list[str] | None = None, **dialect: Any) -> 
         rows = list(reader)
         header = reader.fieldnames or []
     for number, row in enumerate(rows):
-        if None in row or None in row.values():  # csv's key for surplus fields, and its value for missing ones
+        lacks = None in row.values() and not (may_lack and number < len(rows) - 1)
+        if lacks or None in row:  # csv's value for missing fields, and its key for surplus ones
             raise ValueError(f"row {number} has too few fields or too many; they are: {', '.join(header)}")
     if len(set(header)) < len(header):
         raise ValueError("two of its columns have the same name")

@@ -457,7 +457,9 @@ DAMAGE = [  # task, way, file, the line to write as its fifth, message
         "row 4 has too few fields or too many; .*: source, label, mark",
     ),
     ("cola", "download", "CoLA/dev.tsv", "gj04\tx\t\tA sentence.", "row 4: the label is 'x'; it must be one of: unacc"),
-    ("qqp", "download", "QQP/train.tsv", "3\t1\t2\tOne?", "row 3 has too few fields or too many; they are: id, qid1"),
+    ("qqp", "download", "QQP/test.tsv", "3\tOne?", "row 3 has too few fields or too many; they are: id, qid1, qid2"),
+    ("qqp", "download", "QQP/train.tsv", "\t".join("0123456"), "row 3 has too few fields or too many; they are: id"),
+    ("qnli", "download", "QNLI/train.tsv", "3\tOne?", "row 3 has too few fields or too many; they are: index, ques"),
     ("sst2", "download", "SST-2/dev.tsv", "a\tb\t1", "row 3 has too few fields or too many; they are: sentence, label"),
     ("mnli", "download", "MNLI/dev_matched.tsv", "\t".join("0123456789a-"), "row 3: the label is '-'; it must be"),
     ("stsb", "download", "STS-B/train.tsv", "\t".join("0123456789"), "row 3: the label is 9.0; .* from 0 to 5"),
@@ -485,7 +487,30 @@ def test_a_row_that_is_not_whole_is_named_with_its_file(task, way, name, line, m
     (tmp_path / name).write_bytes("\n".join(text).encode())
     place = f"{task}/train, " if "label is 9.0" in message else f"{tmp_path / name}(,| cannot be read:) "
     with pytest.raises(UserError, match=place + message):
-        load(tmp_path, task)
+        load_test(GLUE[task], local(tmp_path)) if "test" in name else load(tmp_path, task)
+
+
+def test_short_rows_of_qqps_download_are_left_out_and_counted(hubs, capsys, tmp_path):
+    old_download(tmp_path, "qqp")
+    expected = load(hubs, "qqp")["train"]
+    file = tmp_path / "QQP/train.tsv"
+    text = file.read_bytes().decode().split("\n")
+    text[6:6] = text[9:9] = ["\tWas he a real historical figure?\t0"]
+    file.write_bytes("\n".join(text).encode())
+    found = load(tmp_path, "qqp")["train"]
+    assert (found.texts, found.labels) == (expected.texts, expected.labels)
+    assert found.idx == [number for number in range(26) if number not in (5, 8)]  # the hub's script counted them too
+    assert capsys.readouterr().err == (
+        f"warning: {file}: left out 2 rows with too few fields, the first of them row 5, as the hub's data set does\n"
+    )
+    text[12] = "\t".join("01234x")
+    file.write_bytes("\n".join(text).encode())
+    with pytest.raises(UserError, match=r"train.tsv, row 11: the label is 'x'"):
+        load(tmp_path, "qqp")
+    text[-2] = text[-2][:20]  # the file was cut
+    file.write_bytes("\n".join(text).encode())
+    with pytest.raises(UserError, match=r"train.tsv cannot be read: row 25 has too few fields"):
+        load(tmp_path, "qqp")
 
 
 def test_a_column_that_the_download_lacks_is_named_as_it_is_there(tmp_path):
