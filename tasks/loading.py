@@ -104,7 +104,7 @@ def layout_name(task: Task, config: DataConfig) -> str | None:
 
 
 def read_examples(task: Task, file: Path) -> Split:
-    """Examples without labels, from a table with the task's columns; a .tsv is read without quoting, like GLUE's.
+    """Examples without labels, from a table with the task's columns.
 
     Raises:
         UserError: the file is missing, of another kind, damaged, or lacks a column.

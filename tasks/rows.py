@@ -3,6 +3,7 @@
 import csv
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from core.errors import UserError
 from tasks.glue import GLUE, Task
 
 Row = dict[str, Any]
+
+QUOTED = re.compile(r"""(?<![^\t\r\n])"([^"]*+(?:""[^"]*+)*+)"(?![^\t\r\n])""")  # in tabs, a field as csv quotes it
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -74,9 +77,40 @@ def _json_lines(file: Path) -> list[Row]:
 
 tab_separated = partial(_separated, delimiter="\t", quoting=csv.QUOTE_NONE)
 
+
+def _own_tabs(file: Path) -> list[Row]:
+    """The rows of a .tsv, whose quotes are part of its texts, as in GLUE's files, or csv's around a field, as from pandas.
+
+    They are csv's if csv could have written each of them, and would have had to: for the quotes or tabs that its field
+    holds, or because it quotes all fields, the header's too.
+
+    Raises:
+        ValueError: as above, or the quotes can be either.
+    """
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        text = stream.read()
+    fields = list(QUOTED.finditer(text))
+    if not fields or '"' in QUOTED.sub("", text):
+        return tab_separated(file)
+    try:
+        rows = _separated(file, delimiter="\t")
+    except (ValueError, csv.Error):
+        return tab_separated(file)
+    unsure = [field for field in fields if not _needs_quotes(field[1])]
+    if unsure and not text.startswith('"'):
+        line = text.count("\n", 0, unsure[0].start()) + 1
+        raise ValueError(f"the quotes in line {line} can be the text's own or csv's: write the file as .csv or .jsonl")
+    return rows
+
+
+def _needs_quotes(field: str) -> bool:
+    """Whether csv alone writes a field so. One that ends a line may span two texts that have a quote each."""
+    return '""' in field or ("\t" in field and not re.search(r"[\r\n]", field))
+
+
 READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".csv": _separated,
-    ".tsv": tab_separated,
+    ".tsv": _own_tabs,
     ".jsonl": _json_lines,
     ".parquet": lambda file: pq.read_table(file).to_pylist(),
 }

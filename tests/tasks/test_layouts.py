@@ -337,6 +337,57 @@ def test_csv_and_jsonl_keep_tabs_and_line_ends_within_texts(tmp_path):
         assert load(folder, "cola")["train"].texts == [(text,) for text in texts]
 
 
+PLAIN, CSVS = ("a cat", 'She said "so".', "it's"), ("a\tb", '"All of it."', '"', '"a" b "c"', "no quote")
+MINIMAL, ALL, NON_NUMERIC = csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC
+
+
+def write_tabs(folder: Path, texts, quoting: int, end: str = "\n") -> None:
+    """As pandas does, whose writer is csv's."""
+    for split in ("train", "validation"):
+        with (folder / f"{split}.tsv").open("w", newline="") as stream:
+            writer = csv.writer(stream, delimiter="\t", quoting=quoting, lineterminator=end)
+            writer.writerows([["sentence", "label"], *([text, 1] for text in texts)])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("texts", "quoting"),
+    [(PLAIN, MINIMAL), (CSVS, MINIMAL), (CSVS, ALL), (CSVS, NON_NUMERIC), (("", "two\nlines", '""'), ALL)],
+)
+def test_a_tsv_that_csv_wrote_loses_csvs_quotes(texts, quoting, end, tmp_path):
+    write_tabs(tmp_path, texts, quoting, end)
+    assert load(tmp_path, "cola")["train"].texts == [(text,) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ('"All of it."', 'One "word".'),
+        ('"All of it."', '"Open.'),
+        ('"All of it."', 'Closed."'),
+        ('"So," he said, "is it."', "plain"),
+        ('"a"b"', '"c"'),
+    ],
+)
+def test_a_tsv_with_quotes_that_csv_does_not_write_keeps_them_all(texts, tmp_path):
+    for split in ("train", "validation"):
+        lines(tmp_path / f"{split}.tsv", [["sentence", "label"], *([text, 1] for text in texts)])
+    assert load(tmp_path, "cola")["train"].texts == [(text,) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [("plain", '"All of it."'), ("plain", '"Open.', 'Closed."'), ("plain", '""'), ("plain", '"two\nlines"')],
+)
+def test_a_tsv_whose_quotes_can_be_either_is_refused_with_the_way_out(texts, tmp_path):
+    for split in ("train", "validation"):
+        lines(tmp_path / f"{split}.tsv", [["sentence", "label"], *([text, 1] for text in texts)])
+    with pytest.raises(
+        UserError, match=r"train.tsv cannot be read: the quotes in line 3 can be the text's own or csv's"
+    ):
+        load(tmp_path, "cola")
+
+
 def test_the_layout_is_said_and_recorded_and_leaves_the_runs_name(tmp_path, capsys):
     folders = {way: tmp_path / way for way in ("download", ".csv")}
     words = ["profile=offline", "backbone=tiny", "backbone.random_init=true", "task=rte", "data=local", "logger=none"]
