@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import UserError
@@ -12,6 +14,7 @@ WAY_OUT = (
     "the encoder of a Python package (backbone=minilm), or local folders (data=local data.path=DIR, "
     "backbone=custom backbone.source=DIR)"
 )
+SHARD = re.compile(r"(?P<table>.+)-(?P<number>\d+)-of-(?P<total>\d+)(-[0-9a-f]+)?(?P<suffix>\.\w+)")  # some have a hash
 
 
 def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str], required: list[str]) -> Path:
@@ -20,7 +23,7 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
     Args:
         kind: `model` or `dataset`.
         wanted: patterns of the files to have.
-        required: patterns that must each match a file; if the cache has them all, the hub is not asked.
+        required: patterns that must each match a file; if the cache has them all, with every shard, the hub is not asked.
 
     Raises:
         UserError: the hub is out of reach, or has no such repository, revision or file.
@@ -45,7 +48,8 @@ def snapshot(repository: str, revision: str | None, kind: str, wanted: list[str]
 
     try:
         folder = fetch(local_files_only=True)
-        if not missing(folder, required):
+        there = [file for pattern in required for file in folder.glob(pattern)]
+        if not missing(folder, required) and not absent_shards(there):
             return folder
     except LocalEntryNotFoundError:
         pass
@@ -88,6 +92,19 @@ def checksum(file: Path) -> str:
 def missing(folder: Path, required: list[str]) -> list[str]:
     """The patterns that match no file of the folder."""
     return [pattern for pattern in required if not any(folder.glob(pattern))]
+
+
+def absent_shards(files: Iterable[Path]) -> list[str]:
+    """The shards that the names of others tell of (`train-00000-of-00002.parquet`), and that are not among these files."""
+    numbers = defaultdict(set)
+    for match in filter(None, (SHARD.fullmatch(file.name) for file in files)):
+        numbers[match["table"], match["total"], match["suffix"]].add(int(match["number"]))
+    absent = []
+    for (table, total, suffix), found in numbers.items():
+        first = int(int(total) in found)  # tables count their shards from 0, models from 1
+        wanted = range(first, first + int(total))
+        absent += [f"{table}-{number:05}-of-{total}{suffix}" for number in wanted if number not in found]
+    return absent
 
 
 def _assert_in_reach(repository: str) -> None:

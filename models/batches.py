@@ -82,8 +82,8 @@ def as_encoded(split: Split, inputs: dict[str, list[list[int]]], tokenizer: PreT
     Raises:
         UserError: a text has no token, as an empty one has for tokenizers that add none of their own.
     """
-    if (empty := next((row for row, ids in enumerate(inputs["input_ids"]) if not ids), None)) is not None:
-        raise UserError(f"{split.name}, row {empty}: the text has no token for this backbone's tokenizer")
+    if empty := [idx for idx, ids in zip(split.idx, inputs["input_ids"], strict=True) if not ids]:
+        raise UserError(f"{split.name}, idx {empty[0]}: the text has no token for this backbone's tokenizer")
     pad = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     label_type = torch.float32 if isinstance(split.labels[0], float) else torch.int64
     masked = "attention_mask" in tokenizer.model_input_names

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from core.errors import UserError
@@ -19,7 +20,7 @@ from core.hub import snapshot
 from tasks.generated import generate
 from tasks.glue import GLUE, Task
 from tasks.layouts import layout_of
-from tasks.rows import dataset, read_rows, require_texts
+from tasks.rows import dataset, no_column, read_rows, require_texts
 from tasks.settings import HELD_OUT, DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
@@ -70,7 +71,9 @@ def _load(task: Task, config: DataConfig) -> dict[str, Split]:
         }
     limits = dict.fromkeys(names, config.eval_size) | {"train": config.train_size}
     tables = _tables(task, config, names)
-    return {name: _split(task, name, _draw(tables[name], limits[name], config.seed)) for name in names}
+    return {
+        name: _split(task, name, table, _drawn(len(table), limits[name], config.seed)) for name, table in tables.items()
+    }
 
 
 def load_test(task: Task, config: DataConfig) -> dict[str, Split]:
@@ -101,7 +104,7 @@ def layout_name(task: Task, config: DataConfig) -> str | None:
 
 
 def read_examples(task: Task, file: Path) -> Split:
-    """Examples without labels, from a table with the task's columns; a .tsv is read without quoting, like GLUE's.
+    """Examples without labels, from a table with the task's columns.
 
     Raises:
         UserError: the file is missing, of another kind, damaged, or lacks a column.
@@ -149,11 +152,12 @@ def _folder(task: Task, config: DataConfig, names: tuple[str, ...]) -> Path:
     return hub_folder(task, config, names) if config.name == "hub" else Path(config.path or "").expanduser()
 
 
-def _draw(dataset: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
-    """`size` rows at random; all rows if size is None."""
-    if size is None or size >= len(dataset):
-        return dataset
-    return dataset.shuffle(seed=seed, keep_in_memory=True).select(range(size))
+def _drawn(rows: int, size: int | None, seed: int) -> list[int] | None:
+    """`size` of so many rows at random, those that `Dataset.shuffle` puts first; None for all."""
+    if size is None or size >= rows:
+        return None
+    drawn: list[int] = np.random.default_rng(seed).permutation(rows)[:size].tolist()
+    return drawn
 
 
 def _hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -165,21 +169,23 @@ def _hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     return train.select([i for i in range(len(train)) if i not in drawn]), train.select(sorted(drawn), HELD_OUT)
 
 
-def _split(task: Task, name: str, dataset: datasets.Dataset) -> Split:
-    """A table as a split, after its columns and rows are checked against GLUE's."""
+def _split(task: Task, name: str, dataset: datasets.Dataset, drawn: list[int] | None = None) -> Split:
+    """A table, or the rows drawn of it, as a split, after its columns and these rows are checked against GLUE's."""
     where = f"{task.name}/{name}"
     _check_columns(task, where, dataset)
+    rows = range(len(dataset)) if drawn is None else drawn
+    dataset = dataset if drawn is None else dataset.select(drawn, keep_in_memory=True)
     texts = list(zip(*(dataset[column] for column in task.columns), strict=True))
     labels = list(dataset["label"])
     idx = list(dataset["idx"])
-    for row, values in enumerate(zip(texts, labels, idx, strict=True)):
+    for row, *values in zip(rows, texts, labels, idx, strict=True):
         _check_row(task, f"{where}, row {row}", *values)
     return Split(name, texts, [float(x) for x in labels] if task.is_regression else labels, idx)
 
 
 def _check_columns(task: Task, where: str, dataset: datasets.Dataset) -> None:
     if absent := [column for column in (*task.columns, "label") if column not in dataset.column_names]:
-        raise UserError(f"{where} has no column {absent[0]}; its columns are: {', '.join(dataset.column_names)}")
+        raise no_column(where, absent[0], dataset.column_names, task.columns)
     if len(dataset) == 0:
         raise UserError(f"{where} has no rows")
     named = getattr(dataset.features["label"], "names", None)
@@ -188,8 +194,8 @@ def _check_columns(task: Task, where: str, dataset: datasets.Dataset) -> None:
 
 
 def _check_row(task: Task, where: str, text: tuple[object, ...], label: object, idx: object) -> None:
-    if not all(isinstance(part, str) for part in text):
-        raise UserError(f"{where}: {' or '.join(task.columns)} is not a text")
+    if absent := [column for column, part in zip(task.columns, text, strict=True) if not isinstance(part, str)]:
+        raise UserError(f"{where}: {absent[0]} is not a text")
     if not _is_label(task, label):
         scores = f"a number from {task.lowest:g} to {task.highest:g}"
         expected = scores if task.is_regression else f"one of 0 to {task.outputs - 1}"

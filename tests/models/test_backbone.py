@@ -122,6 +122,20 @@ def test_a_cache_without_the_files_is_refused_offline(cache, monkeypatch):
         snapshot("some/model", "0" * 40, "model", ["*"], ["config.json"])
 
 
+def test_a_cache_with_some_of_a_files_shards_asks_for_the_others(cache, monkeypatch):
+    folder = cached(cache, "dataset", "some/table", "0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    files = [folder / f"train-{number:05}-of-00002.parquet" for number in range(2)]
+    files[1].touch()
+    with pytest.raises(UserError, match="not in the cache, and HF_HUB_OFFLINE forbids"):
+        snapshot("some/table", "0" * 40, "dataset", ["*"], ["train-*.parquet"])
+    files[0].touch()
+    assert snapshot("some/table", "0" * 40, "dataset", ["*"], ["train-*.parquet"]) == folder
+    for number in (1, 2):  # models count from 1
+        (folder / f"model-{number:05}-of-00002.safetensors").touch()
+    assert snapshot("some/table", "0" * 40, "dataset", ["*"], ["*.safetensors"]) == folder
+
+
 def test_an_unreachable_hub_is_asked_once(cache, monkeypatch):
     import httpx2
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from models.batches import collate, encode, epoch_batches, sorted_batches
+from core.errors import UserError
+from models.batches import as_encoded, collate, encode, epoch_batches, sorted_batches
 from models.random_init import train_tokenizer
 from tasks.loading import Split
 
@@ -34,6 +35,13 @@ def test_similar_lengths_save_padding():
 def test_the_longest_batch_is_not_always_the_first():
     firsts = {max(LENGTHS[i] for i in epoch_batches(LENGTHS, 32, 0, epoch, True)[0]) for epoch in range(8)}
     assert len(firsts) > 3
+
+
+def test_a_text_without_a_token_is_named_as_its_file_does():
+    drawn = Split("train", [("the cat",)] * 4, [0] * 4, [0, 1, 3, 2]).select([2, 3])
+    tokenizer = train_tokenizer(drawn.texts, 300, 1)
+    with pytest.raises(UserError, match="train, idx 2: the text has no token for this backbone's tokenizer"):
+        as_encoded(drawn, {"input_ids": [[5], []]}, tokenizer)
 
 
 def test_collate_pads_to_the_longest_example_and_masks_the_padding():

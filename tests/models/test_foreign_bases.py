@@ -235,7 +235,7 @@ def test_a_text_without_a_token_is_named(tmp_path):
     tokens = json.loads((tmp_path / "tokenizer.json").read_text()) | {"post_processor": None}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokens))
     backbone = load(tmp_path, "cola")
-    with pytest.raises(UserError, match="texts, row 1: the text has no token"):
+    with pytest.raises(UserError, match="texts, idx 1: the text has no token"):
         encode(text_split(GLUE["cola"], "a cat", ""), backbone.tokenizer, 64)
 
 

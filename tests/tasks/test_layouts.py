@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.command_line import compose
@@ -178,26 +179,41 @@ def saved_strings(folder: Path, task: str) -> None:
         datasets.Dataset.from_dict(table).with_format("numpy").save_to_disk(folder / task / split)
 
 
+def hub_files_without_types(folder: Path, task: str) -> None:
+    """The hub's layout by another library than datasets: labels by name, or as numbers in strings, and no idx."""
+    (folder / task).mkdir(parents=True)
+    for split, table in tables(task).items():
+        names = GLUE[task].labels
+        columns = {column: table[column] for column in GLUE[task].columns}
+        labels = [names[label] if names else str(label) for label in table["label"]]
+        pq.write_table(pa.table(columns | {"label": labels}), folder / task / f"{split}-00000-of-00001.parquet")
+
+
 def own(suffix: str):
     def write(folder: Path, task: str) -> None:
         for split, table in tables(task).items():
-            file, rows = folder / f"{split}{suffix}", examples(table)
-            if suffix == ".jsonl":
-                file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-            elif suffix == ".parquet":
-                pq.write_table(datasets.Dataset.from_dict(table).data.table, file)
-            elif suffix == ".tsv":
-                lines(file, [list(table), *(row.values() for row in rows)])
-            else:
-                with file.open("w", newline="", encoding="utf-8") as stream:
-                    writer = csv.DictWriter(stream, list(table))
-                    writer.writeheader()
-                    writer.writerows(rows)
+            write_own(folder / f"{split}{suffix}", table)
 
     return write
 
 
+def write_own(file: Path, table: dict[str, list]) -> None:
+    rows = examples(table)
+    if file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif file.suffix == ".parquet":
+        pq.write_table(datasets.Dataset.from_dict(table).data.table, file)
+    elif file.suffix == ".tsv":
+        lines(file, [list(table), *(row.values() for row in rows)])
+    else:
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(table))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
 WRITERS = {
+    "hub-without-types": (hub_files_without_types, "the hub's files"),
     "cache": (hub_cache, "the hub's cache"),
     "repository": (hub_repository, "the hub's cache"),
     "download": (old_download, "GLUE's old download"),
@@ -264,6 +280,42 @@ def test_two_revisions_in_the_cache_are_refused(tmp_path):
         load(tmp_path, "rte")
 
 
+ONE, TWO, OTHER = "train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([TWO], f"rte has no {OTHER}.parquet, of which {TWO}.parquet tells"),
+        ([OTHER], f"rte has no {TWO}.parquet, of which {OTHER}.parquet tells"),
+        ([ONE, TWO], f"{ONE}.parquet and {TWO}.parquet are not shards of one table"),
+        ([ONE, f"{ONE}-b42a775f407cee45"], f"{ONE}-b42a775f407cee45.parquet and {ONE}.parquet are not shards of one"),
+        ([ONE, "train-0"], f"train-0.parquet and {ONE}.parquet are not shards of one table"),
+    ],
+)
+@pytest.mark.parametrize("way", ["cache", "hub"])
+def test_a_shard_too_few_or_too_many_is_named(way, names, message, tmp_path):
+    (hub_cache if way == "cache" else hub_files)(tmp_path, "rte")
+    [file] = tmp_path.rglob(f"{ONE}.parquet")
+    files = [file.with_name(f"{name}.parquet") for name in names]
+    content = file.read_bytes()
+    file.unlink()
+    for file in files:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, "rte")
+
+
+def test_all_shards_of_a_table_are_read_in_their_order(hubs, tmp_path):
+    hub_files(tmp_path, "rte")
+    file = tmp_path / f"rte/{ONE}.parquet"
+    table = pq.read_table(file)
+    file.unlink()
+    for name, part in ((OTHER, table.slice(9)), (f"{TWO}-b42a775f407cee45", table.slice(0, 9))):
+        pq.write_table(part, tmp_path / f"rte/{name}.parquet")
+    assert fingerprint(load(tmp_path, "rte")) == fingerprint(load(hubs, "rte"))
+
+
 def test_a_drawn_example_keeps_its_row_as_idx(tmp_path):
     own(".jsonl")(tmp_path, "cola")
     for file in tmp_path.iterdir():
@@ -285,6 +337,57 @@ def test_csv_and_jsonl_keep_tabs_and_line_ends_within_texts(tmp_path):
         assert load(folder, "cola")["train"].texts == [(text,) for text in texts]
 
 
+PLAIN, CSVS = ("a cat", 'She said "so".', "it's"), ("a\tb", '"All of it."', '"', '"a" b "c"', "no quote")
+MINIMAL, ALL, NON_NUMERIC = csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC
+
+
+def write_tabs(folder: Path, texts, quoting: int, end: str = "\n") -> None:
+    """As pandas does, whose writer is csv's."""
+    for split in ("train", "validation"):
+        with (folder / f"{split}.tsv").open("w", newline="") as stream:
+            writer = csv.writer(stream, delimiter="\t", quoting=quoting, lineterminator=end)
+            writer.writerows([["sentence", "label"], *([text, 1] for text in texts)])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("texts", "quoting"),
+    [(PLAIN, MINIMAL), (CSVS, MINIMAL), (CSVS, ALL), (CSVS, NON_NUMERIC), (("", "two\nlines", '""'), ALL)],
+)
+def test_a_tsv_that_csv_wrote_loses_csvs_quotes(texts, quoting, end, tmp_path):
+    write_tabs(tmp_path, texts, quoting, end)
+    assert load(tmp_path, "cola")["train"].texts == [(text,) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ('"All of it."', 'One "word".'),
+        ('"All of it."', '"Open.'),
+        ('"All of it."', 'Closed."'),
+        ('"So," he said, "is it."', "plain"),
+        ('"a"b"', '"c"'),
+    ],
+)
+def test_a_tsv_with_quotes_that_csv_does_not_write_keeps_them_all(texts, tmp_path):
+    for split in ("train", "validation"):
+        lines(tmp_path / f"{split}.tsv", [["sentence", "label"], *([text, 1] for text in texts)])
+    assert load(tmp_path, "cola")["train"].texts == [(text,) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [("plain", '"All of it."'), ("plain", '"Open.', 'Closed."'), ("plain", '""'), ("plain", '"two\nlines"')],
+)
+def test_a_tsv_whose_quotes_can_be_either_is_refused_with_the_way_out(texts, tmp_path):
+    for split in ("train", "validation"):
+        lines(tmp_path / f"{split}.tsv", [["sentence", "label"], *([text, 1] for text in texts)])
+    with pytest.raises(
+        UserError, match=r"train.tsv cannot be read: the quotes in line 3 can be the text's own or csv's"
+    ):
+        load(tmp_path, "cola")
+
+
 def test_the_layout_is_printed_and_recorded_and_the_runs_name_stays(tmp_path, capsys):
     folders = {way: tmp_path / way for way in ("download", ".csv")}
     words = ["profile=offline", "backbone=tiny", "backbone.random_init=true", "task=rte", "data=local", "logger=none"]
@@ -300,6 +403,43 @@ def test_the_layout_is_printed_and_recorded_and_the_runs_name_stays(tmp_path, ca
     assert record["provenance"]["data_layout"] == "GLUE's old download"
     train.train(runs[".csv"])  # the same examples: the run is finished
     assert read_record(runs[".csv"].folder) == record
+
+
+def write_split(folder: Path, way: str, split: str, table: dict[str, list]) -> None:
+    """A table of QQP as it is."""
+    if way == "hub":
+        (folder / "qqp").mkdir(exist_ok=True)
+        pq.write_table(pa.table(table), folder / f"qqp/{split}-00000-of-00001.parquet")
+    elif way == "saved-by-split":
+        datasets.Dataset.from_dict(table).save_to_disk(folder / split)
+    elif way == "download":
+        header = OLD["qqp"][0].split()
+        rows = [[0, 0, 0, *values] for values in zip(*table.values(), strict=True)]
+        lines(folder / f"QQP/{split.replace('validation', 'dev')}.tsv", [header, *rows])
+    else:
+        write_own(folder / f"{split}{way}", table)
+
+
+@pytest.mark.parametrize("way", ["download", "hub", "saved-by-split", ".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("label", ["name", 1, 1.0, "1", "1.0"])
+def test_a_label_is_read_alike_in_every_layout(label, way, tmp_path):
+    label = "duplicate" if label == "name" else label
+    table = {"question1": ["a"] * 4, "question2": ["b"] * 4, "label": [label] * 4}
+    for split in ("train", "validation"):
+        write_split(tmp_path, way, split, table)
+    assert load(tmp_path, "qqp")["train"].labels == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("way", ["hub", "saved-by-split", ".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(("wanted", "there"), [("label", "labels"), ("label", "Label"), ("question1", "question_1")])
+def test_a_column_of_nearly_the_right_name_is_pointed_to(wanted, there, way, tmp_path):
+    table = {"question1": ["a"] * 4, "question2": ["b"] * 4, "label": [1] * 4}
+    table = {there if column == wanted else column: values for column, values in table.items()}
+    for split in ("train", "validation"):
+        write_split(tmp_path, way, split, table)
+    message = f"has no column {wanted}; its columns are: {', '.join(table)}; if {there} is meant, call it {wanted}$"
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, "qqp")
 
 
 def test_a_folder_in_no_layout_is_refused_with_the_known_layouts(tmp_path):
@@ -368,7 +508,9 @@ DAMAGE = [  # task, way, file, the line to write as its fifth, message
         "row 4 has too few fields or too many; .*: source, label, mark",
     ),
     ("cola", "download", "CoLA/dev.tsv", "gj04\tx\t\tA sentence.", "row 4: the label is 'x'; it must be one of: unacc"),
-    ("qqp", "download", "QQP/train.tsv", "3\t1\t2\tOne?", "row 3 has too few fields or too many; they are: id, qid1"),
+    ("qqp", "download", "QQP/test.tsv", "3\tOne?", "row 3 has too few fields or too many; they are: id, qid1, qid2"),
+    ("qqp", "download", "QQP/train.tsv", "\t".join("0123456"), "row 3 has too few fields or too many; they are: id"),
+    ("qnli", "download", "QNLI/train.tsv", "3\tOne?", "row 3 has too few fields or too many; they are: index, ques"),
     ("sst2", "download", "SST-2/dev.tsv", "a\tb\t1", "row 3 has too few fields or too many; they are: sentence, label"),
     ("mnli", "download", "MNLI/dev_matched.tsv", "\t".join("0123456789a-"), "row 3: the label is '-'; it must be"),
     ("stsb", "download", "STS-B/train.tsv", "\t".join("0123456789"), "row 3: the label is 9.0; .* from 0 to 5"),
@@ -381,7 +523,8 @@ DAMAGE = [  # task, way, file, the line to write as its fifth, message
     ("rte", ".csv", "train.csv", f"A,B,1,{2**64}", "row 3: idx is .*; it must be a whole number"),
     ("rte", ".csv", "train.csv", f"A,B,{2**70},1", "row 3: the label is .*; it must be one of: entailment"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "label": 1}', "row 4 has no column sentence2; its columns"),
-    ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B"}', "row 4: the label is None; it must be"),
+    ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B"}', "row 4 has no column label; its columns"),
+    ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B", "label": null}', "row 4: the label is None"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": null}', "row 4: sentence2 is not a text"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B", "label": Infinity}', "row 4: the label is"),
 ]
@@ -395,7 +538,30 @@ def test_a_row_that_is_not_whole_is_named_with_its_file(task, way, name, line, m
     (tmp_path / name).write_bytes("\n".join(text).encode())
     place = f"{task}/train, " if "label is 9.0" in message else f"{tmp_path / name}(,| cannot be read:) "
     with pytest.raises(UserError, match=place + message):
-        load(tmp_path, task)
+        load_test(GLUE[task], local(tmp_path)) if "test" in name else load(tmp_path, task)
+
+
+def test_short_rows_of_qqps_download_are_left_out_and_counted(hubs, capsys, tmp_path):
+    old_download(tmp_path, "qqp")
+    expected = load(hubs, "qqp")["train"]
+    file = tmp_path / "QQP/train.tsv"
+    text = file.read_bytes().decode().split("\n")
+    text[6:6] = text[9:9] = ["\tWas he a real historical figure?\t0"]
+    file.write_bytes("\n".join(text).encode())
+    found = load(tmp_path, "qqp")["train"]
+    assert (found.texts, found.labels) == (expected.texts, expected.labels)
+    assert found.idx == [number for number in range(26) if number not in (5, 8)]  # the hub's script counted them too
+    assert capsys.readouterr().err == (
+        f"warning: {file}: left out 2 rows with too few fields, the first of them row 5, as the hub's data set does\n"
+    )
+    text[12] = "\t".join("01234x")
+    file.write_bytes("\n".join(text).encode())
+    with pytest.raises(UserError, match=r"train.tsv, row 11: the label is 'x'"):
+        load(tmp_path, "qqp")
+    text[-2] = text[-2][:20]  # the file was cut
+    file.write_bytes("\n".join(text).encode())
+    with pytest.raises(UserError, match=r"train.tsv cannot be read: row 25 has too few fields"):
+        load(tmp_path, "qqp")
 
 
 def test_a_column_that_the_download_lacks_is_named_as_it_is_there(tmp_path):

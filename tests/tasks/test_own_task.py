@@ -101,6 +101,17 @@ def test_a_label_outside_the_task_is_named_with_its_row(tmp_path):
         splits(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("label", [1, 1.0, "1"])
+def test_a_number_is_a_name_where_labels_are_numbers(label, suffix, tmp_path):
+    write(tmp_path, suffix, labels=lambda _: label)
+    assert splits(tmp_path, "task.labels=['1','2']")["train"].labels == [0, 0, 0, 0]
+    for wrong in (type(label)(0), 1.7):
+        write(tmp_path, suffix, labels=lambda _, wrong=wrong: wrong)
+        with pytest.raises(UserError, match=r"row 0: the label is .*; it must be one of: 1, 2"):
+            splits(tmp_path, "task.labels=['1','2']")
+
+
 def test_a_number_between_two_labels_is_not_a_label(tmp_path):
     write(tmp_path, ".jsonl", labels=lambda label: 0.7)
     with pytest.raises(UserError, match=r"row 0: the label is 0\.7; it must be one of: ham, spam"):

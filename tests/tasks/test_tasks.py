@@ -53,9 +53,7 @@ BAD = {
     "row 2: the label is 7": lambda table: table | {"label": [0, 1, 7, *table["label"][3:]]},
     "row 0: the label is -1": lambda table: table | {"label": [-1, *table["label"][1:]]},
     "the label is 0.5": lambda table: table | {"label": [0.5] * 30},
-    "row 1: sentence1 or sentence2 is not a text": lambda table: (
-        table | {"sentence1": ["a", None, *table["sentence1"][2:]]}
-    ),
+    "row 1: sentence1 is not a text": lambda table: table | {"sentence1": ["a", None, *table["sentence1"][2:]]},
     "has no rows": lambda table: {k: v[:0] for k, v in table.items()},
 }
 
@@ -68,6 +66,15 @@ def test_bad_data_is_named(message, tmp_path):
         pq.write_table(pa.table(table), tmp_path / f"mrpc/{split}-0.parquet")
     with pytest.raises(UserError, match=message):
         load("mrpc", "data=local", f"data.path={tmp_path}")
+
+
+def test_a_bad_row_among_those_that_are_drawn_is_named_as_in_its_file(tmp_path):
+    mirror(tmp_path, "cola", label=[0] * 29 + [-1])
+    bad = datasets.Dataset.from_dict({"row": range(30)}).shuffle(seed=0)["row"].index(29)
+    words = ("data=local", f"data.path={tmp_path}", "data.seed=0")
+    assert len(load("cola", *words, f"data.train_size={bad}", "data.eval_size=2")["train"]) == bad
+    with pytest.raises(UserError, match="cola/train, row 29: the label is -1; it must be one of 0 to 1"):
+        load("cola", *words, f"data.train_size={bad + 1}", "data.eval_size=2")
 
 
 def test_labels_in_another_order_are_refused(tmp_path):
