@@ -9,7 +9,6 @@ The paper plots a point for each layer and step of training; a record has one fo
 ΔD fall together under LoRA (correlation 0.83) and run against each other under full fine-tuning (-0.62) and DoRA (-0.31).
 """
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from analysis.verdicts import all_of, within
 from core.errors import UserError
 from experiments.record import RECORD
 from experiments.restore import pretrained, restore
-from methods.base import QUERY_AND_VALUE
+from methods.base import QUERY_AND_VALUE, matches
 
 FOLDER = RECORDS / "decomposition"
 COMPARED = ("full", "lora", "dora")
@@ -42,7 +41,7 @@ def change(W: Tensor, W0: Tensor) -> tuple[float, float]:
 def matrices(model: nn.Module) -> dict[str, Tensor]:
     """The weights of the query and value layers, by name; of an adapted layer the effective weight."""
     found = model.named_modules()
-    return {name: module.weight.detach() for name, module in found if re.search(QUERY_AND_VALUE, name)}
+    return {name: module.weight.detach() for name, module in found if matches(QUERY_AND_VALUE, name)}
 
 
 def decompose(folder: Path) -> dict[str, Any]:

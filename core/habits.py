@@ -97,7 +97,9 @@ def spelt(word: str, groups: Groups) -> str:
         return "logger=none"
     name, equals, value = word.partition("=")
     group = name.lstrip("+")  # Hydra's way to add a choice; here each has its place
-    if equals and group in groups:
+    if group in groups and not equals:
+        return group
+    if group in groups:
         files = {choice.lower(): choice for choice in groups[group]}
         value = "".join(files.get(part.lower(), part) for part in re.split(r"([,()])", value))  # also of choice(a,b)
         return f"{group}={value if '(' in value else ','.join(dict.fromkeys(value.split(',')))}"

@@ -95,7 +95,7 @@ def missing(folder: Path, required: list[str]) -> list[str]:
 
 
 def absent_shards(files: Iterable[Path]) -> list[str]:
-    """The shards that the names of others tell of (`train-00000-of-00002.parquet`), and that are not among these files."""
+    """The shards missing from these files' tables: a name tells how many there are (`train-00000-of-00002.parquet`)."""
     numbers = defaultdict(set)
     for match in filter(None, (SHARD.fullmatch(file.name) for file in files)):
         numbers[match["table"], match["total"], match["suffix"]].add(int(match["number"]))

@@ -213,7 +213,9 @@ class RunFolder:
         try:
             lock.acquire(timeout=LEASE if is_job else -1)
         except Timeout:
-            raise UserError(f"{held}; Slurm jobs do not wait. Run the same command again later") from None
+            raise UserError(
+                f"{held}; a Slurm job waits {LEASE} seconds at most: run the same command again later"
+            ) from None
 
     def _remove_if_unused(self, made: list[Path]) -> None:
         """Removes the lock and the folders `made` if a mistake ended the run before it wrote anything."""

@@ -24,7 +24,7 @@ OVER = {  # a preempted job that Slurm queues again is PENDING
         "PREEMPTED",
         "TIMEOUT",
     ),
-    # not in the queue or the accounting; asks for what its partition lacks; the run it starts from failed
+    # not in the queue or the accounting; asks for what its partition lacks; the run it starts from did not complete
     *("FORGOTTEN", "UNSATISFIABLE", "ORPHANED"),
 }
 NEVER = {  # by Slurm's reason: such jobs never start

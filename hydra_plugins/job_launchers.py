@@ -143,8 +143,8 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
         has_result = job.paths.result_pickle.exists()
         if has_result and (what := held(cell)):
             log.warning(
-                f"{word}: {name}: another process is training {what}; job {job.job_id} stopped. "
-                "Run the same command again later"
+                f"{word}: {name}: another process is training {what}; job {job.job_id} stopped: "
+                "run the same command again later"
             )
             return
         if OUT_OF_TIME in (job.stderr() or ""):
@@ -225,12 +225,12 @@ class SlurmLauncher(Jobs, submitit_launcher.SlurmLauncher):
             super().watch(jobs)
         except KeyboardInterrupt:
             numbers = " ".join(dict.fromkeys(array(job.job_id) for job in jobs))
-            raise Interrupted(f"the jobs stay in the queue (scancel {numbers} ends them)") from None
+            raise Interrupted(f"watching stopped, the jobs stay in the queue (scancel {numbers} ends them)") from None
 
     def lost(self, job: submitit.Job) -> str:
         if job.state == "ORPHANED":
             subprocess.run(["scancel", job.job_id])
-            return "cancelled because the run it starts from failed"
+            return "cancelled because the run it starts from did not complete"
         if job.state == "UNSATISFIABLE":  # like every job of the array
             subprocess.run(["scancel", "--state=PENDING", array(job.job_id)])
             raise UserError(

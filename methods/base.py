@@ -136,7 +136,7 @@ class Method:
 
     @property
     def positions(self) -> int:
-        """Encoder positions that the method uses."""
+        """How many of the encoder's positions the method takes from a text."""
         return 0
 
     @property
@@ -317,6 +317,11 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Whether a layer's name matches (`re.search`). The default takes whole names: query, not DeBERTa's pos_query_proj."""
+    return re.search(rf"\b{pattern}" if pattern == QUERY_AND_VALUE else pattern, name) is not None
+
+
 def matching_layers(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
     """The encoder's linear layers whose names match `pattern` (`re.search`).
 
@@ -324,9 +329,7 @@ def matching_layers(model: nn.Module, pattern: str) -> dict[str, nn.Linear]:
         UserError: none matches; the message lists the existing names.
     """
     layers = dict(linear_layers(model))
-    if pattern == QUERY_AND_VALUE:  # whole names: DeBERTa's pos_query_proj and LUKE's w2e_query are other layers
-        pattern = rf"\b{pattern}"
-    matched = {name: layer for name, layer in layers.items() if re.search(pattern, name)}
+    matched = {name: layer for name, layer in layers.items() if matches(pattern, name)}
     if not layers:  # GPT-2's are of transformers' class Conv1D
         raise UserError(f"{type(encoder(model)).__name__} has no nn.Linear to adapt: use another method")
     if not matched:

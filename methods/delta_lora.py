@@ -87,7 +87,7 @@ class DeltaLoRA(LoRA):
         super().__post_init__()
         if self.dropout:
             raise UserError(
-                f"method.dropout is {self.dropout}; Delta-LoRA has none, because W would move by another gradient"
+                f"method.dropout is {self.dropout}; Delta-LoRA has none: with it W would move by another gradient"
             )
 
     def before_step(self, model: nn.Module, step: int, seed: int) -> None:

@@ -24,7 +24,8 @@ The model takes the plain path (`trainer.forward=padded`), whatever `trainer.for
 not start at the pretrained model: U is random.
 
 Deviations, and what the paper leaves open:
-- What pruning keeps: methods/pruning.py.
+- Pruning ranks rows by |W|, within each attention head; in the authors' code by Fisher information, over all rows
+  (methods/pruning.py).
 - No side layer is dropped. The authors drop every fourth one of T5-base, every second one of T5-large, all except the last of
   T5-3B, and none of BART.
 - Neither paper nor code has a RoBERTa. Both have T5 and BART, and the code side networks of BERT's layers for vision and

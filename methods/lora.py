@@ -85,7 +85,8 @@ class LoRA(Method):
         rank: r.
         alpha: numerator of the scale.
         dropout: probability for each element of the low-rank path's input.
-        target_modules: pattern (`re.search`) over the names of the encoder's linear layers; `.` takes all of them.
+        target_modules: pattern (`re.search`) over the names of the encoder's linear layers; `.` takes all of them, the
+            default whole names (not DeBERTa's pos_query_proj).
         rank_stabilized: s = alpha / √rank in place of alpha / rank.
         init_A: kaiming or gaussian, of the factor that does not start at zero.
     """

@@ -102,7 +102,8 @@ class VeRA(Method):
         rank: r; it may exceed the layer's width.
         d_initial: the value at which d starts.
         dropout: probability for each element of the low-rank path's input.
-        target_modules: pattern (`re.search`) over the names of the encoder's linear layers; `.` takes all of them.
+        target_modules: pattern (`re.search`) over the names of the encoder's linear layers; `.` takes all of them, the
+            default whole names (not DeBERTa's pos_query_proj).
         projection_seed: the seed of A and B; `conf/method/vera.yaml` sets it to the run's seed.
     """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -94,7 +95,7 @@ def load_backbone(config: BackboneConfig, task: Task, seed: int, texts: Iterable
     if tokenizer.pad_token_id is None:
         raise UserError(f"backbone {config.name}: its tokenizer has no padding token: give it one, and save it again")
     tokenizer.padding_side = "right"  # as in training; it is exported beside the weights
-    if "attention_mask" in signature(model.forward).parameters:  # without it padding would count as text
+    if takes_mask(model):  # without it padding would count as text
         tokenizer.model_input_names = list(dict.fromkeys([*tokenizer.model_input_names, "attention_mask"]))
     padding_id = position_padding(model)
     if padding_id is None:  # GPT-2 finds a text's last token by it
@@ -137,14 +138,14 @@ def try_out(backbone: Backbone, task: Task) -> None:
             f"the tokenizer uses token types 0 to {max(types)}, the encoder knows {known}: "
             "take token_type_ids out of model_input_names in tokenizer_config.json"
         )
-    together, *alone = (model(**collate(data, rows).inputs).logits for rows in ([0, 1], [0], [1]))
+    together, depends = beside_padding(model, data, PADDING)
     if together.shape != (2, task.outputs):
         raise UserError(f"the backbone's logits have shape {tuple(together.shape)}, not {(2, task.outputs)}")
     if not together.isfinite().all():
         raise UserError("the backbone's logits are not finite: its weights are damaged")
-    if torch.allclose(together, torch.cat(alone), rtol=PADDING, atol=PADDING * float(together.abs().max())):
+    if not depends:
         return
-    if "attention_mask" in signature(model.forward).parameters:
+    if takes_mask(model):
         raise UserError(
             "a text's logits depend on the padding beside it: either the encoder ignores its attention mask, as ConvBERT and "
             "Nyströmformer do, or the tokenizer is another encoder's"
@@ -152,20 +153,37 @@ def try_out(backbone: Backbone, task: Task) -> None:
     log.warning(f"backbone {backbone.name} takes no attention mask: a text's logits depend on the padding beside it")
 
 
+@torch.no_grad()
+def beside_padding(model: PreTrainedModel, data: Encoded, part: float) -> tuple[Tensor, bool]:
+    """The logits of two texts in one batch, (2, outputs), and whether each text alone gets others.
+
+    Args:
+        part: what may change, as a part of the largest logit.
+    """
+    device = next(model.parameters()).device
+    together, *alone = (model(**collate(data, rows).to(device).inputs).logits.float() for rows in ([0, 1], [0], [1]))
+    return together, not torch.allclose(together, torch.cat(alone), rtol=part, atol=part * float(together.abs().max()))
+
+
+def takes_mask(model: PreTrainedModel) -> bool:
+    """Whether the encoder can tell padding from text. FNet cannot."""
+    return "attention_mask" in signature(model.forward).parameters
+
+
 def find(config: BackboneConfig) -> Path:
     """The folder with the checkpoint, which is downloaded if it is not there."""
     source = config.source or ""
-    required = REQUIRED if config.tokenizer else [*REQUIRED, "tokenizer*"]  # the hub's have it
+    required = REQUIRED if config.tokenizer else [*REQUIRED, "tokenizer*"]  # which all of the hub's have
     if source.startswith("package:"):
         return _package_folder(source.removeprefix("package:"))
     folder = Path(source).expanduser()
     if folder.is_dir():
         if lacking := missing(folder, REQUIRED):
             raise UserError(f"backbone.source: {folder} has no file like {lacking[0]}")
-        if not config.tokenizer and missing(folder, VOCABULARIES) == VOCABULARIES:
+        files = ["tokenizer*", *VOCABULARIES]  # ByT5 has no vocabulary, RoBERTa's own form nothing else
+        if not config.tokenizer and missing(folder, files) == files:
             raise UserError(
-                f"backbone.source: {folder} has no tokenizer, no file like {', '.join(VOCABULARIES)}: "
-                "give backbone.tokenizer=FOLDER"
+                f"backbone.source: {folder} has no tokenizer, no file like {', '.join(files)}: give backbone.tokenizer=FOLDER"
             )
         return folder
     if source.startswith((".", "/", "~")):

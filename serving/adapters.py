@@ -52,7 +52,7 @@ def from_state(state: dict[str, Tensor], scale: float) -> Adapter:
     pairs = {f"{layer}.{letter}" for layer in layers for letter in "AB"}
     low_rank = {name for name in state if name.rpartition(".")[0] in layers}
     if not layers or low_rank != pairs:
-        raise UserError("only LoRA and LoRA-FA runs can be served")
+        raise UserError("only adapters of an A and a B for each layer can be served, as LoRA's are")
     head = {name: tensor for name, tensor in state.items() if name not in pairs}
     return Adapter({layer: (state[f"{layer}.A"], state[f"{layer}.B"]) for layer in layers}, scale, head)
 
@@ -191,7 +191,7 @@ class AdapterStore:
     def check_head(self, name: str, adapter: Adapter) -> None:
         """Raises a UserError unless the head has the model's shapes, apart from the number of outputs.
 
-        A run saves no pooler that its head does not read (BigBird's), and PEFT often none that it leaves as it is.
+        A run saves no pooler that its head does not read (BigBird's), and PEFT often saves no pooler that it did not train.
         """
         untrained = set() if adapter.head.keys() & self.pooler else self.pooler
         if odd := sorted(adapter.head.keys() ^ (self.head.keys() - untrained)):

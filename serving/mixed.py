@@ -128,7 +128,8 @@ class Server:
     def __init__(self, model: nn.Module, budget: int, sample: Encoded, forward: str = "packed"):
         """
         Args:
-            model: the plain classifier; its layers are wrapped in place, its own head is not used.
+            model: the plain classifier; its layers are wrapped in place, its own head is not used, except a
+                pooler that an adapter lacks.
             budget: bytes of adapters that the device may hold.
             sample: two texts or more that the model takes; a pass over the first two shows what each layer is given.
             forward: packed or padded.

@@ -13,7 +13,7 @@ from core.console import counted, log
 from core.errors import UserError, refused
 from core.hub import SHARD, absent_shards, checksum
 from tasks.glue import GLUE, Task
-from tasks.rows import READERS, Row, as_table, dataset, no_column, read_rows, read_with, tab_separated
+from tasks.rows import READERS, Row, as_dataset, as_table, no_column, read_rows, read_with, tab_separated
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def _require_shards(files: list[Path]) -> None:
         if (a and a["total"]) != (b and b["total"]) or (a and b and a["number"] == b["number"]):
             raise UserError(f"{one} and {other.name} are not shards of one table; remove what does not belong there")
     if absent := absent_shards(files):
-        raise UserError(f"{files[0].parent} has no {absent[0]}, of which {files[0].name} tells; copy all shards there")
+        raise UserError(
+            f"{files[0].parent} lacks {absent[0]}, a shard of the same table as {files[0].name}; copy all shards there"
+        )
 
 
 def _read_parquet(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
@@ -105,7 +107,7 @@ def _read_parquet(task: Task, split: str, files: list[Path]) -> datasets.Dataset
     tables = [_table(file) for file in files]
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent / split}-*.parquet"
     try:
-        return _labelled(task, split, where, dataset(pa.concat_tables(tables)))
+        return _labelled(task, split, where, as_dataset(pa.concat_tables(tables)))
     except (pa.ArrowException, LookupError, TypeError, ValueError) as error:  # in the metadata, which datasets reads
         raise UserError(f"{where} makes no table: {' '.join(str(error).split())}") from error
 

@@ -20,7 +20,7 @@ from core.hub import snapshot
 from tasks.generated import generate
 from tasks.glue import GLUE, Task
 from tasks.layouts import layout_of
-from tasks.rows import dataset, no_column, read_rows, require_texts
+from tasks.rows import as_dataset, no_column, read_rows, require_texts
 from tasks.settings import HELD_OUT, DataConfig
 
 GENERATED_TRAIN, GENERATED_EVAL = 3000, 600
@@ -66,7 +66,7 @@ def _load(task: Task, config: DataConfig) -> dict[str, Split]:
             "train": config.train_size or GENERATED_TRAIN
         }
         return {
-            name: _split(task, name, dataset(pa.table(generate(task.name, name, sizes[name], config.seed))))
+            name: _split(task, name, as_dataset(pa.table(generate(task.name, name, sizes[name], config.seed))))
             for name in names
         }
     limits = dict.fromkeys(names, config.eval_size) | {"train": config.train_size}

@@ -117,7 +117,7 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def no_column(where: str, column: str, columns: Iterable[Any], required: Sequence[str]) -> UserError:
-    """The error for a table or a row without a column; it names another one that is nearly called so."""
+    """The error for a table or a row without a column; it points to one with a similar name."""
     there = [*map(str, columns)]
     close = difflib.get_close_matches(column, [name for name in there if name not in required], n=1)
     hint = f"; if {close[0]} is meant, call it {column}" if close else ""
@@ -163,10 +163,10 @@ def as_table(
     columns["idx"] = [
         _idx(f"{where}, row {number}", row.get("idx", number)) for number, row in zip(numbers, rows, strict=True)
     ]
-    return dataset(pa.table(columns))
+    return as_dataset(pa.table(columns))
 
 
-def dataset(table: pa.Table) -> datasets.Dataset:
+def as_dataset(table: pa.Table) -> datasets.Dataset:
     """The table, without the fingerprint that `datasets` makes of all its bytes for a cache that is not used here."""
     return datasets.Dataset(table, fingerprint="none")
 
@@ -190,14 +190,20 @@ def _label_id(names: tuple[str, ...], value: Any) -> int:
     """
     if value in names:
         return names.index(value)
-    number = int(float(value))
-    if number != float(value):
-        raise ValueError("between two numbers")
-    if any(name.isdecimal() for name in names):  # then a number is a name, and no id
-        return names.index(str(number))
-    if not 0 <= number < len(names):
+    numbers = [_number(name) for name in names]
+    if any(number is not None for number in numbers):  # then a number is a name, and no id
+        return numbers.index(float(value))
+    label = int(float(value))
+    if label != float(value) or not 0 <= label < len(names):
         raise ValueError("no label's id")
-    return number
+    return label
+
+
+def _number(name: str) -> float | None:
+    try:
+        return float(name)
+    except ValueError:
+        return None
 
 
 def _idx(where: str, value: Any) -> int:

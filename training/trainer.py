@@ -80,7 +80,7 @@ class Progress:
 
 
 def drops_layers(model: Any) -> bool:
-    """Whether a step passes by some layers, drawn at random, which then get no gradient: XLM's and BART's kin can."""
+    """Whether a step skips some layers, drawn at random, which then get no gradient: FlauBERT's and BART's can."""
     return any(share for name, share in model.config.to_dict().items() if name.endswith("layerdrop"))
 
 

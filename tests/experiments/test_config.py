@@ -75,6 +75,13 @@ def test_every_cell_of_every_experiment_composes(experiment):
     assert (offline.backbone.name, offline.data.name) == ("minilm", "local")
 
 
+@pytest.mark.parametrize("words", [("experiment=minilm", "data.path=x"), ("experiment=lora_table2_base",)])
+def test_the_offline_profile_wins_over_an_experiment(words):
+    config = compose(*words, "method=lora", "task=cola", "profile=offline")
+    assert (config.backbone.name, config.data.name) == ("minilm", "generated")
+    assert compose(*words, "method=lora", "task=cola", "backbone=roberta-large").backbone.name == "roberta-large"
+
+
 def test_an_experiments_settings_match_the_paper():
     table = {run.task.name: run for run in cells(("experiment=lora_table2_large", "seed=3"))}
     assert (table["qqp"].trainer.learning_rate, table["qqp"].trainer.epochs, table["qqp"].task.max_length) == (
@@ -224,6 +231,7 @@ MISTAKES = {
     "experiment=mnli_start": "this experiment has no settings for 'cola'; it has them for: mnli, mrpc",
     "start=cola": "start is 'cola'; choose another task to start from: mnli, sst2",
     "method": "method: a setting is written with =, as in method=lora",
+    "+method": "method: a setting is written with =, as in method=lora",
     "experiment=7": "the settings cannot be read: Config group override must be a string",
     "backbone.learning_rates=${seed}": "backbone.learning_rates is '0'; it must be a mapping",
     "backbone.architecture.num_hidden_layers=999999999": "num_hidden_layers is 999999999; .*from 1 to 1000",

@@ -2,12 +2,14 @@
 
 import copy
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.architectures import ARCHITECTURES, TEXTS, save_base
 from support.command_line import ROOT, compose
 from support.tiny import METHODS, shake
@@ -16,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from core.errors import UserError
 from experiments.export import require_plain
 from experiments.inputs import apply_method
-from methods.base import load_trained_state, merge, trained_state
+from methods.base import QUERY_AND_VALUE, AdaptedLinear, Method, adapt, load_trained_state, merge, trained_state
 from methods.lora import LoRA
 from models.backbone import Backbone, load_backbone, samples
 from models.batches import Batch, collate
@@ -95,6 +97,45 @@ def check(backbone: Backbone, method, folder) -> None:
     merged.save_pretrained(folder)
     exported = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     torch.testing.assert_close(logits(exported, batch), expected, **close)
+
+
+class Mixing(AdaptedLinear):
+    """Adds the mean over a batch's places, padding among them."""
+
+    def forward(self, x):
+        return F.linear(x, self.base.weight, self.base.bias) + x.mean(1, keepdim=True).sum()
+
+
+@dataclass
+class Mixes(Method):
+    learning_rate: ClassVar[float] = 1e-3
+
+    name: str = "mixes"
+
+    def apply(self, model) -> None:
+        adapt(model, QUERY_AND_VALUE, Mixing)
+
+
+@dataclass
+class Freezes(Method):
+    learning_rate: ClassVar[float] = 1e-3
+
+    name: str = "freezes"
+
+    def apply(self, model) -> None:
+        model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("backbone", ["roberta"], indirect=True)
+def test_a_method_that_trains_nothing_is_refused(backbone):
+    with pytest.raises(UserError, match="method=freezes trains nothing on RobertaForSequenceClassification"):
+        applied(backbone, Freezes())
+
+
+@pytest.mark.parametrize("backbone", ["roberta"], indirect=True)
+def test_a_method_that_reads_padding_is_refused(backbone):
+    with pytest.raises(UserError, match="method=mixes: a text's logits depend on the padding beside it"):
+        applied(backbone, Mixes())
 
 
 def check_bf16(backbone: Backbone) -> None:

@@ -152,7 +152,7 @@ def test_a_half_precision_model_is_served_in_its_own_type():
 
 
 def forget(config: PretrainedConfig, eos: int | list[int] | None) -> None:
-    """Gives a config another `eos_token_id`; None: as those of which the class has none."""
+    """Sets a config's `eos_token_id`; None: takes it away, since some classes have none."""
     config.eos_token_id = eos
     if eos is None:
         del config.eos_token_id
@@ -312,7 +312,7 @@ def test_an_adapters_name_can_be_used_only_once():
 def test_states_of_other_methods_are_refused(name):
     model = tiny_model("bert")
     METHODS[name].apply(model)
-    with pytest.raises(UserError, match="only LoRA and LoRA-FA runs can be served"):
+    with pytest.raises(UserError, match="only adapters of an A and a B for each layer can be served"):
         from_state(trained_state(model), 1.0)
 
 

@@ -209,7 +209,7 @@ def test_runs_whose_start_is_lost_are_cancelled_and_named(environment, tmp_path)
     status, _, err = finish(process)
     assert status == 1
     assert sorted(re.search(r"task=(\w+)", line)[1] for line in err) == ["mnli", "rte"]
-    assert "cancelled because the run it starts from failed" in "".join(err)
+    assert "cancelled because the run it starts from did not complete" in "".join(err)
     assert not jobs(environment)
 
 
@@ -217,7 +217,7 @@ def test_runs_whose_start_diverges_are_cancelled_and_named(environment, tmp_path
     status, _, err = call(environment, tmp_path, "start=mnli", "task=rte", "trainer.learning_rate=1e30")
     assert status == 1
     assert sorted(err)[0].startswith("error: failed: ")
-    assert "cancelled because the run it starts from failed" in sorted(err)[1]
+    assert "cancelled because the run it starts from did not complete" in sorted(err)[1]
     assert [record["status"] for record in science(tmp_path).values()] == ["failed"]
 
 

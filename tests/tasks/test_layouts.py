@@ -286,8 +286,8 @@ ONE, TWO, OTHER = "train-00000-of-00001", "train-00000-of-00002", "train-00001-o
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([TWO], f"rte has no {OTHER}.parquet, of which {TWO}.parquet tells"),
-        ([OTHER], f"rte has no {TWO}.parquet, of which {OTHER}.parquet tells"),
+        ([TWO], f"rte lacks {OTHER}.parquet, a shard of the same table as {TWO}.parquet"),
+        ([OTHER], f"rte lacks {TWO}.parquet, a shard of the same table as {OTHER}.parquet"),
         ([ONE, TWO], f"{ONE}.parquet and {TWO}.parquet are not shards of one table"),
         ([ONE, f"{ONE}-b42a775f407cee45"], f"{ONE}-b42a775f407cee45.parquet and {ONE}.parquet are not shards of one"),
         ([ONE, "train-0"], f"train-0.parquet and {ONE}.parquet are not shards of one table"),

@@ -112,6 +112,14 @@ def test_a_number_is_a_name_where_labels_are_numbers(label, suffix, tmp_path):
             splits(tmp_path, "task.labels=['1','2']")
 
 
+@pytest.mark.parametrize(
+    ("names", "value", "label"), [("'1.0','0.0'", 1.0, 0), ("'-1','-2'", -1, 0), ("'0.5','1'", 0.5, 0)]
+)
+def test_a_number_is_the_name_of_the_same_value(names, value, label, tmp_path):
+    write(tmp_path, ".jsonl", labels=lambda _: value)
+    assert splits(tmp_path, f"task.labels=[{names}]")["train"].labels == [label] * 4
+
+
 def test_a_number_between_two_labels_is_not_a_label(tmp_path):
     write(tmp_path, ".jsonl", labels=lambda label: 0.7)
     with pytest.raises(UserError, match=r"row 0: the label is 0\.7; it must be one of: ham, spam"):
