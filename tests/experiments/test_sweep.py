@@ -252,7 +252,7 @@ def test_a_slurm_job_does_not_wait_long_for_another_process(tmp_path, monkeypatc
         folder.lock(),
         pytest.raises(
             UserError,
-            match="is being trained by another process; a Slurm job waits 0.1 seconds at most",
+            match=r"is being trained by another process; a Slurm job waits 0.1 seconds at most",
         ),
         folder.lock(),
     ):
