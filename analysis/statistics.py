@@ -54,11 +54,11 @@ def summarize(values: Sequence[float]) -> Summary:
     if n < LEAST:
         return Summary(n, median, mean, float(np.std(x, ddof=1)) if n > 1 else None)
     std = float(np.std(x, ddof=1))
-    error = std / np.sqrt(n)
-    half = float(stats.t.ppf(0.975, n - 1) * error)
-    varies = std > 1e-9 * np.abs(x).max()  # more than rounding
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if varies else None
-    return Summary(n, median, mean, std, mean - half, mean + half, p)
+    if std <= 1e-9 * np.abs(x).max():  # rounding
+        return Summary(n, median, mean, std, mean, mean)
+    test = stats.ttest_1samp(x, 0)
+    low, high = test.confidence_interval(0.95)
+    return Summary(n, median, mean, std, float(low), float(high), float(test.pvalue))
 
 
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summary | None:
