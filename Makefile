@@ -28,10 +28,10 @@ demo: setup          ## DoRA on generated CoLA with a small encoder: under two m
 	$(BIN)/python train.py method=dora task=cola profile=offline
 
 check: lint types    ## before each commit: lint, types, import layers, settings and methods
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/house tests/methods tests/core tests/experiments/test_config.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/house tests/methods tests/core tests/experiments/test_config.py
 
 test: $(VENV)/dev.stamp ## all tests, on every core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 faults: $(VENV)/dev.stamp ## the long form: fifty kills, a full disk, bad input by the hundred, every compiled method
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/models tests/docs/test_readme.py tests/training/test_processes.py --long -n auto

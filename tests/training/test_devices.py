@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.tiny import encoded, tiny_model
+from support.tiny import METHODS, encoded, tiny_model
 from support.trainers import tiny_trainer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,6 +38,12 @@ META, CPU = torch.device("meta"), torch.device("cpu")
 WAYS = pytest.mark.parametrize(
     ("forward", "architecture", "precision"), [("packed", "roberta", "bf16"), ("padded", "bert", "fp32")]
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bitsandbytes_table() -> None:
+    """Its first quantization makes a table that it keeps: on the host, for the tests after these."""
+    METHODS["qlora"].apply(tiny_model("roberta"))
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
