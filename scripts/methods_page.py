@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import methods  # noqa: F401  (registers them)
 from methods.base import REGISTERED, Method, parameter_counts
+from methods.lora import LoRA
+from methods.qlora import QLoRA
 from scripts.cli import command, parse
 
 ROOT = Path(__file__).parent.parent
@@ -47,13 +49,17 @@ def roberta(device: str) -> nn.Module:
 
 def trained(method: type[Method]) -> int:
     """Of RoBERTa-base, without the head."""
+    own = method(name=method.name)
+    if isinstance(own, QLoRA):  # its adapters are LoRA's, and bitsandbytes would keep a table of the meta device
+        LoRA.apply(own, model := roberta("meta"))
+        return parameter_counts(model, {})["trained_without_head"]
     try:
-        method(name=method.name).apply(model := roberta("meta"))
+        own.apply(model := roberta("meta"))
     except (RuntimeError, NotImplementedError):  # some compute with the weights: any will do
         model = roberta("cpu")
         for parameter in model.parameters():
             parameter.data.fill_(0.02)
-        method(name=method.name).apply(model)
+        own.apply(model)
     return parameter_counts(model, {})["trained_without_head"]
 
 
