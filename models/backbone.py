@@ -162,6 +162,8 @@ def beside_padding(model: PreTrainedModel, data: Encoded, part: float) -> tuple[
     """
     device = next(model.parameters()).device
     together, *alone = (model(**collate(data, rows).to(device).inputs).logits.float() for rows in ([0, 1], [0], [1]))
+    if any(row.shape != together[:1].shape for row in alone):
+        return together, True
     return together, not torch.allclose(together, torch.cat(alone), rtol=part, atol=part * float(together.abs().max()))
 
 
