@@ -24,11 +24,11 @@ from training.selection import selected
 def statistics(frame: pd.DataFrame) -> list[Table]:
     """A table for each experiment with runs: every setting on every task, compared with full fine-tuning and with LoRA.
 
-    `training_cost` has none: its hundred steps say nothing about quality.
+    The experiments of cost have none: their hundred steps say nothing about quality.
     """
     return [
         experiment_statistics(experiment, runs)
-        for experiment, runs in labelled(frame[frame["experiment"] != "training_cost"]).groupby("experiment")
+        for experiment, runs in labelled(frame[~frame["experiment"].isin(COST_ALONE)]).groupby("experiment")
     ]
 
 
@@ -168,6 +168,7 @@ def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
     return part["learning_rate"].iloc[0], summarize(list(chosen_scores(part).values())).median
 
 
+COST_ALONE = ("training_cost", "quantization_cost")
 PARTS = ("weights", "gradients", "optimizer_state", "activations")
 
 
