@@ -102,10 +102,15 @@ def bar_style(method: str) -> dict[str, Any]:
     return {"color": colour, "hatch": hatch, "edgecolor": "white", "label": METHODS[method]}
 
 
-def panels(count: int, width: float = 3.4, height: float = 2.8) -> tuple[Figure, list[Axes]]:
-    """A figure with a row of axes."""
-    figure = Figure(figsize=(max(width * count, 4.2), height), layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(1, count)))
+def panels(count: int, width: float = 3.4, height: float = 2.8, in_a_row: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` axes, in rows of at most `in_a_row`."""
+    columns = min(count, in_a_row)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(max(width * columns, 4.2), height * rows), layout="constrained")
+    axes = list(np.atleast_1d(figure.subplots(rows, columns)).flat)
+    for empty in axes[count:]:
+        empty.remove()
+    return figure, axes[:count]
 
 
 def legend(figure: Figure) -> None:
@@ -206,6 +211,7 @@ def cost_bars(runs: pd.DataFrame, column: str, label: str) -> Figure | None:
         return None
     figure, axes = panels(len(groups), width=4.2)
     for ax, part in zip(axes, groups, strict=True):
+        part = part[part["task"].isin(part.loc[part["method"] == "full", "task"])]
         tasks, methods = list(in_order(part["task"])), list(dict.fromkeys(part["method"]))
         for place, method in enumerate(methods):
             ratios = [ratio(part[part["task"] == task], method, column) for task in tasks]
@@ -292,9 +298,9 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
     """Each method's score by learning rate: medians and ranges of seeds; a star marks the rate that held-out data choose."""
     runs = complete(runs, experiment=RATES)
     groups = [
-        part
-        for task in in_order(runs["task"])
-        for _, part in runs[runs["task"] == task].groupby(["experiment", "backbone"])
+        part[part["task"] == task]
+        for _, part in runs.groupby(["experiment", "backbone"])
+        for task in in_order(part["task"])
     ]
     groups = [part for part in groups if part.groupby("method")["learning_rate"].nunique().max() > 1]
     if not groups:
@@ -309,6 +315,7 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
             if (pick := pick_rate(of)) and len(rates) > 1:
                 star = dict(zip(rates, medians, strict=True))[pick[0]]
                 ax.plot(pick[0], star, "*", color=look(method)[0], markersize=13, alpha=0.5)
+        leave_out_the_floor(ax)
         task, epochs = part["task"].iloc[0], part["epochs"].iloc[0]
         ax.axvline(4e-5, color="black", linewidth=0.8, linestyle=":")
         ax.annotate(" Parikh and Wu's 4e-5", (4e-5, ax.get_ylim()[1]), fontsize=7, va="top")
@@ -318,17 +325,29 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
     return figure
 
 
+def leave_out_the_floor(ax: Axes) -> None:
+    """Where the head alone lies so far below that it would flatten all other lines, a sentence takes its place."""
+    heights = {line.get_label(): np.asarray(line.get_ydata(), dtype=float) for line in ax.lines}
+    floor = heights.pop(METHODS["head"], np.array([]))
+    others = np.concatenate([y for label, y in heights.items() if label in METHODS.values()] or [np.array([])])
+    if not floor.size or not others.size:
+        return
+    low, high = others.min(), others.max()
+    if floor.max() < low - (high - low):
+        ax.set_ylim(low - (high - low) / 4, high + (high - low) / 4)
+        words = f"Head alone, far below: {floor.max():.0f} at best"
+        ax.annotate(words, (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=7)
+
+
 def rank_alpha(runs: pd.DataFrame) -> Figure | None:
     """Heat map of quality by rank and alpha; a box marks alpha = 2 r."""
-    runs = complete(runs, experiment="rank_alpha")
-    groups = [part for _, part in runs.groupby("backbone")]
+    runs = complete(runs, experiment=["rank_alpha", "minilm_rank_alpha"])
+    groups = [part for _, part in runs.groupby(["experiment", "backbone"])]
     if not groups:
         return None
     figure, axes = panels(len(groups), width=4.6, height=3.2)
     for ax, part in zip(axes, groups, strict=True):
-        scores = part.assign(
-            score=part["history"].map(lambda h: 100 * best(h, "matthews_correlation")["matthews_correlation"])
-        )
+        scores = part.assign(score=part["history"].map(lambda h: 100 * chosen_score(h, "matthews_correlation")))
         grid = scores.pivot_table(index="rank", columns="alpha", values="score", aggfunc="median")
         image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto")
         middle = (grid.min().min() + grid.max().max()) / 2
@@ -363,7 +382,7 @@ def front(runs: pd.DataFrame) -> Figure | None:
     ]
     if not groups:
         return None
-    figure, axes = panels(2 * len(groups), width=3.2)
+    figure, axes = panels(2 * len(groups), width=3.2, in_a_row=2)
     for pair, (backbone, part, costs) in zip(zip(axes[::2], axes[1::2], strict=True), groups, strict=True):
         for method, of in by_method(part[part["method"].isin(costs["method"])]):
             found = [100 * chosen_score(h, m) for h, m in zip(of["history"], of["metric"], strict=True)]

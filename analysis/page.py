@@ -219,6 +219,7 @@ def run_data(row: Any, file: Path, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+UNASKED = ("backbone.name", "backbone.sha256", "backbone.head_learning_rates.", "tags", "note")  # no part of a command
 SCHEMAS = {"task": TaskConfig, "backbone": BackboneConfig}
 
 
@@ -258,7 +259,7 @@ def command(record: dict[str, Any]) -> str:
     own = [
         f"{key}={override(value)}"
         for key, value in flat(record["config"]).items()
-        if differs(key, value, base) and not key.startswith(("backbone.", "tags", "note")) and (key in base or not base)
+        if differs(key, value, base) and not key.startswith(UNASKED) and (key in base or not base)
     ]
     path = ["data.path=DIR"] if record["data"] == "local" else []
     return " ".join(["python train.py", *map(shlex.quote, [*words, *path, *own]), "reuse_records=false"])

@@ -177,13 +177,15 @@ def records_below(paths: Iterable[Path | str]) -> dict[Path, dict[str, Any]]:
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A frame with a row for each run; `history` and `use` are lists in it.
 
-    A column `model` names the backbone in tables, and the source of data where it is generated, or where the backbone has
-    runs on several. Only runs with the same name there are compared.
+    A column `model` names the backbone in tables, says where its weights are random, and names the source of data where it
+    is generated, or where the backbone has runs on several. Only runs with the same name there are compared.
     """
     rows = pd.DataFrame(list(map(row, records)), columns=list(COLUMNS))
     mixed = rows.groupby("backbone")["data"].transform("nunique") > 1
     rows["model"] = [
-        BACKBONES[run.backbone] + (f", data={run.data}" if several or run.data == "generated" else "")
+        BACKBONES[run.backbone]
+        + ", random weights" * run.random_init
+        + (f", data={run.data}" if several or run.data == "generated" else "")
         for run, several in zip(rows.itertuples(), mixed, strict=True)
     ]
     order = {name: place for place, name in enumerate(METHODS)}
@@ -198,6 +200,7 @@ COLUMNS = {
     ),
     **dict.fromkeys(SETTINGS, lambda r, k: r["config"][SETTINGS[k]].get(k)),
     "start": lambda r, _: r["config"].get("start"),
+    "random_init": lambda r, _: r["config"]["backbone"].get("random_init", False),
     "history": lambda r, _: r["history"],
     "parameters": lambda r, _: r["parameters"]["trained_without_head"],
     "total": lambda r, _: r["parameters"]["total"],

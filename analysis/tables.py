@@ -175,10 +175,8 @@ PARTS = ("weights", "gradients", "optimizer_state", "activations")
 def training_cost(frame: pd.DataFrame) -> Table:
     """Speed and memory of `training_cost`, relative to full fine-tuning on the same machine."""
     lines = []
-    keys = ["backbone", "hardware", "precision", "task"]
-    for (backbone, hardware, precision, task), group in complete(frame, experiment="training_cost").groupby(
-        keys, sort=False
-    ):
+    keys = ["model", "hardware", "precision", "task"]
+    for (_, hardware, precision, task), group in complete(frame, experiment="training_cost").groupby(keys, sort=False):
         full = group[group["method"] == "full"]
         if full.empty:
             continue
@@ -186,7 +184,7 @@ def training_cost(frame: pd.DataFrame) -> Table:
         for run in group.itertuples():
             lines.append(
                 [
-                    BACKBONES[backbone],
+                    run.model,
                     f"{hardware}, {precision}",
                     TASKS[task],
                     METHODS[run.method],

@@ -366,6 +366,11 @@ def test_costs_are_relative_to_full_fine_tuning_on_the_same_machine():
     assert "Y" not in table.markdown()
 
 
+def test_random_weights_are_never_one_model_with_pretrained_ones():
+    runs = frame([record("backbone=roberta-base"), record("backbone=roberta-base", "backbone.random_init=true")])
+    assert sorted(runs["model"]) == ["RoBERTa-base", "RoBERTa-base, random weights"]
+
+
 # Claims
 
 
