@@ -102,6 +102,20 @@ def compare_methods(
     return test
 
 
+def with_at_most(share: float, method: str, other: str, test: Test) -> Test:
+    """The test, and beside it that the method trains at most this share of the other's numbers, in every run."""
+
+    def both(runs: pd.DataFrame) -> Verdict | None:
+        if (verdict := test(runs)) is None:
+            return None
+        own, theirs = (complete(runs, method=name)["parameters"] for name in (method, other))
+        low, high = 100 * own.min() / theirs.max(), 100 * own.max() / theirs.max()
+        figures = f"{verdict[1]}; it trains {low:.0f} to {high:.0f} % of {METHODS[other]}'s numbers"
+        return all_of((verdict[0], high <= 100 * share)), figures
+
+    return both
+
+
 def dora_like_full(runs: pd.DataFrame) -> Verdict | None:
     """On CoLA DoRA is level with full fine-tuning, and LoRA is behind."""
     full, lora, dora = (scores(runs, "cola", method=name) for name in ("full", "lora", "dora"))

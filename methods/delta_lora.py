@@ -23,7 +23,7 @@ to W's precision, and PEFT loads the adapter as LoRA of rank 2·rank. Until W mo
 Deviations: none in the formulas that we know of. No authors' code was released, and we know the paper by its algorithm and by
 what others quote of it: λ = 2, K = 500, rank 8. Its alpha, rates, batch sizes, epochs and adapted layers for RoBERTa-base are
 not known here: LoRA's are used. We do not know whether λ and K differ between tasks there. A run that begins from a
-Delta-LoRA adapter, whose W has moved, moves it from the first step on.
+Delta-LoRA adapter whose W has moved goes on moving it from its first step, without waiting for K.
 """
 
 from dataclasses import dataclass

@@ -14,6 +14,8 @@ measure, not a cheap way to train: each step builds every weight, and its gradie
 tensor, ‖P_tensor·θ‖ = ‖θ‖ on average, as in the authors' code (copied in rabeehk/compacter): a bias moves as far as the word
 embeddings. In the paper's equations P is one for all, and each tensor moves by its part.
 
+We know the paper by others' notes; the authors' code, as rabeehk/compacter copied it, we have read.
+
 Deviations:
 - The paper does not say what a layer is. The authors' code gives each tensor a λ, 201 in RoBERTa-base and 393 in -large;
   the paper's d₉₀ of 207 on RoBERTa-large is below that. Here each layer of the encoder has one, and the embeddings another.

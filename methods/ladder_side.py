@@ -21,7 +21,7 @@ g_i starts as a pruned copy of the backbone's layer i (`init=pruned`, methods/pr
 draws them.
 
 The model takes the plain path (`trainer.forward=padded`), whatever `trainer.forward` says, and does not merge. Training does
-not start at the pretrained model: U is random.
+not start at what the pretrained model computes: U is random. The formulas, T and α's start are those of the authors' code.
 
 Deviations, and what the paper leaves open:
 - Pruning ranks rows by |W|, within each attention head; in the authors' code by Fisher information, over all rows
@@ -30,7 +30,8 @@ Deviations, and what the paper leaves open:
   T5-3B, and none of BART.
 - Neither paper nor code has a RoBERTa. Both have T5 and BART, and the code side networks of BERT's layers for vision and
   language, with k = 4 and without biases in D and U. T5's and BART's side networks read embeddings behind a dropout of
-  their own, ours behind the backbone's. The backbone's own dropout stays on in training, as there.
+  their own, ours behind the backbone's. T5 has a LayerNorm and a dropout before U; BART has neither, nor do we. The
+  backbone's own dropout stays on in training, as there.
 """
 
 import copy
@@ -106,7 +107,7 @@ class Climb:
 @register
 @dataclass
 class LadderSide(Method):
-    """k = 8, as in the paper's runs on GLUE (tables 1 and 2); the rate is that of T5, and of BART on MRPC, RTE and SST-2.
+    """k (the paper's r) = 8, as in its runs on GLUE (tables 1, 2); the rate is T5's, and BART's on MRPC, RTE and SST-2.
 
     Attributes:
         reduction: k.

@@ -17,13 +17,16 @@ behind the padding: attention tells places apart by their position embeddings al
 
 The model takes the plain path (`trainer.forward=padded`), whatever `trainer.forward` says, and does not merge.
 
-The paper leaves open, and deviations:
-- It has both on GPT-3 alone, whose best sizes are l_p = 256, l_i = 8 and l_p = l_i = 8 (D.4). None is published for RoBERTa.
+Deviations, and what the paper leaves open:
+- It runs both on GPT-3 alone (its PreLayer rows on GPT-2 are Li and Liang's), whose best sizes are l_p = 256, l_i = 8 and
+  l_p = l_i = 8 (D.4). None is published for RoBERTa.
 - It states no start. PreEmbed starts at embeddings of words, all equally likely (Lester et al. 2021, arXiv 2104.08691, draw
-  common ones); PreLayer at a Gaussian as wide as that of the encoder's weights before pretraining. Neither starts at the
-  pretrained model.
+  common ones); PreLayer at a Gaussian as wide as that of the encoder's weights before pretraining. So at the start
+  neither computes what the pretrained model does.
 - Its rates are for GPT-3: 5e-4 and 1e-4 (table 12). Ours, 5e-3, is that of a key/value prefix on RoBERTa-large (the script of
   P-tuning v2's authors for RTE). We do not know which rate suits PreEmbed or PreLayer on RoBERTa.
+- It trains the activations "after every Transformer layer". Nothing would read those of the last layer, so the L sets here
+  are the embeddings' output and layers 1 to L - 1, which gives its count.
 - In an encoder every token sees every other, so PreLayer's infix differs from its prefix in that it shifts no position.
 - PreEmbed's places go through the embeddings' LayerNorm and dropout as words do; PreLayer's vectors stand behind both.
 - BERT's token types: the prefix has that of the first token, the infix that of the last.
