@@ -1,10 +1,12 @@
 """Whether PEFT computes from an adapter what our layers compute; checked before any adapter is written."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import AdaptedLinear, Method, checksum
@@ -31,8 +33,8 @@ def difference(model: nn.Module, method: Method) -> str | None:
     """Why PEFT would not compute what the model does; None if it would.
 
     A subclass of LoRA inherits LoRA's names in PEFT, and with them the claim that PEFT loads it. So each adapted layer's
-    effective weight is compared with PEFT's formula on the same tensors, and its base with what it was before the method
-    was applied. A base in 4 bits is as PEFT's own would be, and is not compared.
+    effective weight is compared with PEFT's formula on the same tensors and with what the layer computes, and its base with
+    what it was before the method was applied. A base in 4 bits is as PEFT's own would be, and is not compared.
     """
     config, shared = method.peft_config(), method.peft_shared(model)
     formula = FORMULAS.get(config["peft_type"])
@@ -50,4 +52,18 @@ def difference(model: nn.Module, method: Method) -> str | None:
         theirs = formula(layer.base.weight.float(), config, own, shared)
         if not torch.allclose(theirs, weight, rtol=1e-4, atol=1e-5 * float(weight.abs().max())):
             return f"PEFT would compute another weight than method={method.name} for {name}"
+        if type(layer.base) is nn.Linear and not computes(layer, weight):
+            return (
+                f"{name} does not compute with its effective_weight(), of which PEFT would make its own: correct "
+                f"effective_weight() of method={method.name}"
+            )
     return None
+
+
+def computes(layer: AdaptedLinear, weight: Tensor) -> bool:
+    """Whether the layer's output in evaluation is that of one linear layer with this weight (out, in), up to rounding."""
+    plain = copy.deepcopy(layer).float().eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, weight.shape[1], generator=generator).to(weight.device)
+    expected = F.linear(x, weight, plain.base.bias)
+    return torch.allclose(plain(x), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

@@ -303,7 +303,7 @@ def quantization_cost(runs: pd.DataFrame) -> Verdict | None:
     figures = "; ".join(
         f"{name}: memory x {ratio(memory)}, time x {ratio(time)}" for name, (memory, time) in found.items()
     )
-    verdicts = [v for memory, time in found.values() for v in (within(memory, high=0.75), within(time, high=1.6))]
+    verdicts = [v for memory, time in found.values() for v in (within(memory, high=0.67), within(time, high=1.5))]
     return all_of(verdicts), figures
 
 

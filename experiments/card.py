@@ -46,6 +46,10 @@ def card(restored: Restored, library: str, place: str) -> str:
     scores = ", ".join(f"{metric} {best[metric]:.4f}" for metric in metrics)
     settings = ", ".join(f"{k} {v}" for k, v in record["config"]["method"].items() if k != "name").replace("|", "\\|")
     usage = usage_of_adapter(restored, place) if library == "peft" else usage_of_merged(restored, place)
+    part = (
+        f"\n| training examples | {run.data.train_size:,}, a part of the training set |" if run.data.train_size else ""
+    )
+    changed = ", with changes that are not committed" if provenance["git"]["dirty"] else ""
     on_glue = run.task.name in GLUE and run.data.name != "generated"
     task = f"GLUE's {run.task.name}" if on_glue else run.task.name
     return f"""---
@@ -62,11 +66,11 @@ def card(restored: Restored, library: str, place: str) -> str:
 |---|---|
 | settings of the method | {settings or "none"} |
 | learning rate, of the head | {trainer.learning_rate:g}, {trainer.head_learning_rate:g} |
-| epochs, batch size, seed | {trainer.epochs}, {trainer.batch_size}, {run.seed} |
+| epochs trained, batch size, seed | {record["history"][-1]["epoch"]:g}, {trainer.batch_size}, {run.seed} |{part}
 | parameters trained, without the head | {trained["trained"]:,}, {trained["trained_without_head"]:,} |
 | weights of the backbone | {provenance["backbone"]["source"]}, sha256 {provenance["backbone"]["sha256"]} |
 | data, a hash of | {provenance["data_fingerprint"]} |
-| code's commit | {provenance["git"]["commit"]} |
+| code's commit | {provenance["git"]["commit"]}{changed} |
 | settings, a hash of | {record["config_hash"]} |
 
 {usage}"""

@@ -53,7 +53,10 @@ def export_merged(
         metrics = judge(logits, data, task).summary.metrics
         numbers[name] = metrics | {"largest difference": max(_difference(logits[k], first[k]) for k in logits)}
     if (worst := numbers["saved and loaded"]["largest difference"]) > TOLERANCE:
-        raise UserError(f"merging changed a logit by {worst:.2g}: nothing is written")
+        raise UserError(
+            f"merging changed a logit by {worst:.2g}: nothing is written; do the layers of method={run.method.name} compute "
+            "with their effective_weight()?"
+        )
     write_json(folder / "merging.json", numbers)
     write_text(folder / "README.md", card(restored, "transformers", place) + "\n" + merging_table(numbers))
     return numbers

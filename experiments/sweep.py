@@ -4,6 +4,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from core.mistakes import composing, sentence
 from experiments.composer import Composer, run_config
 from experiments.config import RunConfig
 from experiments.run_folder import RunFolder
-from tasks.settings import HELD_OUT
+from tasks.glue import Task
+from tasks.settings import HELD_OUT, DataConfig
 
 ROOT = Path(__file__).parent.parent
 exit_statuses: list[int] = []  # of this command's failed runs
@@ -234,10 +236,20 @@ def score(record: dict[str, Any]) -> float | None:
 
 
 def require_folders(run: RunConfig) -> None:
-    """Raises a UserError if a folder that a run reads is not there. The run checks its contents."""
+    """Raises a UserError if a folder that a run reads is not there, or has no such task. The run checks its contents."""
     run.data.require_folder()
+    if run.data.name == "local":
+        require_splits(run.task.row, run.data.path or "")
     if run.init_from and not Path(run.init_from).is_dir() and (run.force or not RunFolder.of(run).start()):
         raise UserError(f"init_from: there is no folder {run.init_from}")
+
+
+@cache
+def require_splits(task: Task, folder: str) -> None:
+    """Raises a UserError if the folder does not have the task's files: told once, before any run begins."""
+    from tasks.loading import layout_name  # seconds to import
+
+    layout_name(task, DataConfig(name="local", path=folder))
 
 
 def has_work(run: RunConfig, job: list[str]) -> bool:

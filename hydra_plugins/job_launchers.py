@@ -68,7 +68,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
             say(f"jobs {first.job_id} to {last.job_id}; output: {first.paths.folder.parent}")
             with as_ctrl_c():
                 self.watch(jobs)
-        if line := upload_line(Path(self.config.hydra.sweep.dir)):
+        if self.config.logger.name != "none" and (line := upload_line(Path(self.config.hydra.sweep.dir))):
             say(line)
         return returns(self.config, runs)
 

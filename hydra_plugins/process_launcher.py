@@ -69,7 +69,7 @@ class ProcessLauncher(Launcher):
             except KeyboardInterrupt:
                 self.stop()
                 raise Interrupted(f"the sweep, with {counted(len(waiting), 'run')} to train when it began") from None
-        if line := upload_line(Path(self.config.hydra.sweep.dir)):
+        if self.config.logger.name != "none" and (line := upload_line(Path(self.config.hydra.sweep.dir))):
             say(line)
         return returns(self.config, jobs)
 

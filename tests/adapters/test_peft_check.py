@@ -36,6 +36,17 @@ class DoubledLinear(LoRALinear):
         return self.base.weight + 2 * self.scale * self.B @ self.A
 
 
+class GatedLinear(LoRALinear):
+    """LoRA's tensors and one more, of which its effective weight says nothing."""
+
+    def __init__(self, base, config):
+        super().__init__(base, config)
+        self.gate = torch.nn.Parameter(torch.tensor(3.0))
+
+    def low_rank(self, x):
+        return self.gate * super().low_rank(x)
+
+
 @dataclass
 class PiSSA(LoRA):
     layer: ClassVar[type[LoRALinear]] = PiSSALinear
@@ -46,6 +57,12 @@ class PiSSA(LoRA):
 class Doubled(LoRA):
     layer: ClassVar[type[LoRALinear]] = DoubledLinear
     name: str = "doubled"
+
+
+@dataclass
+class Gated(LoRA):
+    layer: ClassVar[type[LoRALinear]] = GatedLinear
+    name: str = "gated"
 
 
 def adapted(method: Method) -> torch.nn.Module:
@@ -67,6 +84,12 @@ def test_a_method_that_changes_the_pretrained_weight_is_named():
 
 def test_a_method_with_another_effective_weight_is_named():
     assert "another weight than method=doubled" in difference(adapted(Doubled(rank=4)), Doubled(rank=4))
+
+
+def test_a_layer_that_does_not_compute_with_its_effective_weight_is_named():
+    why = difference(adapted(Gated(rank=4)), Gated(rank=4))
+    assert "does not compute with its effective_weight()" in why
+    assert "method=gated" in why
 
 
 @torch.no_grad()

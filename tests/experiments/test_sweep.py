@@ -68,6 +68,17 @@ def test_a_folder_that_is_not_there_is_one_error_before_the_sweep(words, tmp_pat
     assert err.endswith(f": {key}: there is no folder /nowhere (and in 5 more runs)\n")
 
 
+def test_a_sweep_on_a_folder_without_the_task_is_told_once_before_any_run(tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    words = ("method=lora,full", "task=cola", "seed=0,1", "data=local", f"data.path={folder}", "logger=none")
+    status, _, err = call(tmp_path, *words)
+    assert status == 2
+    [line] = [line for line in err.splitlines() if "data.path" in line and "no cola" in line]
+    assert line.endswith("(and in 3 more runs)")
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
 def test_a_sweep_takes_settings_that_the_default_method_lacks():
     runs = cells(["method=houlsby,pfeiffer", "method.bottleneck=8", "method.activation='gelu'", "task=cola"])
     assert [(run.method.name, run.method.bottleneck) for run in runs] == [("houlsby", 8), ("pfeiffer", 8)]
@@ -211,7 +222,7 @@ def test_a_finished_run_does_not_count_for_other_data(tmp_path):
     assert call(tmp_path, *words, f"data.path={tmp_path / 'a'}")[0] == 0
     status, out, err = call(tmp_path, *words, f"data.path={tmp_path / 'b'}")
     assert status == 2
-    assert "1 of them to train" in out
+    assert "0 of them to train" in out  # the folder is looked at before the run begins
     assert "has no cola" in err
 
 
