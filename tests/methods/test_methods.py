@@ -479,8 +479,9 @@ def test_houlsbys_wrapped_dropout_still_drops():
     METHODS["houlsby"].apply(model)
     part = encoder_layers(model)[0].output
     z, x = torch.ones(9, 48), torch.ones(9, 32)
-    assert len(torch.unique(part(z, x), dim=0)) == 1
-    assert len(torch.unique(part.train()(z, x), dim=0)) == 9
+    alike, apart = part(z, x), part.train()(z, x)
+    assert torch.allclose(alike, alike[:1], atol=1e-5)  # some rows of a product may be rounded in another way
+    assert len(torch.unique(apart, dim=0)) == 9
 
 
 def hidden_types(model: torch.nn.Module) -> list[torch.dtype]:
