@@ -30,8 +30,9 @@ NOTES = [
     "NVIDIA H200: RoBERTa-base's shape with random weights and its real tokenizer, torch 2.11, eight turns of eight steps. "
     "They use 2 % of the GPU: at this size steps wait for kernel launches.",
     "MiniLM: batches of 32, fp32 in six turns of four steps, bf16 in four of four on MRPC and eight of six on CoLA. "
-    "RoBERTa-base on a CPU: random weights, its real tokenizer, batches of 8, four turns of four. In bf16 a kernel is made "
-    "for each new number of tokens, so the first steps are slow on both sides, and few turns understate both.",
+    "RoBERTa-base on a CPU: random weights, its real tokenizer, batches of 8, four turns of four. In bf16 the first turns "
+    "are slow on all sides. CoLA's bf16 cells were measured in four turns first and again in eight, since the first turns "
+    "weighed too much; MRPC's were not measured again.",
     "`of peak`: multiplications and additions a second, as a fraction of a product of 2048 x 2048 matrices measured in the "
     "same session: our default, `x random`. QLoRA's is too low on both sides: what bitsandbytes multiplies is not counted.",
 ]
