@@ -26,7 +26,6 @@ from analysis.records import (
     TASKS,
     at_chosen_setting,
     at_chosen_settings,
-    chosen_score,
     chosen_scores,
     complete,
     in_order,
@@ -274,10 +273,9 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
         return None
     figure, axes = panels(len(tasks), width=2.6)
     for ax, task in zip(axes, tasks, strict=True):
-        metric = main_metric(task)
         for backbone, part in runs[runs["task"] == task].groupby("backbone"):
             for method, of in by_method(part):
-                scores = [100 * chosen_score(history, metric) for history in of["history"]]
+                scores = of["score"]
                 style = line_style(method) | {
                     "linestyle": "",
                     "fillstyle": "none" if backbone == "minilm" else "full",
@@ -286,7 +284,7 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
                     ax.plot([count] * len(scores), scores, **style)
                 else:  # the head alone, which a log axis cannot show: its median
                     ax.axhline(np.median(scores), color=style["color"], linestyle=":", label=style["label"])
-        ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[metric])
+        ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[main_metric(task)])
     legend(figure)
     figure.suptitle(
         "each point is one seed; " + ", ".join(BACKBONES[b] for b in sorted(set(runs["backbone"]))), fontsize=8
@@ -347,8 +345,7 @@ def rank_alpha(runs: pd.DataFrame) -> Figure | None:
         return None
     figure, axes = panels(len(groups), width=4.6, height=3.2)
     for ax, part in zip(axes, groups, strict=True):
-        scores = part.assign(score=part["history"].map(lambda h: 100 * chosen_score(h, "matthews_correlation")))
-        grid = scores.pivot_table(index="rank", columns="alpha", values="score", aggfunc="median")
+        grid = part.pivot_table(index="rank", columns="alpha", values="score", aggfunc="median")
         image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto")
         middle = (grid.min().min() + grid.max().max()) / 2
         for (y, r), (x, alpha) in ((a, b) for a in enumerate(grid.index) for b in enumerate(grid.columns)):
@@ -385,9 +382,7 @@ def front(runs: pd.DataFrame) -> Figure | None:
     figure, axes = panels(2 * len(groups), width=3.2, in_a_row=2)
     for pair, (backbone, part, costs) in zip(zip(axes[::2], axes[1::2], strict=True), groups, strict=True):
         for method, of in by_method(part[part["method"].isin(costs["method"])]):
-            found = [100 * chosen_score(h, m) for h, m in zip(of["history"], of["metric"], strict=True)]
-            scores = of.assign(score=found)
-            mean = scores.groupby("task")["score"].median().mean()
+            mean = of.groupby("task")["score"].median().mean()
             for ax, column in zip(pair, ("samples_per_second", "peak_bytes"), strict=True):
                 ax.plot(ratio(costs, method, column), mean, **line_style(method) | {"linestyle": "", "markersize": 8})
         title = f"{BACKBONES[backbone]}; quality: mean of {', '.join(TASKS[t] for t in in_order(part['task']))}"

@@ -21,7 +21,7 @@ import plotly
 
 from analysis.claims import CLAIMS
 from analysis.figures import LOOKS, look
-from analysis.records import METHODS, TASKS, collapsed, complete, in_order, on_glue
+from analysis.records import METHODS, TASKS, chosen_scores, collapsed, complete, holds_out, in_order, on_glue
 from analysis.render import Table
 from analysis.statistics import difference, holm, summarize
 from analysis.tables import with_choice
@@ -83,7 +83,7 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table], first: 
         "first": first,
         "methods": {name: method_look(name) for name in dict.fromkeys(runs["method"])},
         "tasks": {task: TASKS[task] for task in in_order(runs["task"])},
-        "metrics": {row.task: METRICS.get(row.metric, row.metric) for row in runs.itertuples()},
+        "metrics": {task: METRICS.get(name, name) for task, name in zip(runs["task"], runs["metric"], strict=True)},
         "settings": settings,
         "runs": [run_data(row, *records[row.experiment, row.hash]) for row in runs.itertuples()],
         "pairs": list(pairs(complete(runs))),
@@ -97,9 +97,7 @@ def page_data(runs: pd.DataFrame, records: Records, tables: list[Table], first: 
 def by_metric(runs: pd.DataFrame) -> pd.DataFrame:
     """The frame, in which a task with two metrics becomes two tasks."""
     mixed = runs.groupby("task")["metric"].transform("nunique") > 1
-    return runs.assign(
-        task=runs["task"].where(~mixed, [f"{TASKS[run.task]} ({run.metric})" for run in runs.itertuples()])
-    )
+    return runs.assign(task=runs["task"].where(~mixed, runs["task"].map(TASKS) + " (" + runs["metric"] + ")"))
 
 
 def method_look(name: str) -> dict[str, str]:
@@ -115,9 +113,7 @@ assert {marker for _, marker, _, _ in LOOKS.values()} <= set(SYMBOLS)
 def setting(part: pd.DataFrame) -> dict[str, Any]:
     """One setting: runs that differ only in the seed."""
     done, first = complete(part), part.iloc[0]
-    scores = {
-        rule: {row.seed: 100 * pick(row)[row.metric] for row in done.itertuples()} for rule, pick in RULES.items()
-    }
+    best_scores = [100 * best(h, metric)[metric] for h, metric in zip(done["history"], done["metric"], strict=True)]
     cost = {
         f"{hardware}, {precision}": {column: number(own[column].median()) for column in COST}
         for (hardware, precision), own in done.groupby(["hardware", "precision"], sort=False)
@@ -125,24 +121,16 @@ def setting(part: pd.DataFrame) -> dict[str, Any]:
     named = ("experiment", "model", "task", "method", "label", "family", "rank", "target_modules", "learning_rate")
     return {
         **{key: plain(first[key]) for key in named},
-        "epochs": max(
-            (round(row.history[-1]["epoch"], 2) for row in done.itertuples()), default=plain(first["epochs"])
-        ),
+        "epochs": max((round(history[-1]["epoch"], 2) for history in done["history"]), default=plain(first["epochs"])),
         "chosen": bool(first["chosen"]),
-        "held_out": all(selected(row.history, row.metric) for row in done.itertuples()) and len(done) > 0,
+        "held_out": holds_out(done) and len(done) > 0,
         "parameters": int(first["parameters"]),
         "cost": cost,
         "collapsed": collapsed(done),
         "failed": int((part["status"] == "failed").sum()),
-        "runs": [f"{row.experiment}/{row.hash}" for row in part.itertuples()],
-        "scores": {rule: summary(list(found.values())) for rule, found in scores.items()},
+        "runs": list(part["experiment"] + "/" + part["hash"]),
+        "scores": {"held-out": summary(list(done["score"])), "best": summary(best_scores)},
     }
-
-
-RULES = {
-    "held-out": lambda row: selected(row.history, row.metric) or best(row.history, row.metric),
-    "best": lambda row: best(row.history, row.metric),
-}
 
 
 def summary(values: list[float]) -> dict[str, Any] | None:
@@ -157,10 +145,7 @@ def pairs(runs: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for (experiment, model), of in runs[runs["chosen"]].groupby(["experiment", "model"], sort=False):
         found = []
         for task, group in of.groupby("task", sort=False):
-            scores = {
-                label: {row.seed: 100 * RULES["held-out"](row)[row.metric] for row in part.itertuples()}
-                for label, part in group.groupby("label", sort=False)
-            }
+            scores = {label: chosen_scores(part) for label, part in group.groupby("label", sort=False)}
             for a, b in combinations(scores, 2):
                 if d := difference(scores[a], scores[b]):
                     each = {

@@ -7,6 +7,7 @@ not counted, so the number is an upper bound. GB and MB are 10⁹ and 10⁶ byte
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -151,6 +152,7 @@ SHOW = {
 }
 
 
+@cache
 def table() -> Table:
     """The published table of adapters beside Llama 7B, and ours."""
     reported = read_reported("adapters_beside_a_model")

@@ -177,6 +177,9 @@ def records_below(paths: Iterable[Path | str]) -> dict[Path, dict[str, Any]]:
 def frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A frame with a row for each run; `history` and `use` are lists in it.
 
+    `score`, `held_out_score` and `is_collapsed` are of the evaluation that tables show: at the epoch that held-out data
+    choose, or at the best epoch if nothing was held out. The scores are the main metric, times 100.
+
     A column `model` names the backbone in tables, says where its weights are random, and names the source of data where it
     is generated, or where the backbone has runs on several. Only runs with the same name there are compared.
     """
@@ -202,6 +205,9 @@ COLUMNS = {
     "start": lambda r, _: r["config"].get("start"),
     "random_init": lambda r, _: r["config"]["backbone"].get("random_init", False),
     "history": lambda r, _: r["history"],
+    "score": lambda r, _: 100 * entry[r["metric"]] if (entry := chosen(r)) else None,
+    "held_out_score": lambda r, _: 100 * entry[HELD_OUT][r["metric"]] if HELD_OUT in (entry := chosen(r)) else None,
+    "is_collapsed": lambda r, _: chosen(r).get("collapsed"),
     "parameters": lambda r, _: r["parameters"]["trained_without_head"],
     "total": lambda r, _: r["parameters"]["total"],
     **dict.fromkeys(("samples_per_second", "tokens_per_second", "step_ms_median"), lambda r, k: r["speed"][k]),
@@ -222,6 +228,12 @@ COLUMNS = {
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """All settings that shape the result, flat, except those that differ between the seeds of one setting."""
     return {key: value for key, value in flat(identity(config)).items() if key not in PER_SEED}
+
+
+def chosen(record: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation that tables show; empty for a run that failed before its first one."""
+    history, metric = record["history"], record["metric"]
+    return selected(history, metric) or best(history, metric) if history else {}
 
 
 def row(record: dict[str, Any]) -> dict[str, Any]:
@@ -262,8 +274,8 @@ def on_glue(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_scores(runs: pd.DataFrame) -> dict[int, float]:
-    """Scores by seed, times 100: at the epoch that held-out data choose, or at the best epoch if nothing was held out."""
-    return {run.seed: 100 * chosen_score(run.history, run.metric) for run in runs.itertuples()}
+    """Scores by seed, as `frame` has them."""
+    return dict(zip(runs["seed"], runs["score"], strict=True))
 
 
 def metric_of(runs: pd.DataFrame) -> str:
@@ -271,18 +283,14 @@ def metric_of(runs: pd.DataFrame) -> str:
     return runs["metric"].iloc[0]
 
 
-def chosen_entry(history: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """The evaluation that tables show: at the epoch that held-out data choose, or the best one if nothing was held out."""
-    return selected(history, metric) or best(history, metric)
-
-
-def chosen_score(history: list[dict[str, Any]], metric: str) -> float:
-    return chosen_entry(history, metric)[metric]
-
-
 def collapsed(runs: pd.DataFrame) -> int:
     """How many of the runs give every example the same answer, at the evaluation that tables show."""
-    return sum(chosen_entry(run.history, run.metric)["collapsed"] for run in runs.itertuples())
+    return int(runs["is_collapsed"].sum())
+
+
+def holds_out(runs: pd.DataFrame) -> bool:
+    """Whether held-out data choose the epoch of every run."""
+    return bool(runs["held_out_score"].notna().all())
 
 
 def at_chosen_setting(runs: pd.DataFrame) -> pd.DataFrame:
@@ -294,16 +302,14 @@ def at_chosen_setting(runs: pd.DataFrame) -> pd.DataFrame:
     parts = [part for _, part in runs.groupby("variant", sort=False)]
     if len(parts) < 2:
         return runs
-    metric = metric_of(runs)
-    held = runs["history"].map(lambda history: (selected(history, metric) or {}).get(HELD_OUT, {}).get(metric))
-    if held.isna().any():
+    if not holds_out(runs):
         return runs.iloc[:0]
     shared = set.intersection(*(set(part["seed"]) for part in parts))
     most = max(map(len, parts))
 
     def held_out(part: pd.DataFrame) -> float:
         judged = part[part["seed"].isin(shared)] if shared else part
-        return held[judged.index].median()
+        return judged["held_out_score"].median()
 
     return max((part for part in parts if shared or len(part) == most), key=held_out)
 

@@ -13,12 +13,11 @@ from analysis.records import (
     chosen_scores,
     collapsed,
     complete,
+    holds_out,
     labelled,
-    metric_of,
 )
 from analysis.render import Table
 from analysis.statistics import Summary, difference, holm, interval, summarize
-from training.selection import selected
 
 
 def statistics(frame: pd.DataFrame) -> list[Table]:
@@ -106,7 +105,7 @@ def score_cells(model: str, task: str, label: str, part: pd.DataFrame, scores: d
     done = complete(part)
     flat = collapsed(done)
     failed = int((part["status"] == "failed").sum())
-    held = all(selected(run.history, run.metric) for run in done.itertuples())
+    held = holds_out(done)
     line = [model, TASKS[task], label, str(len(done)), str(flat), str(failed)]
     if not scores:
         return [*line, "", "", "", ""]
@@ -163,7 +162,7 @@ def rate_cell(runs: pd.DataFrame) -> str:
 def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
     """The rate that held-out data choose for a method on a task, and the median validation score at the epochs chosen."""
     part = at_chosen_setting(runs)
-    if part.empty or not all(selected(history, metric_of(part)) for history in part["history"]):
+    if part.empty or not holds_out(part):
         return None
     return part["learning_rate"].iloc[0], summarize(list(chosen_scores(part).values())).median
 
