@@ -27,11 +27,12 @@ from analysis.statistics import difference, holm, summarize
 from analysis.tables import with_choice
 from core.errors import USER_ERRORS
 from core.io import write_text
+from core.mistakes import composing
 from experiments.config import to_dict
 from experiments.naming import flat
 from experiments.record import RECORD
 from experiments.run_folder import PREDICTIONS
-from experiments.sweep import compose
+from experiments.sweep import composer
 from models.settings import BackboneConfig
 from tasks.glue import METRICS
 from tasks.settings import HELD_OUT, TaskConfig
@@ -226,7 +227,8 @@ def chosen(record: dict[str, Any]) -> list[str]:
 def composed(words: tuple[str, ...]) -> dict[str, Any]:
     """The settings that these overrides have today, flat; {} where they do not compose."""
     try:
-        return flat(to_dict(compose([*words, "data.path=DIR"])))
+        with composing():
+            return flat(to_dict(composer().run([*words, "data.path=DIR"])))
     except USER_ERRORS:  # a method that is no longer there, a task that an experiment has no settings for
         return {}
 

@@ -128,6 +128,14 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         return run_config(hydra.compose("config", amend(overrides, ROOT / "conf"), return_hydra_config=True))
 
 
+@cache
+def composer() -> Composer:
+    """Composes many command lines, as a sweep does its jobs, but without `amend`."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+
+
 def grid(params: Mapping[str, Any] | None) -> list[str]:
     """The overrides that `hydra.sweeper.params` gives.
 

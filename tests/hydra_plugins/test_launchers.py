@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -60,6 +60,8 @@ def test_a_local_sweep_that_is_stopped_stops_its_jobs_at_a_checkpoint(terminal, 
     """Ctrl-C reaches every process of a terminal; a scheduler or `kill` asks the sweep alone."""
     process = start(tmp_path, "hydra/launcher=local", "seed=0,1", "data.train_size=200", "trainer.epochs=1000")
     wait_for(lambda: len(list(tmp_path.rglob("checkpoint.safetensors"))) == 2)
+    jobs = jobs_of(process)
+    assert len(jobs) == 4  # submitit's controller and the run, twice
     (os.killpg if terminal else os.kill)(process.pid, signal.SIGINT if terminal else signal.SIGTERM)
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 130
@@ -68,18 +70,12 @@ def test_a_local_sweep_that_is_stopped_stops_its_jobs_at_a_checkpoint(terminal, 
     )
     assert "Traceback" not in said
     assert [record["status"] for record in science(tmp_path).values()] == ["interrupted"] * 2
-    assert not jobs_of(tmp_path)
+    assert psutil.wait_procs(jobs, timeout=20)[1] == []
 
 
-def jobs_of(output: Path) -> list[int]:
-    """Submitit's processes for the runs in a folder."""
-    return [it.pid for it in psutil.process_iter() if any(str(output / "default/.submitit") in w for w in words_of(it))]
-
-
-def words_of(process: psutil.Process) -> list[str]:
-    with suppress(psutil.Error):  # it has ended
-        return process.cmdline()
-    return []
+def jobs_of(sweep: WarmProcess) -> list[psutil.Process]:
+    """Submitit's processes for the runs of a sweep."""
+    return psutil.Process(sweep.pid).children(recursive=True)
 
 
 def test_a_second_ctrl_c_ends_a_local_sweeps_jobs_that_do_not_train_yet(tmp_path):
@@ -87,13 +83,13 @@ def test_a_second_ctrl_c_ends_a_local_sweeps_jobs_that_do_not_train_yet(tmp_path
     with RunFolder.of(run).lock():  # the job waits, and submitit ignores SIGTERM
         process = start(tmp_path, "hydra/launcher=local", "seed=0")
         wait_for(lambda: "; waiting" in logs(tmp_path))
+        jobs = jobs_of(process)
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=300)
         assert process.returncode == 130
-        wait_for(lambda: not jobs_of(tmp_path), seconds=20)
-        assert not jobs_of(tmp_path)
+        assert psutil.wait_procs(jobs, timeout=20)[1] == []
 
 
 def test_a_preempted_job_resumes_from_its_checkpoint(tmp_path):

@@ -1,6 +1,5 @@
 """Command lines: composed within this process, or run as a user does."""
 
-import functools
 import json
 import os
 from pathlib import Path
@@ -46,20 +45,8 @@ def science(output: Path) -> dict[str, dict]:
     }
 
 
-@functools.cache
-def composer():
-    """Composes as a sweep does, which reads shared files once; `experiments/test_sweep.py` shows that it is as Hydra does."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
-
-    from experiments.composer import Composer
-
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        return Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
-
-
 def compose(*overrides: str):
     """The typed settings of a command line."""
+    from experiments.sweep import composer
+
     return composer().run(overrides)

@@ -21,12 +21,14 @@ ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "train.py"
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["support.preloaded"])
+WARM = (str(TRAIN), "submitit.local._local", "submitit.core._submit")
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
 
 
 class WarmProcess:
     """What tests use of a `subprocess.Popen` of `python train.py WORDS`, in a process group of its own.
 
-    The runs of a sweep are forked from it in turn, unless `fresh_runs`.
+    The runs of a sweep, and submitit's jobs, are forked from it in turn, unless `fresh_runs`.
     """
 
     def __init__(
@@ -70,27 +72,34 @@ class WarmProcess:
         return tuple(Path(file.name).read_text() for file in self.files)
 
 
-class ForkedRun:
-    """What the launcher uses of a `subprocess.Popen` of `python train.py`, forked from the sweep's own process."""
+class Forked:
+    """What launchers use of a `subprocess.Popen` of Python, forked from the sweep's own process."""
 
     def __init__(
-        self, command: list[str], env: dict[str, str], start_new_session: bool, stdout: int | None, stderr: Any
+        self,
+        command: list[str],
+        env: dict[str, str],
+        stdout: Any = None,
+        stderr: Any = None,
+        start_new_session: bool = False,
+        **_: Any,
     ):
-        read, write = os.pipe() if stdout else (None, None)
+        read, write = os.pipe() if stdout == subprocess.PIPE else (None, stdout and stdout.fileno())
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
             try:
                 if write:
-                    os.dup2(write, 1), os.dup2(write, 2)
-                for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-                    signal.signal(number, signal.SIG_DFL)  # as a new program has them
+                    os.dup2(write, 1), os.dup2(write if stderr == subprocess.STDOUT else stderr.fileno(), 2)
+                for number in SIGNALS:
+                    if signal.getsignal(number) != signal.SIG_IGN:
+                        signal.signal(number, signal.SIG_DFL)  # as a new program has them
                 GlobalHydra.instance().clear()
-                status = _exit_status(command[1:], env)
+                status = _exit_status(command[1:], env, start_new_session)
             finally:
                 os._exit(status)
         self.stdout = read and open(read, "rb")  # noqa: SIM115
-        if write:
+        if read:
             os.close(write)
 
     def poll(self, options: int = os.WNOHANG) -> int | None:
@@ -101,19 +110,23 @@ class ForkedRun:
     def wait(self) -> int | None:
         return self.poll(options=0)
 
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
     def terminate(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
 
 
 class Popen(subprocess.Popen):
-    """Forks `train.py`; any other program is started as always."""
+    """Forks `train.py` and submitit's processes; any other program is started as always."""
 
     def __new__(cls, command: Any, **options: Any) -> Any:
-        is_run = list(command[:2]) == [sys.executable, str(TRAIN)]
-        return ForkedRun(command, **options) if is_run else super().__new__(cls)
+        is_warm = command[0] == sys.executable and any(word in command for word in WARM)
+        return Forked(list(command), **options) if is_warm else super().__new__(cls)
 
 
 def _close(files: list[Any]) -> None:
@@ -130,17 +143,24 @@ def _start(command: list[str], environment: dict[str, str], cwd: Path, paths: li
     sys.exit(_exit_status(command, environment))
 
 
-def _exit_status(command: list[str], environment: dict[str, str]) -> int:
-    """Runs a Python file with its arguments as a program, in a process group of its own."""
-    os.setsid()
+def _exit_status(command: list[str], environment: dict[str, str], new_session: bool = True) -> int:
+    """Runs `FILE WORDS` or `-m MODULE WORDS` as a program."""
+    if new_session:
+        os.setsid()
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.argv = list(map(str, command))
-    sys.path[0] = str(Path(sys.argv[0]).parent)
+    words = list(map(str, command))
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if words[0] in ("-m", "-u"):  # -u: unbuffered
+            sys.argv = words[words.index("-m") + 1 :]
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = words
+            sys.path[0] = str(Path(sys.argv[0]).parent)
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
