@@ -2,7 +2,6 @@
 
 import gc
 import os
-from collections.abc import Callable
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -19,6 +18,13 @@ os.fsync = lambda descriptor: None  # only a power failure would show its lack; 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="`make faults`: what takes too long for each change")
     parser.addoption("--slurm", action="store_true", help="`make test-slurm`: sweeps through a real Slurm of one node")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what the long form alone runs, before any fixture is made for it."""
+    for item in items:
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="by `make faults`"))
 
 
 def pytest_collection_finish() -> None:
@@ -38,17 +44,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.fixture(scope="session")
 def is_long(request) -> bool:
     return request.config.getoption("--long")
-
-
-@pytest.fixture
-def only_long(is_long: bool) -> Callable[[], None]:
-    """Skips a test that runs in the long form alone."""
-
-    def skip() -> None:
-        if not is_long:
-            pytest.skip("by `make faults`")
-
-    return skip
 
 
 @pytest.fixture(params=METHODS, ids=list(METHODS))

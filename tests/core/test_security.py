@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -97,11 +96,11 @@ def test_a_whole_run_unpickles_nothing(tmp_path):
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     (tmp_path / "watch.py").write_text(hook.format(first=""))
-    ended = call(tmp_path, *TINY, "method=qlora", launch=(sys.executable, str(tmp_path / "watch.py")))
+    ended = call(tmp_path, *TINY, "method=qlora", within=(tmp_path / "watch.py",))
     assert ended.status == 0, ended.err
     unpickling = "import pickle; pickle.loads(pickle.dumps(os.getcwd))\n"
     (tmp_path / "watch.py").write_text(hook.format(first=unpickling))
-    assert call(tmp_path, launch=(sys.executable, str(tmp_path / "watch.py"))).status == 77
+    assert call(tmp_path, within=(tmp_path / "watch.py",)).status == 77
 
 
 def targets(value: object) -> set[str]:

@@ -169,9 +169,9 @@ hydra:
 """
 
 
-def test_methods_and_an_experiment_dropped_into_a_clone_pass_its_tests(only_long, tmp_path):
+@pytest.mark.long
+def test_methods_and_an_experiment_dropped_into_a_clone_pass_its_tests(tmp_path):
     """The documented method, a subclass of LoRA, and an experiment: files are added, none is changed."""
-    only_long()
     clone, kept = tmp_path / "clone", ["records", "runs", ".*", "*.egg-info", "__pycache__", "figures"]
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*kept))
     write_documented_files(clone)

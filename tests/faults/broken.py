@@ -1,9 +1,12 @@
 """`python broken.py FAULT=STEP train.py ...`: train.py, with a fault within it at an optimizer step.
 
-allocation: there is no memory left. gradients: they are NaN. clock: it is set back by a year.
+allocation: there is no memory left. gradients: they are NaN. clock: it is set back by a year. `file_size=BYTES` breaks the
+whole run: no file may be larger.
 """
 
+import resource
 import runpy
+import signal
 import sys
 import time
 from itertools import count
@@ -30,7 +33,11 @@ def strike(optimizer: Optimizer, _args: tuple, _options: dict) -> None:
         time.time = lambda: now() - 365 * 24 * 3600
 
 
-register_optimizer_step_pre_hook(strike)
+if fault == "file_size":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(when), int(when)))
+else:
+    register_optimizer_step_pre_hook(strike)
 sys.argv = sys.argv[2:]
 sys.path[0] = str(Path(sys.argv[0]).parent)
 runpy.run_path(sys.argv[0], run_name="__main__")

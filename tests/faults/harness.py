@@ -54,6 +54,7 @@ def start(
     within: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
     fresh: bool = False,
+    piped: bool = False,
     **options,
 ) -> subprocess.Popen | WarmProcess:
     """`python train.py` on the smallest run, its folder below `output`, in a process group of its own.
@@ -65,12 +66,13 @@ def start(
         environment: variables to add; if a library reads them while it is imported, the run has to be `fresh`.
         fresh: in a new interpreter, which takes seconds to import, rather than forked from a warm one; so is one with
             `launch` or other options.
+        piped: a warm run prints into a pipe, as a fresh one does, rather than into a file.
     """
     output.mkdir(parents=True, exist_ok=True)
     variables = ENVIRONMENT | (environment or {})
     if not (launch or fresh or options):
         program = [*within, TRAIN, *tiny, f"output_dir={output}", *words]
-        return WarmProcess(program[1:], variables, output, script=program[0])
+        return WarmProcess(program[1:], variables, output, script=program[0], piped=piped)
     command = [*(launch or (sys.executable,)), str(ROOT / "train.py"), *tiny, f"output_dir={output}", *words]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=variables, cwd=output, start_new_session=True, **(pipes | options))

@@ -1,8 +1,6 @@
 """A full disk, a read-only folder, a closed output pipe: one sentence, and nothing is lost."""
 
 import os
-import resource
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.long import short
 
 from experiments.record import read_record
 from faults.harness import RUN, call, finish, outcome, require_sentence, require_whole, run_folder, start
@@ -26,19 +25,12 @@ def goes_on(output: Path, expected: dict) -> None:
     assert outcome(output) == expected
 
 
-@pytest.mark.parametrize("place", range(8))
-def test_a_file_size_limit_ends_in_one_sentence(place, is_long, undisturbed, expected, tmp_path, tally):
+@pytest.mark.parametrize("place", short([3], of=range(8)))
+def test_a_file_size_limit_ends_in_one_sentence(place, undisturbed, expected, tmp_path, tally):
     """Limits between the smallest of the files that a run writes and the largest."""
-    if place != 3 and not is_long:
-        pytest.skip("one limit; others by `make faults`")
     least, *_, most = filter(None, sizes(undisturbed))
     limit = int(least + (most - least) * (place / 8) ** 2)
-
-    def small_files() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    ended = call(tmp_path, *RUN, preexec_fn=small_files)
+    ended = call(tmp_path, *RUN, within=(Path(__file__).with_name("broken.py"), f"file_size={limit}"))
     require_sentence(ended)
     assert "cannot be written" in ended.err
     require_whole(tmp_path)
@@ -46,10 +38,8 @@ def test_a_file_size_limit_ends_in_one_sentence(place, is_long, undisturbed, exp
     tally("other faults")
 
 
-@pytest.mark.parametrize("part", [0.3, 0.05, 0.6, 0.8, 0.95])
-def test_a_full_disk_loses_nothing(part, is_long, undisturbed, expected, tmp_path, tally):
-    if part != 0.3 and not is_long:
-        pytest.skip("one size; others by `make faults`")
+@pytest.mark.parametrize("part", short([0.3], of=[0.3, 0.05, 0.6, 0.8, 0.95]))
+def test_a_full_disk_loses_nothing(part, undisturbed, expected, tmp_path, tally):
     with small_disk(tmp_path, int(sum(sizes(undisturbed)) * part)) as grow:
         ended = call(tmp_path, *RUN)
         require_sentence(ended)
@@ -106,9 +96,8 @@ def test_a_folder_that_is_read_only_at_the_start_is_one_sentence(tmp_path, tally
     tally("other faults")
 
 
-def test_a_folder_that_turns_read_only_is_one_sentence_and_the_run_resumes(is_long, tmp_path, tally):
-    if not is_long:
-        pytest.skip("by `make faults`")
+@pytest.mark.long
+def test_a_folder_that_turns_read_only_is_one_sentence_and_the_run_resumes(tmp_path, tally):
     process = start(tmp_path, *RUN, "trainer.epochs=40")
     while not list(tmp_path.rglob("checkpoint.safetensors")):
         assert process.poll() is None
@@ -128,7 +117,7 @@ def test_a_folder_that_turns_read_only_is_one_sentence_and_the_run_resumes(is_lo
 
 def test_a_closed_output_pipe_does_not_stop_a_run(expected, tmp_path, tally):
     """As `| head -1` does."""
-    process = start(tmp_path, *RUN, fresh=True)
+    process = start(tmp_path, *RUN, piped=True)
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None

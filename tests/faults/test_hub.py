@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.command_line import ROOT
 from support.files import mirror, save_encoder
+from support.long import short
 
 from faults.harness import ENVIRONMENT, Ended, finish, outcome, require_sentence
 from faults.servers import Hub, Server, serving, silent
@@ -65,12 +66,8 @@ def require_secret(output: Path, ended: Ended) -> None:
     assert not [path for path in output.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("file", [".safetensors", "train-00000-of-00001.parquet"])
-def test_a_download_cut_off_within_a_file_continues_from_there(
-    file, only_long, whole, repositories, require_refused, tmp_path
-):
-    if file != ".safetensors":
-        only_long()
+@pytest.mark.parametrize("file", short([".safetensors"], of=[".safetensors", "train-00000-of-00001.parquet"]))
+def test_a_download_cut_off_within_a_file_continues_from_there(file, whole, repositories, require_refused, tmp_path):
     with serving(Hub(repositories)) as hub:
         hub.broken = file
         require_refused(
@@ -83,9 +80,9 @@ def test_a_download_cut_off_within_a_file_continues_from_there(
     require_secret(tmp_path, ended)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", [500, 429, 401, 404])
-def test_a_refusal_by_the_hub_is_one_sentence(status, only_long, repositories, require_refused, tmp_path):
-    only_long()
+def test_a_refusal_by_the_hub_is_one_sentence(status, repositories, require_refused, tmp_path):
     with serving(Hub(repositories)) as hub:
         hub.status = status
         refused = f"'nyu-mll/glue' at revision bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c for you ({status})"
@@ -98,10 +95,10 @@ def nobody():
     yield "http://127.0.0.1:9"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("there", [silent, nobody])
-def test_an_unreachable_hub_is_refused_unless_the_files_are_cached(there, only_long, whole, require_refused, tmp_path):
+def test_an_unreachable_hub_is_refused_unless_the_files_are_cached(there, whole, require_refused, tmp_path):
     """A silent socket or a closed port; with the files in the cache the hub is not needed."""
-    only_long()
     with there() as url:
         require_refused(run(tmp_path / "runs", tmp_path / "home", url), "is out of reach: run scripts/download.py")
         ended = run(tmp_path / "runs", whole[1], url)
@@ -109,10 +106,10 @@ def test_an_unreachable_hub_is_refused_unless_the_files_are_cached(there, only_l
     assert outcome(tmp_path / "runs") == whole[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", [".safetensors", "train-00000-of-00001.parquet"])
-def test_a_wrong_bit_is_found_by_the_hubs_checksum(file, only_long, whole, repositories, require_refused, tmp_path):
+def test_a_wrong_bit_is_found_by_the_hubs_checksum(file, whole, repositories, require_refused, tmp_path):
     """The hub's client counts bytes only."""
-    only_long()
     with serving(Hub(repositories)) as hub:
         hub.flipped = file
         ended = run(tmp_path / "runs", tmp_path / "home", hub)

@@ -22,7 +22,7 @@ def test_a_waiting_process_resumes_the_run_of_a_killed_one(expected, tmp_path, t
         assert first.poll() is None
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGSTOP)
-    second = start(tmp_path, *RUN, fresh=True)
+    second = start(tmp_path, *RUN, piped=True)
     assert "; waiting" in second.stdout.readline()
     os.kill(first.pid, signal.SIGKILL)
     finish(first)

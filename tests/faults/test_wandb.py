@@ -7,6 +7,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from support.long import short
 
 from faults.harness import call, descendants, finish, outcome, run_folder, start
 from faults.servers import GONE, Server, Wandb, serving, silent
@@ -71,18 +72,16 @@ def test_without_a_key_wandb_logs_offline_and_never_asks(require_whole, tmp_path
     assert list(run_folder(tmp_path).glob("wandb/offline-run-*/run-*.wandb"))
 
 
-def test_with_a_server_wandb_prints_nothing(only_long, require_whole, tmp_path):
+@pytest.mark.long
+def test_with_a_server_wandb_prints_nothing(require_whole, tmp_path):
     """Also proves that W&B accepts the server of these tests."""
-    only_long()
     with serving(Wandb()) as server:
         require_whole(call(tmp_path, *LOGGED, environment=to(server.url)), None)
     assert any("file_stream" in request for request in server.asked)
 
 
-@pytest.mark.parametrize("server", ["nobody", "silent", 401, 500])
-def test_wandb_logs_offline_if_its_server_is_unreachable_at_the_start(server, only_long, require_whole, tmp_path):
-    if server != 401:
-        only_long()
+@pytest.mark.parametrize("server", short([401], of=["nobody", "silent", 401, 500]))
+def test_wandb_logs_offline_if_its_server_is_unreachable_at_the_start(server, require_whole, tmp_path):
     kinds = {"nobody": lambda: nullcontext("http://127.0.0.1:9"), "silent": silent}
     with kinds.get(server, lambda: serving(Server(server)))() as there:
         ended = finish(start(tmp_path, *LOGGED, environment=to(getattr(there, "url", there))), ALLOWED)
@@ -90,9 +89,9 @@ def test_wandb_logs_offline_if_its_server_is_unreachable_at_the_start(server, on
     assert "to upload: wandb sync" in ended.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", [GONE, 401, 500])
-def test_a_run_survives_the_loss_of_the_wandb_server(status, only_long, require_whole, tmp_path):
-    only_long()
+def test_a_run_survives_the_loss_of_the_wandb_server(status, require_whole, tmp_path):
     with serving(Wandb()) as server:
         process = start(tmp_path, *LOGGED, environment=to(server.url))
         until_it_trains(process, tmp_path)
@@ -102,10 +101,8 @@ def test_a_run_survives_the_loss_of_the_wandb_server(status, only_long, require_
     assert "to upload: wandb sync" in ended.out
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_run_survives_a_killed_or_stopped_wandb_service(number, only_long, require_whole, tmp_path):
-    if number == signal.SIGSTOP:
-        only_long()
+@pytest.mark.parametrize("number", short([signal.SIGKILL], of=[signal.SIGKILL, signal.SIGSTOP]))
+def test_a_run_survives_a_killed_or_stopped_wandb_service(number, require_whole, tmp_path):
     process = start(tmp_path, *LOGGED, fresh=True)
     until_it_trains(process, tmp_path)
     [service] = [child for child in descendants(process) if child.name() == "wandb-core"]
@@ -115,16 +112,16 @@ def test_a_run_survives_a_killed_or_stopped_wandb_service(number, only_long, req
     assert not service.is_running()
 
 
-def test_a_run_survives_a_file_in_place_of_the_wandb_folder(name, only_long, require_whole, tmp_path):
-    only_long()
+@pytest.mark.long
+def test_a_run_survives_a_file_in_place_of_the_wandb_folder(name, require_whole, tmp_path):
     (tmp_path / "default" / name).mkdir(parents=True)
     (tmp_path / "default" / name / "wandb").touch()
     require_whole(call(tmp_path, *LOGGED), "W&B stopped ([Errno 20] Not a directory")
 
 
-def test_a_run_survives_a_full_wandb_folder(name, only_long, require_whole, tmp_path):
+@pytest.mark.long
+def test_a_run_survives_a_full_wandb_folder(name, require_whole, tmp_path):
     """Its service loses the curves silently; the run is complete."""
-    only_long()
     folder = tmp_path / "default" / name / "wandb"
     folder.mkdir(parents=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True)
@@ -141,6 +138,7 @@ def test_a_run_survives_a_full_wandb_folder(name, only_long, require_whole, tmp_
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("variable", "value", "line"),
     [
@@ -151,10 +149,7 @@ def test_a_run_survives_a_full_wandb_folder(name, only_long, require_whole, tmp_
         ("TMPDIR", "/nowhere", "W&B logs offline"),
     ],
 )
-def test_a_run_survives_an_environment_in_which_wandb_cannot_start(
-    variable, value, line, only_long, require_whole, tmp_path
-):
-    only_long()
+def test_a_run_survives_an_environment_in_which_wandb_cannot_start(variable, value, line, require_whole, tmp_path):
     ended = call(tmp_path, *LOGGED, environment={variable: value})
     require_whole(ended, line)
     assert KEY[10:] not in ended.out

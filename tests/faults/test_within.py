@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.long import short
 
 from experiments.record import read_record
 from faults.harness import RUN, call, outcome, require_sentence, run_folder
@@ -13,9 +14,8 @@ def broken(fault: str, step: int) -> dict:
     return {"within": (Path(__file__).with_name("broken.py"), f"{fault}={step}")}
 
 
-@pytest.mark.parametrize("step", [3, 5, 17, 72])
-def test_an_out_of_memory_run_says_so_and_resumes_with_more_memory(step, is_long, expected, tmp_path, tally):
-    skip_some(step, is_long)
+@pytest.mark.parametrize("step", short([17], of=[3, 5, 17, 72]))
+def test_an_out_of_memory_run_says_so_and_resumes_with_more_memory(step, expected, tmp_path, tally):
     ended = call(tmp_path, *RUN, **broken("allocation", step))
     require_sentence(ended)
     assert "out of memory" in ended.err
@@ -27,9 +27,8 @@ def test_an_out_of_memory_run_says_so_and_resumes_with_more_memory(step, is_long
     tally("other faults")
 
 
-@pytest.mark.parametrize("step", [1, 5, 17, 72])
-def test_nonfinite_gradients_fail_the_run_and_a_retry_equals_a_fresh_run(step, is_long, expected, tmp_path, tally):
-    skip_some(step, is_long)
+@pytest.mark.parametrize("step", short([17], of=[1, 5, 17, 72]))
+def test_nonfinite_gradients_fail_the_run_and_a_retry_equals_a_fresh_run(step, expected, tmp_path, tally):
     ended = call(tmp_path, *RUN, **broken("gradients", step))
     require_sentence(ended)
     assert ended.status == 1
@@ -61,8 +60,3 @@ def test_a_clock_set_back_changes_nothing(expected, tmp_path, tally):
     assert "resumes at step 5" in ended.out
     assert outcome(tmp_path / "parts") == expected
     tally("other faults", 2)
-
-
-def skip_some(step: int, is_long: bool) -> None:
-    if step != 17 and not is_long:
-        pytest.skip("at step 17; at others by `make faults`")

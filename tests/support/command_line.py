@@ -18,9 +18,9 @@ TINY = [
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def start(output: Path, *words: str, fresh_runs: bool = False) -> WarmProcess:
+def start(output: Path, *words: str, piped: bool = False) -> WarmProcess:
     """A sweep; its runs are processes of their own, as always."""
-    return WarmProcess(["-m", *TINY, f"output_dir={output}", *words], ENVIRONMENT, output, fresh_runs=fresh_runs)
+    return WarmProcess(["-m", *TINY, f"output_dir={output}", *words], ENVIRONMENT, output, piped=piped)
 
 
 def run_script(script: str, *words: str) -> tuple[int, str, str]:

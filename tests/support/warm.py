@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal
 class WarmProcess:
     """What tests use of a `subprocess.Popen` of `python train.py WORDS`, in a process group of its own.
 
-    The runs of a sweep, and submitit's jobs, are forked from it in turn, unless `fresh_runs`.
+    The runs of a sweep, and submitit's jobs, are forked from it in turn.
     """
 
     def __init__(
@@ -37,12 +37,17 @@ class WarmProcess:
         environment: dict[str, str],
         cwd: Path,
         script: Path = TRAIN,
-        fresh_runs: bool = False,
+        piped: bool = False,
     ):
+        """
+        Args:
+            piped: what it prints comes through a pipe, `stdout`, rather than at its end.
+        """
         self.files = [tempfile.NamedTemporaryFile("w+", prefix="warm-") for _ in ("out", "err")]  # noqa: SIM115
         weakref.finalize(self, _close, self.files)  # a process that nobody waits for leaves them open
         paths = [file.name for file in self.files]
-        self.process = CONTEXT.Process(target=_start, args=([script, *words], environment, cwd, paths, fresh_runs))
+        read, write = CONTEXT.Pipe(duplex=False) if piped else (None, None)
+        self.process = CONTEXT.Process(target=_start, args=([script, *words], environment, cwd, paths, write))
         before = os.environ.copy()
         os.environ |= {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))), "OMP_NUM_THREADS": "1"}
         try:
@@ -51,6 +56,9 @@ class WarmProcess:
             os.environ.clear()
             os.environ.update(before)
         self.pid = self.process.pid
+        self.stdout = read and open(os.dup(read.fileno()))  # noqa: SIM115
+        if write:
+            write.close()
 
     @property
     def returncode(self) -> int | None:
@@ -69,7 +77,11 @@ class WarmProcess:
         self.process.join(timeout)
         if self.process.exitcode is None:
             raise subprocess.TimeoutExpired("train.py", timeout)
-        return tuple(Path(file.name).read_text() for file in self.files)
+        out, err = (Path(file.name).read_text() for file in self.files)
+        if self.stdout:
+            with self.stdout:
+                out = self.stdout.read()
+        return out, err
 
 
 class Forked:
@@ -134,12 +146,14 @@ def _close(files: list[Any]) -> None:
         file.close()
 
 
-def _start(command: list[str], environment: dict[str, str], cwd: Path, paths: list[str], fresh_runs: bool) -> None:
+def _start(command: list[str], environment: dict[str, str], cwd: Path, paths: list[str], pipe: Any) -> None:
     os.chdir(cwd)
     for number, path in enumerate(paths, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
-    if not fresh_runs:
-        subprocess.Popen = Popen
+    if pipe:
+        os.dup2(pipe.fileno(), 1)
+        pipe.close()
+    subprocess.Popen = Popen
     sys.exit(_exit_status(command, environment))
 
 

@@ -105,9 +105,9 @@ def test_processes_wait_for_no_gradient_of_a_layer_that_a_step_drops(setting):
 LAYERDROP = {"flaubert": {"layerdrop": 0.5}, "bart": {"encoder_layerdrop": 0.5}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", LAYERDROP)
-def test_two_processes_train_an_encoder_that_drops_layers(architecture, tmp_path, only_long):
-    only_long()
+def test_two_processes_train_an_encoder_that_drops_layers(architecture, tmp_path):
     save_base(tmp_path / "backbone", architecture, **LAYERDROP[architecture])
     words = ["task=cola", "backbone=custom", f"backbone.source={tmp_path / 'backbone'}", "method=full"]
     words += ["task.max_length=60", "trainer.max_steps=12", "trainer.micro_batch_size=3"]
@@ -116,10 +116,10 @@ def test_two_processes_train_an_encoder_that_drops_layers(architecture, tmp_path
     assert read_record(run_folder(tmp_path / "two"))["provenance"]["hardware"]["processes"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ["big_bird", "luke"])
-def test_two_processes_train_an_encoder_with_parameters_that_get_no_gradient(architecture, tmp_path, only_long):
+def test_two_processes_train_an_encoder_with_parameters_that_get_no_gradient(architecture, tmp_path):
     """BigBird's pooler and LUKE's entity layers: processes that wait for each parameter's gradient would fail."""
-    only_long()
     save_base(tmp_path / "backbone", architecture)
     words = ["task=cola", "backbone=custom", f"backbone.source={tmp_path / 'backbone'}"]
     words += ["task.max_length=60", "trainer.max_steps=4"]
