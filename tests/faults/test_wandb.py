@@ -6,6 +6,7 @@ import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from support.long import short
 
@@ -67,7 +68,7 @@ def until_it_trains(process, output) -> None:
 
 
 def test_without_a_key_wandb_logs_offline_and_never_asks(require_whole, tmp_path):
-    ended = call(tmp_path, *LOGGED, fresh=True)
+    ended = call(tmp_path, *LOGGED)
     require_whole(ended, "W&B logs offline; to upload: wandb sync")
     assert list(run_folder(tmp_path).glob("wandb/offline-run-*/run-*.wandb"))
 
@@ -103,13 +104,13 @@ def test_a_run_survives_the_loss_of_the_wandb_server(status, require_whole, tmp_
 
 @pytest.mark.parametrize("number", short([signal.SIGKILL], of=[signal.SIGKILL, signal.SIGSTOP]))
 def test_a_run_survives_a_killed_or_stopped_wandb_service(number, require_whole, tmp_path):
-    process = start(tmp_path, *LOGGED, fresh=True)
+    process = start(tmp_path, *LOGGED)
     until_it_trains(process, tmp_path)
     [service] = [child for child in descendants(process) if child.name() == "wandb-core"]
     service.send_signal(number)
     ended = finish(process, ALLOWED)
     require_whole(ended, "W&B stopped (")
-    assert not service.is_running()
+    assert not service.is_running() or service.status() == psutil.STATUS_ZOMBIE  # nobody reaps an orphan in a container
 
 
 @pytest.mark.long
