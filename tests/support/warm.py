@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import weakref
 from pathlib import Path
@@ -169,6 +170,7 @@ def _exit_status(command: list[str], environment: dict[str, str], new_session: b
     words = list(map(str, command))
     try:
         if words[0] in ("-m", "-u"):  # -u: unbuffered
+            time.sleep(0.3)  # as Python takes to start: by then submitit has made the folder of a job
             sys.argv = words[words.index("-m") + 1 :]
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         else:
