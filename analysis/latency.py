@@ -60,9 +60,10 @@ def verdict(record: dict[str, Any]) -> tuple[bool | None, str]:
         holds = True
     figures = []
     for variant in (MERGED, *ADAPTERS):
-        for batch in dict.fromkeys(batch for _, batch, _ in found):
-            lows, highs = zip(*(s.ends for (v, b, _), s in found.items() if (v, b) == (variant, batch)), strict=True)
-            figures.append(f"{LABELS[variant]}, batch {batch}: x {min(lows):.2f} to {max(highs):.2f}")
+        judged = [s.ends for (v, batch, _), s in found.items() if v == variant and (v == MERGED or batch == 1)]
+        lows, highs = zip(*judged, strict=True)
+        where = "any batch" if variant == MERGED else "batch 1"
+        figures.append(f"{LABELS[variant]}, {where}: x {min(lows):.2f} to {max(highs):.2f}")
     return holds, "; ".join(figures) + f" (widest ends of the intervals over lengths; n = {turns} turns)"
 
 

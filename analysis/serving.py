@@ -88,7 +88,9 @@ def thousands(folder: Path = FOLDER) -> list[tuple[str, bool | None, str]]:
         if step["adapters"] < 2000 or high < 0.5:
             holds = False
         what = f"{', '.join(title(record)[1:])}: {step['adapters']:,} adapters"
-        figures = f"{what}, x {share.mean:.2f} ({low:.2f} to {high:.2f}, n = {share.n} batches) of the model alone"
+        figures = (
+            f"{what}, x {ratio(step, BARE):.2f} of the model alone ({low:.2f} to {high:.2f} by batch, n = {share.n})"
+        )
         lines.append((record["backbone"], holds, figures))
     return lines
 

@@ -173,36 +173,45 @@ PARTS = ("weights", "gradients", "optimizer_state", "activations")
 
 def training_cost(frame: pd.DataFrame) -> Table:
     """Speed and memory of `training_cost`, relative to full fine-tuning on the same machine."""
+    return cost(frame, "training_cost", "full", "Speed and memory of training")
+
+
+def quantization_cost(frame: pd.DataFrame) -> Table:
+    """Speed and memory of `quantization_cost`, relative to LoRA on the same layers."""
+    return cost(frame, "quantization_cost", "lora", "What 4 bits cost in time and save in memory")
+
+
+def cost(frame: pd.DataFrame, experiment: str, reference: str, title: str) -> Table:
+    """Medians over the runs of each setting. A task without a run of the method `reference` is left out."""
     lines = []
-    keys = ["model", "hardware", "precision", "task"]
-    for (_, hardware, precision, task), group in complete(frame, experiment="training_cost").groupby(keys, sort=False):
-        full = group[group["method"] == "full"]
-        if full.empty:
+    runs, keys = labelled(complete(frame, experiment=experiment)), ["model", "hardware", "precision", "task"]
+    measured = ["samples_per_second", "peak_bytes", *PARTS]
+    for (model, hardware, precision, task), group in runs.groupby(keys, sort=False):
+        base = group.loc[group["method"] == reference, measured].median()
+        if base.isna().all():
             continue
-        base = full.iloc[0]
-        for run in group.itertuples():
+        for label, own in group.groupby("label", sort=False):
+            found = own[measured].median()
             lines.append(
                 [
-                    run.model,
-                    f"{hardware}, {precision}",
-                    TASKS[task],
-                    METHODS[run.method],
-                    f"{run.parameters:,}",
-                    f"{run.samples_per_second:.1f}",
-                    f"{run.samples_per_second / base.samples_per_second:.2f}",
-                    f"{run.peak_bytes / 2**20:,.0f}",
-                    f"{run.peak_bytes / base.peak_bytes:.2f}",
-                    *(f"{getattr(run, part) / 2**20:,.1f}" for part in PARTS),
+                    *(model, f"{hardware}, {precision}", TASKS[task], label, str(len(own))),
+                    f"{own['parameters'].iloc[0]:,}",
+                    f"{found['samples_per_second']:.1f}",
+                    f"{found['samples_per_second'] / base['samples_per_second']:.2f}",
+                    f"{found['peak_bytes'] / 2**20:,.0f}",
+                    f"{found['peak_bytes'] / base['peak_bytes']:.2f}",
+                    *(f"{found[part] / 2**20:,.1f}" for part in PARTS),
                 ]
             )
-    columns = ["backbone", "machine", "task", "method", "trained", "samples/s", "x full FT", "peak MiB", "x full FT "]
+    columns = ["backbone", "machine", "task", "method", "runs", "trained", "samples/s", f"speed x {METHODS[reference]}"]
+    columns += ["peak MiB", f"peak x {METHODS[reference]}"]
     columns += ["weights MiB", "gradients MiB", "optimizer MiB", "activations MiB"]
     notes = [
         "A process a run, nothing else on the machine, evaluation and warm-up left out. Peak: allocated on a GPU, resident "
         "on a CPU, where the interpreter and its libraries are in it. Activations: bytes held for the backward pass of the "
         "largest batch.",
     ]
-    return Table("training_cost", "Speed and memory of training", pd.DataFrame(lines, columns=columns), notes, 4)
+    return Table(experiment, title, pd.DataFrame(lines, columns=columns), notes, 4)
 
 
 def all_tables(frame: pd.DataFrame) -> list[Table]:
@@ -213,6 +222,7 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
         study.table(frame),
         learning_rates(frame),
         training_cost(frame),
+        quantization_cost(frame),
         speed.table(),
         latency.table(),
         serving.table(),

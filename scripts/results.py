@@ -1,10 +1,10 @@
 """Prints tables of finished runs: `python scripts/results.py runs/default [more folders or record files] [format=md]`.
 
-There is a table for each backbone and source of data, a row for each method and setting, and a column for each task and its
-metric. Runs in a cell differ only in the seed; settings may differ between a row's tasks, but not within
-one. A cell is the metric on the validation set, times 100: the mean over seeds, with its 95 % t interval and the number of
-seeds. The epoch is the one that is best on held-out data, or on the validation set itself if nothing was held out. ‡N: N runs
-gave every example the same answer. Failed runs are counted.
+There is a table for each backbone and source of data, under a line with the budget that its runs share: a row for each
+method and setting, a column for each task and its metric. Runs in a cell differ only in the seed; settings may differ between
+a row's tasks, but not within one. A cell is the metric on the validation set, times 100: the mean over seeds, with its 95 % t
+interval and the number of seeds. The epoch is the one that is best on held-out data, or on the validation set itself if
+nothing was held out. ‡N: N runs gave every example the same answer. Failed runs are counted.
 
 format=md is the default. format=csv and format=json give all numbers: a line for each method, setting and task, with mean,
 interval, median, failed runs, the machines, the runs' folders and, where all ran on one machine, speed and peak memory.
@@ -73,6 +73,23 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+BUDGET = (
+    "trainer.epochs",
+    "trainer.max_steps",
+    "trainer.batch_size",
+    "trainer.precision",
+    "data.train_size",
+    "data.holdout",
+)
+
+
+def budget(runs: pd.DataFrame) -> str:
+    """What all runs share of the training's length and data: `epochs 10, batch_size 16`; what differs has a column."""
+    found = {key: {show(values.get(key)) for values in runs["settings"]} for key in BUDGET}
+    shared = {key: values.pop() for key, values in found.items() if len(values) == 1}
+    return ", ".join(f"{short(key)} {value}" for key, value in shared.items() if value != "null")
+
+
 def cell(row: dict[str, Any]) -> str:
     """`26.0 (21.6 to 30.5, n = 4)`, and how many failed."""
     failed = f"{row['failed']} failed" if row["failed"] else ""
@@ -97,7 +114,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         line |= {"method": METHODS[row["method"]], "trained": f"{row['trained']:,}"}
     heads = [*columns, *(f"{TASKS[task]} ({METRICS.get(metric, metric)})" for task, metric in tasks)]
     table = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    table += [[line.get(name, "") for name in (*columns, *tasks)] for line in lines.values()]
+    table += [[line.get(name, "").replace("|", "\\|") for name in (*columns, *tasks)] for line in lines.values()]
     return "\n".join("| " + " | ".join(line) + " |" for line in table)
 
 
@@ -106,14 +123,17 @@ def main(words: list[str]) -> None:
     options, folders = parse(words, {"format": "md"}, rest_are="paths")
     one_of("md", "csv", "json")("format", options["format"])
     runs = read_runs([Path(folder) for folder in folders or ["runs"]]).drop_duplicates("hash")
-    groups = {key: summaries(part) for key, part in runs.groupby(["backbone", "data"])}
+    parts = dict(list(runs.groupby(["backbone", "random_init", "data"])))
+    groups = {key: summaries(part) for key, part in parts.items()}
     if options["format"] == "md":
-        for (backbone, data), rows in groups.items():
-            print(f"\n{backbone}, data={data}\n\n{markdown(rows)}")
+        for (backbone, random, data), rows in groups.items():
+            words = f"{backbone}{', random weights' * random}, data={data}; {budget(parts[backbone, random, data])}"
+            print(f"\n{words}\n\n{markdown(rows)}")
         print("\nMean over seeds, 95 % t interval, number of seeds if there are several.")
         print("‡N: N runs gave every example the same answer.")
         return
-    flat = [{"backbone": backbone, "data": data, **row} for (backbone, data), rows in groups.items() for row in rows]
+    named = ("backbone", "random_init", "data")
+    flat = [dict(zip(named, key, strict=True)) | row for key, rows in groups.items() for row in rows]
     if options["format"] == "json":
         print(json.dumps(flat, indent=1, allow_nan=False))
     else:

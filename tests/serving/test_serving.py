@@ -486,7 +486,7 @@ def test_the_claim_on_2000_adapters_needs_half_the_speed_of_the_model_alone(tmp_
 
     assert answer([1.25, 1.25, 1.25]) == (
         True,
-        "X, 2 threads, fp32, 8 of RTE: 2,000 adapters, x 0.80 (0.80 to 0.80, n = 3 batches) of the model alone",
+        "X, 2 threads, fp32, 8 of RTE: 2,000 adapters, x 0.80 of the model alone (0.80 to 0.80 by batch, n = 3)",
     )
     assert answer([4.0, 4.0, 4.0])[0] is False
     assert answer([1.0, 2.0, 4.0])[0] is None
