@@ -29,9 +29,9 @@ Deviations, and what the paper leaves open:
 - No side layer is dropped. The authors drop every fourth one of T5-base, every second one of T5-large, all except the last of
   T5-3B, and none of BART.
 - Neither paper nor code has a RoBERTa. Both have T5 and BART, and the code side networks of BERT's layers for vision and
-  language, with k = 4 and without biases in D and U. T5's and BART's side networks read embeddings behind a dropout of
-  their own, ours behind the backbone's. T5 has a LayerNorm and a dropout before U; BART has neither, nor do we. The
-  backbone's own dropout stays on in training, as there.
+  language, with k = 4 and without biases in D and U, whose weights it draws as BERT's, with a standard deviation of 0.02.
+  T5's and BART's side networks read embeddings behind a dropout of their own, ours behind the backbone's. T5 has a
+  LayerNorm and a dropout before U; BART has neither, nor do we. The backbone's own dropout stays on in training, as there.
 """
 
 import copy
