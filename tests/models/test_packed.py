@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import TorchDynamoPlugin
 from support.command_line import compose
 from support.long import short
-from support.tiny import LENGTHS, METHODS, encoded, shake, tiny_model
+from support.tiny import LENGTHS, METHODS, TESTED, encoded, shake, tiny_model
 from torch import nn
 
 import train
@@ -213,11 +213,8 @@ def test_the_training_curves_of_both_paths_coincide(name, tmp_path, monkeypatch)
         assert fast["accuracy"] == plain["accuracy"]
 
 
-COMPILED = ["full", "lora_fa_corrected", "dora", "vera", "qlora", "houlsby", "pfeiffer", "prefix_embed", "prefix_layer"]
-
-
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # of bitsandbytes, by dynamo
-@pytest.mark.parametrize("name", short(["dora"], of=COMPILED))
+@pytest.mark.parametrize("name", short(["dora"], of=sorted(TESTED)))
 def test_a_compiled_path_trains_as_the_plain_one_does(name, tmp_path):
     """What accelerate compiles, on a CPU: one graph for all lengths, and the same weights after four steps."""
     torch._dynamo.reset()
@@ -240,7 +237,8 @@ def test_a_compiled_path_trains_as_the_plain_one_does(name, tmp_path):
             trainer.train_step(indices)
         weights.append({name: p.detach() for name, p in model.named_parameters() if p.requires_grad})
     counters = torch._dynamo.utils.counters
-    assert counters["stats"]["unique_graphs"] == 2  # for all lengths, and for a batch of one example
+    graphs = 2  # for all lengths, and for a batch of one example; DyLoRA has its own for each rank that it draws
+    assert counters["stats"]["unique_graphs"] == graphs or name == "dylora"
     assert not counters["graph_break"]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5, msg=name)
