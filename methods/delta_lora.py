@@ -20,10 +20,12 @@ and the merged weight is W(0) + (1 + λ)·s·B·A - λ·s·B_K·A_K. So the laye
 two pairs, the present one without gradient. A saved state has four small matrices a layer and no W, the move is never rounded
 to W's precision, and PEFT loads the adapter as LoRA of rank 2·rank. Until W moves, A_K and B_K follow A and B.
 
-Deviations: none in the formulas that we know of. No authors' code was released, and we know the paper by its algorithm and by
-what others quote of it: λ = 2, K = 500, rank 8. Its alpha, rates, batch sizes, epochs and adapted layers for RoBERTa-base are
-not known here: LoRA's are used. We do not know whether λ and K differ between tasks there. A run that begins from a
-Delta-LoRA adapter whose W has moved goes on moving it from its first step, without waiting for K.
+Deviations: none in the formulas that we know of. No authors' code was released, and we know the paper by its algorithm
+and by what others quote of it: λ = 2, K = 500, rank 8. The paper writes the product as A·B and draws its A at random; we
+do not know on which side of x its A stands, and take it as LoRA's A, beside x. Its alpha, rates, batch sizes, epochs and
+adapted layers for RoBERTa-base are not known here: LoRA's are used. We do not know whether λ and K differ between tasks
+there. A run that begins from a Delta-LoRA adapter whose W has moved goes on moving it from its first step, without
+waiting for K.
 """
 
 from dataclasses import dataclass

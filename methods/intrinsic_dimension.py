@@ -22,8 +22,9 @@ Deviations:
 - The head trains beside the d parameters, as with every method here. The authors' code projects it too.
 - Fastfood's blocks have d's size, as in its own paper; the authors' have the tensor's, and cut θ^d for a smaller tensor.
 - The gradient is exact. The backward pass of the authors' transform is off by a factor that differs between tensors.
-- The paper's rates and epochs are not known here. compacter has 3e-2 for SAID on T5 at d = 20,000. Ours, 1e-3, comes from a
-  short trial with MiniLM on MRPC. Adam moves θ^d by up to √d times the rate a step, so a small d takes a higher rate.
+- The paper's rates and epochs are not known here. compacter has 3e-2 for SAID on T5 at d = 20,000. Ours, 1e-3, is a
+  guess: the one recorded run, MiniLM on MRPC at 3e-3, learned nothing. Adam moves θ^d by up to √d times the rate a step,
+  so a small d takes a higher rate.
 """
 
 from collections import defaultdict

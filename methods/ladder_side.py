@@ -17,8 +17,9 @@
 Nothing that trains lies below a D, so no gradient enters the backbone, and autograd keeps none of its activations: the h_i
 alone, for the gradients of D. Every h_i is cut off from what might train below it.
 
-g_i starts as a pruned copy of the backbone's layer i (`init=pruned`, methods/pruning.py). D and U are drawn as `nn.Linear`
-draws them.
+g_i starts as a pruned copy of the backbone's layer i (`init=pruned`, methods/pruning.py). D and U are drawn as the
+encoder draws its own linear layers: weights with a standard deviation of 0.02, biases 0; so does the authors' code for
+BART, and for BERT.
 
 The model takes the plain path (`trainer.forward=padded`), whatever `trainer.forward` says, and does not merge. Training does
 not start at what the pretrained model computes: U is random. The formulas, T and α's start are those of the authors' code.
@@ -29,9 +30,10 @@ Deviations, and what the paper leaves open:
 - No side layer is dropped. The authors drop every fourth one of T5-base, every second one of T5-large, all except the last of
   T5-3B, and none of BART.
 - Neither paper nor code has a RoBERTa. Both have T5 and BART, and the code side networks of BERT's layers for vision and
-  language, with k = 4 and without biases in D and U, whose weights it draws as BERT's, with a standard deviation of 0.02.
-  T5's and BART's side networks read embeddings behind a dropout of their own, ours behind the backbone's. T5 has a
-  LayerNorm and a dropout before U; BART has neither, nor do we. The backbone's own dropout stays on in training, as there.
+  language, with k = 4 and without biases in D and U; its published script starts the side layers at random. For T5 it
+  draws D and U with a standard deviation of 0.01. T5's and BART's side networks read embeddings behind a dropout of their
+  own, ours behind the backbone's. T5 has a LayerNorm and a dropout before U; BART has neither, nor do we. The backbone's
+  own dropout stays on in training, as there.
 """
 
 import copy
@@ -140,9 +142,9 @@ class LadderSide(Method):
         device = own.embeddings.word_embeddings.weight.device
         with device:
             sides = [type(layer)(config).apply(own._init_weights).train(model.training) for layer in layers]
-            D = [nn.Linear(d, d // k) for _ in range(len(layers) + 1)]
+            D = [nn.Linear(d, d // k).apply(own._init_weights) for _ in range(len(layers) + 1)]
             rungs = [Rung(down, side) for down, side in zip(D[1:], sides, strict=True)]
-            ladder = Ladder(D[0], rungs, nn.Linear(d // k, d)).train(model.training)
+            ladder = Ladder(D[0], rungs, nn.Linear(d // k, d).apply(own._init_weights)).train(model.training)
         if self.init == "pruned":
             with torch.no_grad():
                 prune(layers, sides, own.embeddings.word_embeddings.weight, k)

@@ -20,7 +20,8 @@ No authors' code is known, and we know the paper by its abstracts and by what ot
   with a schedule of their own, on a tenth. The head trains along. All that the probe trained is then put back to its start.
 - What a layer is: one adapted matrix. Query and value matrices are ranked together.
 - How the shared pair starts: as that of the first layer that shares it, so with B = 0.
-- Layers of other shapes cannot share tensors: there is one shared pair for each shape.
+- Layers of other shapes cannot share tensors: there is one shared pair for each shape. Query and value matrices have one
+  shape, so those that are dropped share one pair; the paper may mean one pair for queries and one for values.
 - When the sum of I reaches T: the layer that reaches it is the last one kept.
 
 A run that begins from another run's state keeps its shape, without a probe. PEFT's format knows no shared tensors: an adapter

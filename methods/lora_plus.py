@@ -7,7 +7,8 @@ on RoBERTa for A = 0 at the start, and advises 4 to 8 for the usual start, B = 0
 `lora_plus.yaml`.
 
 Deviations: none in the method. The head has its own rate (`trainer.head_learning_rate`). In the authors' code and in PEFT's
-`create_loraplus_optimizer` its matrices learn at η_A and its biases at η_B. The paper's figure 3 shows on its axes which pair
+`create_loraplus_optimizer` its matrices learn at η_A and its biases at η_B; their script for RoBERTa freezes the head's dense
+layer at its random start. The paper's figure 3 shows on its axes which pair
 of rates is best for a task, and we could not read it; the authors' script has η_A = 5e-5, λ = 80 and A = 0 at the start on
 MNLI: `conf/method/lora_plus_script.yaml`, whose rate `experiment=lora_plus_figure3` sets. We know the paper by others' notes;
 the authors' code we have read.

@@ -6,8 +6,8 @@ importances.
 
 Deviations:
 - A matrix's importance is its magnitude here, |W|; in the authors' code for T5 it is the Fisher information over 1,024
-  training samples, and `apply` sees no data. Their code for BART ranks by the L1 norm of its logarithms, which favours
-  rows of small Fisher information.
+  training samples, and `apply` sees no data. Their code for BART and for BERT ranks by the L1 norm of its logarithms,
+  which favours rows of small Fisher information.
 - 1/k of each attention head's rows are kept, so that heads stay heads; the authors' code ranks all rows together.
 """
 

@@ -193,8 +193,10 @@ def test_a_random_start_is_the_encoders_own_and_another_for_each_seed():
     one, same, other = (model.base_model.ladder.rungs["1"].g.intermediate.dense for model in models)
     assert torch.equal(one.weight, same.weight)
     assert not torch.equal(one.weight, other.weight)
-    assert not one.bias.any()
-    assert float(one.weight.detach().std()) == pytest.approx(0.02, rel=0.3)
+    ladder = models[0].base_model.ladder
+    for layer in (one, ladder.D, ladder.rungs["1"].D, ladder.U):
+        assert not layer.bias.any()
+        assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.3)
 
 
 def test_a_gate_weighs_the_side_state_and_its_complement_the_backbone():
