@@ -74,12 +74,12 @@ class Claim:
         if self.test:
             verdicts = self.tested(self.test, frame)
         elif self.measured:
-            verdicts = [(self.experiments[0], *line) for line in self.measured()]
+            verdicts = [(self.experiments[0], BACKBONES[name], holds, text) for name, holds, text in self.measured()]
         else:
             return [(self.experiments[0], "", ELSEWHERE, "")]
         lines = [
-            (source if "," in source else f"`{source}`", BACKBONES[backbone], WORDS[holds], figures)
-            for source, backbone, holds, figures in verdicts
+            (source if "," in source else f"`{source}`", model, WORDS[holds], figures)
+            for source, model, holds, figures in verdicts
         ]
         return lines or [(f"`{self.experiments[0]}`", "", NOT_RUN, "")]
 
@@ -87,11 +87,11 @@ class Claim:
         """Experiment and its budget, backbone, whether it holds, and figures."""
         runs = complete(frame, experiment=list(self.experiments))
         lines = []
-        for (experiment, backbone), part in runs.groupby(["experiment", "backbone"]):
+        for (experiment, backbone, is_random), part in runs.groupby(["experiment", "backbone", "random_init"]):
             if (verdict := test(part)) is not None:
-                epochs = sorted(set(part["epochs"]))
+                epochs, model = sorted(set(part["epochs"])), BACKBONES[backbone] + ", random weights" * is_random
                 budget = f"`{experiment}`, {' and '.join(f'{number:g}' for number in epochs)} epochs"
-                lines.append((budget if part["max_steps"].isna().all() else experiment, backbone, *verdict))
+                lines.append((budget if part["max_steps"].isna().all() else experiment, model, *verdict))
         return lines
 
 

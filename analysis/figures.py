@@ -69,12 +69,16 @@ LOOKS = {  # colour, marker, dash, hatch
     "lora_drop": ("#A6761D", "2", "-", "oo"),
     "ladder_side": ("#1B4F72", "3", "-.", "++"),
     "adapterdrop": ("#88CCEE", "H", "-.", "..."),
+    "delta_lora": ("#117733", "*", "-", ".."),
+    "dylora": ("#AA4499", "h", "--", "oo"),
+    "intrinsic_dimension": ("#6699CC", "p", "-.", "xx"),
+    "lora_plus": ("#661100", "d", ":", "//"),
 }
-OWN = (  # of methods that have none, in the order of their names
-    ("#117733", "*", "-", ".."),
-    ("#AA4499", "h", "--", "oo"),
-    ("#6699CC", "p", "-.", "xx"),
-    ("#661100", "d", ":", "//"),
+OWN = (  # of a user's methods, in the order of their names
+    ("#FF4D6D", "*", "-", ".."),
+    ("#6A3D9A", "P", "--", "oo"),
+    ("#B15928", "D", "-.", "xx"),
+    ("#008080", "s", ":", "//"),
 )
 WAYS = {
     serving.MIXED: ("#0072B2", "s", "-"),
@@ -127,8 +131,8 @@ def by_method(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def where(runs: pd.DataFrame) -> str:
     """A panel's title: the backbone and the number of seeds."""
-    name, seeds = runs["backbone"].iloc[0], runs["seed"].nunique()
-    return f"{BACKBONES[name]}, {seeds} seed{'s' * (seeds > 1)}"
+    seeds = runs["seed"].nunique()
+    return f"{runs['model'].iloc[0]}, {seeds} seed{'s' * (seeds > 1)}"
 
 
 def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
@@ -139,10 +143,10 @@ def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
         return None
     figure, axes = panels(len(groups))
     for ax, part in zip(axes, groups, strict=True):
-        curves(ax, part, metric)
+        curves(ax, part[part["method"] != "head"], metric)  # so far below that it would flatten the others
         ax.set(
             xlabel="epoch",
-            ylabel=f"{METRICS[metric]} on {TASKS[task]}",
+            ylabel=f"{METRICS[metric]} on {TASKS[task]} x 100",
             title=f"{where(part)}\n{suffix(part['experiment'].iloc[0]).removeprefix(', ')}".strip(),
         )
     legend(figure)
@@ -169,12 +173,13 @@ def budgets(runs: pd.DataFrame) -> Figure | None:
         curves(ax, both, metric)
         ax.set(
             xlabel="epoch",
-            ylabel=f"{METRICS[metric]} on CoLA",
+            ylabel=f"{METRICS[metric]} on CoLA x 100",
             title=f"{where(both)}, {both['epochs'].iloc[0]:g} epochs",
         )
     top = max(ax.get_ylim()[1] for ax in axes)
     for ax in axes:
         ax.set_ylim(top=top)
+    figure.suptitle("a line: the median over seeds at each epoch; its band: their range", fontsize=8)
     legend(figure)
     return figure
 
@@ -184,7 +189,7 @@ def curves(ax: Axes, runs: pd.DataFrame, metric: str) -> None:
     for method, of in by_method(runs):
         epochs = [entry["epoch"] for entry in min(of["history"], key=len)]
         length = min(map(len, of["history"]))
-        scores = np.array([[entry[metric] for entry in history[:length]] for history in of["history"]])
+        scores = 100 * np.array([[entry[metric] for entry in history[:length]] for history in of["history"]])
         ax.plot(epochs, np.median(scores, axis=0), **line_style(method))
         if len(scores) > 1:
             ax.fill_between(epochs, scores.min(0), scores.max(0), alpha=0.12, color=look(method)[0])
@@ -294,10 +299,10 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
 
 def learning_rates(runs: pd.DataFrame) -> Figure | None:
     """Each method's score by learning rate: medians and ranges of seeds; a star marks the rate that held-out data choose."""
-    runs = complete(runs, experiment=RATES)
+    runs = labelled(complete(runs, experiment=RATES))
     groups = [
         part[part["task"] == task]
-        for _, part in runs.groupby(["experiment", "backbone"])
+        for _, part in runs.groupby(["experiment", "model"])
         for task in in_order(part["task"])
     ]
     groups = [part for part in groups if part.groupby("method")["learning_rate"].nunique().max() > 1]
@@ -305,10 +310,13 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
         return None
     figure, axes = panels(len(groups), width=4.4, height=3.4)
     for ax, part in zip(axes, groups, strict=True):
-        for method, of in by_method(part):
+        for (_, method, family), of in part.groupby(["order", "method", "family"]):
             found = [(rate, list(chosen_scores(at).values())) for rate, at in of.groupby("learning_rate")]
             rates, medians = [rate for rate, _ in found], [float(np.median(scores)) for _, scores in found]
-            ax.plot(rates, medians, **line_style(method))
+            is_first = family == part.loc[part["method"] == method, "family"].min()
+            ax.plot(
+                rates, medians, **line_style(method) | {"label": family, "fillstyle": "full" if is_first else "none"}
+            )
             ax.vlines(rates, [min(s) for _, s in found], [max(s) for _, s in found], color=look(method)[0], alpha=0.4)
             if (pick := pick_rate(of)) and len(rates) > 1:
                 star = dict(zip(rates, medians, strict=True))[pick[0]]
@@ -317,8 +325,9 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
         task, epochs = part["task"].iloc[0], part["epochs"].iloc[0]
         ax.axvline(4e-5, color="black", linewidth=0.8, linestyle=":")
         ax.annotate(" Parikh and Wu's 4e-5", (4e-5, ax.get_ylim()[1]), fontsize=7, va="top")
-        title = f"{TASKS[task]}, {where(part)}, {epochs:g} epochs"
+        title = f"{TASKS[task]}, {part['model'].iloc[0]}, {epochs:g} epochs"
         ax.set(xscale="log", xlabel="learning rate", ylabel=f"{METRICS[main_metric(task)]} x 100", title=title)
+    figure.suptitle("medians and ranges over one to five seeds; a star: the rate that held-out data choose", fontsize=8)
     legend(figure)
     return figure
 
@@ -327,7 +336,8 @@ def leave_out_the_floor(ax: Axes) -> None:
     """Where the head alone lies so far below that it would flatten all other lines, a sentence takes its place."""
     heights = {line.get_label(): np.asarray(line.get_ydata(), dtype=float) for line in ax.lines}
     floor = heights.pop(METHODS["head"], np.array([]))
-    others = np.concatenate([y for label, y in heights.items() if label in METHODS.values()] or [np.array([])])
+    names = tuple(METHODS.values())  # of a method's several settings, each begins with its name
+    others = np.concatenate([y for label, y in heights.items() if str(label).startswith(names)] or [np.array([])])
     if not floor.size or not others.size:
         return
     low, high = others.min(), others.max()

@@ -55,7 +55,8 @@ def costs(runs: pd.DataFrame) -> Table:
                 line.append("" if np.isnan(value) else format(value / unit, form))
                 line.append("" if np.isnan(reference) or np.isnan(value) else f"{value / reference:.2f}")
             lines.append(line)
-    columns = ["backbone", "machine", "task", "runs", "trained", "samples/s", "x full FT", "peak MiB", "x full FT "]
+    columns = ["backbone", "machine", "task", "runs", "trained", "samples/s", "speed x Full FT"]
+    columns += ["peak MiB", "peak x Full FT"]
     return Table("costs", "Speed and memory", pd.DataFrame(lines, columns=columns), COST_NOTES, 4)
 
 

@@ -274,7 +274,13 @@ def on_glue(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_scores(runs: pd.DataFrame) -> dict[int, float]:
-    """Scores by seed, as `frame` has them."""
+    """Scores by seed, as `frame` has them.
+
+    Raises:
+        ValueError: two runs have one seed, so they are of several settings.
+    """
+    if runs["seed"].duplicated().any():
+        raise ValueError(f"{len(runs)} runs of {runs['seed'].nunique()} seeds are of several settings")
     return dict(zip(runs["seed"], runs["score"], strict=True))
 
 

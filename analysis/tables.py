@@ -5,7 +5,6 @@ import pandas as pd
 from analysis import latency, planner, serving, speed, study
 from analysis.published import PUBLISHED
 from analysis.records import (
-    BACKBONES,
     METHODS,
     RATES,
     TASKS,
@@ -128,18 +127,18 @@ def difference_cell(d: Summary | None, p: float | None) -> str:
 def learning_rates(frame: pd.DataFrame) -> Table:
     """Methods by learning rate on each task, and the rate that held-out data choose."""
     lines = []
-    runs = complete(frame, experiment=RATES)
-    methods = list(dict.fromkeys(runs["method"])) or list(METHODS)
-    keys = ["experiment", "backbone", "epochs", "task"]
-    for (_, backbone, epochs, task), part in runs.groupby(keys, sort=False):
-        name = f"{BACKBONES[backbone]}, {epochs:g} epochs, {TASKS[task]}"
+    runs = labelled(complete(frame, experiment=RATES))
+    families = list(runs.sort_values("order", kind="stable")["family"].unique()) or list(METHODS.values())
+    keys = ["experiment", "model", "epochs", "task"]
+    for (_, model, epochs, task), part in runs.groupby(keys, sort=False):
+        name = f"{model}, {epochs:g} epochs, {TASKS[task]}"
         for rate in sorted(set(part["learning_rate"])):
             at = part[part["learning_rate"] == rate]
-            lines.append([name, f"{rate:g}", *(rate_cell(at[at["method"] == method]) for method in methods)])
-        picks = [pick_rate(part[part["method"] == method]) for method in methods]
+            lines.append([name, f"{rate:g}", *(rate_cell(at[at["family"] == family]) for family in families)])
+        picks = [pick_rate(part[part["family"] == family]) for family in families]
         lines.append([name, "chosen on held-out data", *(f"{pick[0]:g}" if pick else "" for pick in picks)])
         lines.append([name, "and its score", *(f"{pick[1]:.1f}" if pick else "" for pick in picks)])
-    columns = ["runs", "learning rate", *(METHODS[method] for method in methods)]
+    columns = ["runs", "learning rate", *families]
     notes = [
         "The task's main metric on its validation set times 100, median over seeds, and the number of seeds where there are "
         "several; at the epoch that held-out data choose, or at the best one where nothing is held out. ‡N: N of the "

@@ -36,7 +36,9 @@ def _odd_word(error: Exception) -> str | None:
         return None
     word = error.override if error.override.isprintable() else ascii(error.override)
     if "=" in word:
-        return f"{word}: put a value with spaces, commas or brackets in quotes, as in 'note=\"so (to say)\"'"
+        name, _, value = word.partition("=")
+        plain = value.strip("\"'") or "so (to say)"
+        return f"{word}: put a value with spaces, commas or brackets in quotes, as in '{name}=\"{plain}\"'"
     return f"{word}: a setting is written with =, as in method=lora" if re.fullmatch(r"[\w./@-]+", word) else None
 
 
@@ -80,6 +82,9 @@ def _several_runs(error: Exception) -> str | None:
 def _list(error: Exception) -> str | None:
     """`seed=[0,1]`."""
     key = getattr(_cause(error), "full_key", None)
+    if key and (texts := re.match(r"Cannot convert 'list' to string: '\[(.+)\]'", _one_line(_cause(error)))):
+        one = "|".join(re.sub(r"[' ]", "", texts[1]).split(","))
+        return f"{key}: it takes one text, not a list; a pattern names several, as in '{key}=\"{one}\"'"
     several = re.match(r"Value '\[(.+)\]' of type 'list' could not be converted", _one_line(_cause(error)))
     if not (key and several):
         return None

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from core.errors import UserError
 from experiments.config import RunConfig, from_dict
 from experiments.inputs import apply_method
-from experiments.record import RECORD, read_finished
+from experiments.record import RECORD, read_finished, read_record
 from experiments.run_folder import RunFolder
 from methods.base import load_trained_state
 from models.backbone import Backbone, load_backbone
@@ -77,6 +77,10 @@ def finished(
     record = read_finished(folder)
     if record is None and (below := sorted(folder.glob(f"*/{RECORD}"))):
         raise UserError(f"{folder} is a folder of runs: name one of them, as in {below[0].parent}")
+    if record is None and (begun := read_record(folder)):
+        raise UserError(
+            f"{folder} holds a run that is {begun['status']}: the command that began it ends it (or retry=true)"
+        )
     if record is None:
         raise UserError(f"{folder} holds no finished run: name the folder of a result.json")
     run = from_dict(record["config"])

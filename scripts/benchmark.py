@@ -9,16 +9,15 @@ For each cell of `conf/experiment/benchmark.yaml` (methods by tasks; overrides a
 model, method, data and settings, each in its own process. They train in turns: `rounds=6` turns of `steps=4` steps, over the
 same rounds x steps x trainer.batch_size examples, once. So other load on the machine disturbs all of them alike.
 
-Writes a record for each cell to `records/benchmark/`, and the table `speed` to `into=paper_tables` (`make_tables.py` writes
-it, too), and prints where a method is not faster or not smaller. Five copies of a model take memory: 15 GB for MiniLM on
-MRPC, most of it for the copy that pads to the maximum.
+Writes a record for each cell to `records/benchmark/`, and the table `speed` to `into=runs/measured` (with
+`into=paper_tables`, `make_tables.py` writes it, too), and prints where a method is not faster or not smaller. Five copies
+of a model take memory: 15 GB for MiniLM on MRPC, most of it for the copy that pads to the maximum.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.records import ROOT
 from analysis.speed import FOLDER, LONGEST, OURS, THEIRS, bytes_held, ratio, table
 from benchmarks.speed import measure
 from core.io import write_json
@@ -26,7 +25,7 @@ from experiments.config import file_name
 from experiments.sweep import cells
 from scripts.cli import command, parse, whole
 
-OWN = {"rounds": "6", "steps": "4", "into": str(ROOT / "paper_tables")}
+OWN = {"rounds": "6", "steps": "4", "into": "runs/measured"}
 
 
 def verdicts(record: dict[str, Any]) -> list[str]:

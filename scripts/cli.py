@@ -70,7 +70,8 @@ def parse(
         else:
             rest.append(word)
     if missing := [key for key in required if not chosen[key]]:
-        raise UserError(f"{missing[0]}=... is missing")
+        meant = next((word for word in rest if os.path.lexists(word)), None)
+        raise UserError(f"{missing[0]}=... is missing" if meant is None else f"write {missing[0]}={meant}")
     return chosen, rest
 
 

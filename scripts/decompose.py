@@ -29,6 +29,11 @@ def main(words: list[str]) -> None:
         if str(folder) in chosen:
             records.append(decompose(folder))
             write_json(Path(options["into"]) / f"{folder.name}.json", records[-1])
+    if not records:
+        raise UserError(
+            f"no run of {folders[0]} can be compared: where a method has several settings, held-out data (data.holdout=0.1) "
+            "must choose one, and the runs' folders must hold their weights"
+        )
     for group in groups(records):
         figures = "; ".join(f"{METHODS[method]} {shown(s)}" for method, s in correlations(group).items())
         print(f"{title(group)}: correlation of ΔM and ΔD over layers: {figures}")

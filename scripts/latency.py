@@ -8,8 +8,9 @@ In each of `repeats=20` turns every variant does one pass over the same inputs, 
 `lengths=16,64,128` (tokens). The backbone is its architecture with random weights, so nothing is downloaded. Precision,
 device and threads are the trainer's (overrides as for `train.py`); methods have their own defaults.
 
-Writes a record to `records/latency/`, and the table `latency` to `into=paper_tables` (`make_tables.py` writes it, too).
-Run nothing else on the machine meanwhile: processes share its caches and disturb each other's times.
+Writes a record to `records/latency/`, and the table `latency` to `into=runs/measured` (with `into=paper_tables`,
+`make_tables.py` writes it, too). Run nothing else on the machine meanwhile: processes share its caches and disturb each
+other's times.
 """
 
 import sys
@@ -21,10 +22,10 @@ from benchmarks.latency import record
 from core.errors import UserError
 from core.io import write_json
 from experiments.config import RunConfig, file_name
-from experiments.sweep import ROOT, compose
+from experiments.sweep import compose
 from scripts.cli import command, parse, whole
 
-OWN = {"batches": "1,8,32", "lengths": "16,64,128", "repeats": "20", "into": str(ROOT / "paper_tables")}
+OWN = {"batches": "1,8,32", "lengths": "16,64,128", "repeats": "20", "into": "runs/measured"}
 
 
 def settings(words: list[str]) -> RunConfig:

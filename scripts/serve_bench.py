@@ -10,14 +10,13 @@ number in `adapters=1,10,100,1000,2000` there are `rounds=20` batches of `batch=
 served in four ways, in turns: mixed in one pass, one adapter at a time, one at a time merged into the weights, and by the
 backbone alone. At most `budget=4000` MB of adapters are on the device.
 
-Writes a record to `records/serving/`, and the table `serving` to `into=paper_tables` (`make_tables.py` writes it, too);
-`make_figures.py` draws it.
+Writes a record to `records/serving/`, and the table `serving` to `into=runs/measured` (with `into=paper_tables`,
+`make_tables.py` writes it, too); `make_figures.py` draws it.
 """
 
 import sys
 from pathlib import Path
 
-from analysis.records import ROOT
 from analysis.serving import FOLDER, table
 from benchmarks.serving import measure
 from core.io import write_json
@@ -27,7 +26,7 @@ from scripts.cli import command, parse, whole
 
 OWN = {
     **{"adapters": "1,10,100,1000,2000", "batch": "32", "rounds": "20", "budget": "4000"},
-    "into": str(ROOT / "paper_tables"),
+    "into": "runs/measured",
 }
 
 

@@ -136,7 +136,7 @@ function style(method) {
   const ink = look.colour === "#000000" ? colour("--text") : look.colour;
   return { colour: ink, symbol: look.symbol, dash: look.dash };
 }
-const SHAPES = { circle: "\u25cf", square: "\u25a0", "triangle-up": "\u25b2", "triangle-down": "\u25bc", "triangle-left": "\u25c0", "triangle-right": "\u25b6", diamond: "\u25c6", "diamond-tall": "\u2666", cross: "\u271a", x: "\u2716", hexagon: "\u2b22", hexagon2: "\u2b23", pentagon: "\u2b1f", star: "\u2605", "line-ew-open": "\u2015" };
+const SHAPES = { circle: "\u25cf", square: "\u25a0", "triangle-up": "\u25b2", "triangle-down": "\u25bc", "triangle-left": "\u25c0", "triangle-right": "\u25b6", diamond: "\u25c6", "diamond-tall": "\u2666", cross: "\u271a", x: "\u2716", hexagon: "\u2b22", hexagon2: "\u2b23", pentagon: "\u2b1f", star: "\u2605", "line-ew-open": "\u2015", octagon: "\u2bc3", "y-down-open": "\u2144", "y-up-open": "\u03bb", "y-left-open": "\u2443" };
 // [text, colour, symbol] lines above the plots, which have no legend of their own: it would lie on their axes
 function legend(entries) {
   return element("ul", { class: "legend" }, ...entries.map(([text, ink, symbol]) => {

@@ -13,7 +13,7 @@ from analysis import printed, study
 from analysis.claims import CLAIMS, FAILS, HOLDS, NOT_RUN, UNDECIDED
 from analysis.figures import all_figures, write_figures
 from analysis.published import PUBLISHED
-from analysis.records import RECORDS, TASKS, at_chosen_setting, collect, complete, frame, load
+from analysis.records import RECORDS, TASKS, at_chosen_setting, chosen_scores, collect, complete, frame, load
 from analysis.render import latex_text, write_tables
 from analysis.reported import read_reported
 from analysis.statistics import Summary, difference, holm, spread_interval, spread_ratio, summarize
@@ -353,6 +353,14 @@ def test_the_rate_is_chosen_on_held_out_data_only():
     )  # not the 90 of an epoch that held-out data do not choose
     assert cells(table, **{"learning rate": "chosen on held-out data"})[2] == "0.001"
     assert cells(table, **{"learning rate": "and its score"})[2] == "30.0"
+
+
+def test_settings_that_differ_beside_the_rate_have_columns_of_their_own_and_no_common_score():
+    words = ("method=dylora", "task=cola", "trainer.learning_rate=1e-3")
+    runs = frame([record(*words, f"method.frozen={mode}", experiment="minilm") for mode in ("true", "false")])
+    assert list(learning_rates(runs).cells.columns[2:]) == ["DyLoRA, frozen False", "DyLoRA, frozen True"]
+    with pytest.raises(ValueError, match="several settings"):
+        chosen_scores(runs)
 
 
 def test_costs_are_relative_to_full_fine_tuning_on_the_same_machine():

@@ -1,6 +1,7 @@
 """The results page: what it says, and that a browser shows it."""
 
 import json
+import re
 import shlex
 import shutil
 import time
@@ -12,7 +13,7 @@ import pytest
 from support.command_line import ROOT, compose
 from support.records import record
 
-from analysis.page import composed, page_data, write_page
+from analysis.page import SYMBOLS, composed, page_data, write_page
 from analysis.records import RECORDS, frame, read_all
 from analysis.render import Table
 from analysis.statistics import difference, holm, summarize
@@ -270,3 +271,9 @@ def test_make_page_shows_the_committed_records(tmp_path, monkeypatch, capsys):
     assert str(ROOT) not in shown
     monkeypatch.setattr("sys.argv", ["make_page.py", "runs/nothing_here"])
     assert make_page.main() == 2
+
+
+def test_the_legend_knows_each_symbol():
+    script = (ROOT / "analysis/page_files/page.js").read_text()
+    shapes = script[script.index("const SHAPES") : script.index("};", script.index("const SHAPES"))]
+    assert [symbol for symbol in SYMBOLS.values() if not re.search(rf'["\s]{symbol}"?:', shapes)] == []
