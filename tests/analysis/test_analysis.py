@@ -355,7 +355,7 @@ def test_the_rate_is_chosen_on_held_out_data_only():
     assert cells(table, **{"learning rate": "and its score"})[2] == "30.0"
 
 
-def test_settings_that_differ_beside_the_rate_have_columns_of_their_own_and_no_common_score():
+def test_settings_that_differ_beside_the_rate_have_columns_of_their_own():
     words = ("method=dylora", "task=cola", "trainer.learning_rate=1e-3")
     runs = frame([record(*words, f"method.frozen={mode}", experiment="minilm") for mode in ("true", "false")])
     assert list(learning_rates(runs).cells.columns[2:]) == ["DyLoRA, frozen False", "DyLoRA, frozen True"]
