@@ -38,7 +38,7 @@ def _odd_word(error: Exception) -> str | None:
     if "=" in word:
         name, _, value = word.partition("=")
         plain = value.strip("\"'") or "so (to say)"
-        return f"{word}: put a value with spaces, commas or brackets in quotes, as in '{name}=\"{plain}\"'"
+        return f"{word}: put a value with spaces, commas or brackets in quotes, as in {quoted(f'{name}={plain}')}"
     return f"{word}: a setting is written with =, as in method=lora" if re.fullmatch(r"[\w./@-]+", word) else None
 
 
@@ -84,7 +84,7 @@ def _list(error: Exception) -> str | None:
     key = getattr(_cause(error), "full_key", None)
     if key and (texts := re.match(r"Cannot convert 'list' to string: '\[(.+)\]'", _one_line(_cause(error)))):
         one = "|".join(re.sub(r"[' ]", "", texts[1]).split(","))
-        return f"{key}: it takes one text, not a list; a pattern names several, as in '{key}=\"{one}\"'"
+        return f"{key}: it takes one text, not a list; a pattern names several, as in {quoted(f'{key}={one}')}"
     several = re.match(r"Value '\[(.+)\]' of type 'list' could not be converted", _one_line(_cause(error)))
     if not (key and several):
         return None

@@ -77,7 +77,7 @@ def finished(
     record = read_finished(folder)
     if record is None and (below := sorted(folder.glob(f"*/{RECORD}"))):
         raise UserError(f"{folder} is a folder of runs: name one of them, as in {below[0].parent}")
-    if record is None and (begun := read_record(folder)):
+    if record is None and (begun := read_record(folder)) and begun["status"] != "complete":
         raise UserError(
             f"{folder} holds a run that is {begun['status']}: the command that began it ends it (or retry=true)"
         )

@@ -16,15 +16,14 @@ Each step draws b from 1..r, all equally likely, one for all layers, and its los
 Rows and columns are parameters of their own. Those that a step does not train have no gradient in it, so clipping and the
 optimizer skip them: weight, moments and step count stay the same.
 
-Deviations: in the authors' code W_dw and W_up are one tensor each, whose other rows get a gradient of zero and still move, by
-AdamW's momentum and weight decay. While it trains, that code evaluates at the rank that the last step drew, and in the end at
-every rank, on the last weights; we evaluate at `method.eval_rank`, and `scripts/ranks.py` at every rank, on the state that is
-best at `eval_rank`. The paper draws W_dw from a Gaussian, the
-code Kaiming-uniform, as here. The paper also draws b geometrically (p = 0.15), and
-has a least rank, r_min; here it is 1, as in the code, and all ranks are equally likely. The code scales each factor by
-√(r / b) and their product by α / r, which is the same. We do not know in which mode the paper's main table was trained: the
-authors' `run_glue.py` always has `frozen=True`, but in the paper's ablation (table 4) not frozen is better. We know the paper
-by others' notes; the authors' code we have read.
+Deviations: in the authors' code W_dw and W_up are one tensor each, whose other rows get a gradient of zero and still
+move, by AdamW's momentum and weight decay. While it trains, that code evaluates at the rank that the last step drew, and
+in the end at every rank, on the last weights; we evaluate at `method.eval_rank`, and `scripts/ranks.py` at every rank, on
+the state that is best at `eval_rank`. The paper draws W_dw from a Gaussian, the code Kaiming-uniform, as here. The paper
+also draws b geometrically (p = 0.15), and has a least rank, r_min; here it is 1, as in the code, and all ranks are
+equally likely. The code scales each factor by √(r / b) and their product by α / r, which is the same. We do not know in
+which mode the paper's main table was trained: the authors' `run_glue.py` always has `frozen=True`, but in the paper's
+ablation (table 4) not frozen is better. We know the paper by others' notes; the authors' code we have read.
 """
 
 from dataclasses import dataclass, replace
