@@ -74,7 +74,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
         begun = begin(run, start, inputs, checkpoint, accelerator)
         record["parameters"] = begun.parameters
         if accelerator.is_main_process:
-            folder.write_settings(record["config"])
+            folder.begin(record["config"])
             inputs.tell(begun.unused)
 
         trainer = Trainer(model, run.method, run.trainer, run.task.row, inputs.encoded, run.seed, accelerator)

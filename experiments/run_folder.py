@@ -253,9 +253,10 @@ class RunFolder:
             except Damaged as error:
                 quarantine(self.path / name, str(error))
 
-    def write_settings(self, config: dict[str, Any]) -> None:
-        """Writes the settings as YAML for human readers; the record holds them too."""
+    def begin(self, config: dict[str, Any]) -> None:
+        """Writes the settings as YAML for human readers, and removes the record of an earlier try, which is out of date."""
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+        (self.path / RECORD).unlink(missing_ok=True)
 
     def _empty(self) -> None:
         """Removes all files except the lock. The record goes first: while it exists, the run counts as finished."""

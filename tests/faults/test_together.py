@@ -18,7 +18,7 @@ def test_two_processes_on_one_cell_leave_one_record(expected, tmp_path, tally):
 
 def test_a_waiting_process_resumes_the_run_of_a_killed_one(expected, tmp_path, tally):
     first = start(tmp_path, *RUN)
-    while not list(tmp_path.rglob(".lock")):
+    while not list(tmp_path.rglob("config.yaml")):  # written under the lock
         assert first.poll() is None
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGSTOP)

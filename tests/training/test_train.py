@@ -42,6 +42,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name, tmp_path, m
     assert outcome(parts) == outcome(whole)
 
 
+def test_a_resumed_run_drops_the_record_of_the_earlier_try(tmp_path, monkeypatch):
+    """A kill leaves none; the old one would tell of an old step."""
+    stop_at(monkeypatch, 4)
+    with pytest.raises(Interrupted):
+        run(tmp_path)
+    monkeypatch.undo()
+    [folder] = (tmp_path / "default").iterdir()
+    step, seen = Trainer.train_step, []
+
+    def watched(trainer, indices):
+        seen.append((folder / "result.json").exists())
+        step(trainer, indices)
+
+    monkeypatch.setattr(Trainer, "train_step", watched)
+    run(tmp_path)
+    assert seen
+    assert not any(seen)
+    assert read_record(folder)["status"] == "complete"
+
+
 @pytest.mark.parametrize("task", GLUE)
 def test_every_task_leaves_a_complete_record(task, tmp_path):
     folder, record = run(tmp_path, "dora", task, "task.max_length=32")
