@@ -529,11 +529,12 @@ epoch that held-out data choose (a tenth of the training set is then not trained
 brackets stand their 95 % t interval and the number of seeds. A claim holds or fails where the whole interval lies on one side
 of its margin; else, and with fewer than three seeds, it is undecided. One task that fails is enough for "fails"; "holds"
 needs all of them. A verdict is about the backbone and the budget that were run, and no others. What `scripts/` measure in one
-session (latency, serving) has intervals over its turns, and says how many.
+session (latency, serving) has intervals over its turns, and says how many. The conditions are ours; they were written when
+some of the records were already there.
 
 The margin of {PAR:g} point is small beside the standard error, in points, that a validation set's size alone leaves
 on a typical score: {dev_sets}.
-Two claims are drawn: [the learning rates](figures/learning_rates.png), [speed and memory against quality](figures/front.png).
+Two claims have a figure: [learning rates](figures/learning_rates.png), [quality by speed and memory](figures/front.png).
 
 {table}
 """

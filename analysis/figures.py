@@ -1,22 +1,18 @@
-"""The figures, from records only: PNG and PDF, the same bytes for the same records.
-
-A method has the same colour, marker and dash in every figure. The colours are Okabe and Ito's, then Tol's, which colour-blind
-readers can tell apart; markers and dashes survive a grey printer.
-"""
+"""The figures of the papers and of the study, from records only."""
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from analysis import decomposition, serving
+from analysis.drawing import bar_style, draw_point, legend, line_style, look, panels, where
 from analysis.published import suffix
 from analysis.records import (
     BACKBONES,
@@ -33,53 +29,11 @@ from analysis.records import (
     main_metric,
     measurements,
 )
+from analysis.statistics import summarize
 from analysis.tables import pick_rate
-from methods.base import REGISTERED
 from tasks.glue import METRICS
 from training.selection import best
 
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-    "svg.hashsalt": "0",
-    "pdf.fonttype": 42,
-}
-LOOKS = {  # colour, marker, dash, hatch
-    "head": ("#999999", "_", ":", ""),
-    "full": ("#000000", "o", "-", ""),
-    "lora": ("#0072B2", "s", "--", "//"),
-    "dora": ("#D55E00", "^", "-.", "\\\\"),
-    "lora_fa": ("#009E73", "D", ":", "xx"),
-    "lora_fa_corrected": ("#56B4E9", "P", (0, (5, 1)), "++"),
-    "vera": ("#CC79A7", "v", (0, (3, 1, 1, 1)), ".."),
-    "qlora": ("#E69F00", "X", (0, (1, 1)), "oo"),
-    "bitfit": ("#999933", "<", "-.", "--"),
-    "top_layers": ("#555555", ">", "--", "||"),
-    "houlsby": ("#332288", "h", ":", "**"),
-    "lin": ("#AA4499", "d", "-", "///"),
-    "pfeiffer": ("#882255", "p", "--", "xxx"),
-    "prefix_embed": ("#DDAA33", "8", (0, (7, 2)), "\\\\\\"),
-    "prefix_layer": ("#44AA99", "1", (0, (2, 1, 2, 3)), "|"),
-    "lora_drop": ("#A6761D", "2", "-", "oo"),
-    "ladder_side": ("#1B4F72", "3", "-.", "++"),
-    "adapterdrop": ("#88CCEE", "H", "-.", "..."),
-    "delta_lora": ("#117733", "*", "-", ".."),
-    "dylora": ("#AA4499", "h", "--", "oo"),
-    "intrinsic_dimension": ("#6699CC", "p", "-.", "xx"),
-    "lora_plus": ("#661100", "d", ":", "//"),
-}
-OWN = (  # of a user's methods, in the order of their names
-    ("#FF4D6D", "*", "-", ".."),
-    ("#6A3D9A", "P", "--", "oo"),
-    ("#B15928", "D", "-.", "xx"),
-    ("#008080", "s", ":", "//"),
-)
 WAYS = {
     serving.MIXED: ("#0072B2", "s", "-"),
     serving.SWITCHED: ("#D55E00", "^", "--"),
@@ -89,50 +43,9 @@ WAYS = {
 TABLE1 = ["parikh_wu_table1", "parikh_wu_table1_own_rates", "minilm"]
 
 
-def look(method: str) -> tuple[Any, ...]:
-    """Colour, marker, dash and hatch of a method, the same in every figure."""
-    own = sorted(set(REGISTERED) - set(LOOKS))
-    return LOOKS.get(method) or OWN[own.index(method) % len(OWN) if method in own else -1]
-
-
-def line_style(method: str) -> dict[str, Any]:
-    colour, marker, dash, _ = look(method)
-    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 5, "label": METHODS[method]}
-
-
-def bar_style(method: str) -> dict[str, Any]:
-    colour, _, _, hatch = look(method)
-    return {"color": colour, "hatch": hatch, "edgecolor": "white", "label": METHODS[method]}
-
-
-def panels(count: int, width: float = 3.4, height: float = 2.8, in_a_row: int = 3) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` axes, in rows of at most `in_a_row`."""
-    columns = min(count, in_a_row)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(max(width * columns, 4.2), height * rows), layout="constrained")
-    axes = list(np.atleast_1d(figure.subplots(rows, columns)).flat)
-    for empty in axes[count:]:
-        empty.remove()
-    return figure, axes[:count]
-
-
-def legend(figure: Figure) -> None:
-    """One legend for all panels, to their right, with each method of any panel once, in the order of the tables."""
-    drawn = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    order = {name: place for place, name in enumerate(METHODS.values())}
-    once = {label: drawn[label] for label in sorted(drawn, key=lambda name: order.get(name, len(order)))}
-    figure.legend(once.values(), once, loc="outside right upper", fontsize=7)
-
-
 def by_method(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """The methods of a frame, in the order of the tables."""
     return runs.groupby("method", sort=False)
-
-
-def where(runs: pd.DataFrame) -> str:
-    """A panel's title: the backbone and the number of seeds."""
-    seeds = runs["seed"].nunique()
-    return f"{runs['model'].iloc[0]}, {seeds} seed{'s' * (seeds > 1)}"
 
 
 def over_training(runs: pd.DataFrame, task: str, metric: str) -> Figure | None:
@@ -235,7 +148,7 @@ def ratio(runs: pd.DataFrame, method: str, column: str) -> float:
 
 
 def memory_parts(runs: pd.DataFrame) -> Figure | None:
-    """Training memory by part, and on a GPU its utilization."""
+    """Training memory by part; above each bar the sum, and on a GPU its utilization, the median over the run."""
     runs = complete(runs, experiment="training_cost", task="mrpc")
     groups = [part for _, part in runs.groupby(["backbone", "hardware", "precision"])]
     if not groups:
@@ -261,11 +174,12 @@ def memory_parts(runs: pd.DataFrame) -> Figure | None:
             for use in part["use"]
         ]
         for x, (top, percent) in enumerate(zip(bottom, busy, strict=True)):
-            words = f"{top:,.0f}" + (f"\n{percent:.0f} % busy" if np.isfinite(percent) else "")
+            words = f"{top:,.0f}" + (f"\nGPU {percent:.0f} %" if np.isfinite(percent) else "")
             ax.annotate(words, (x, top), ha="center", va="bottom", fontsize=6)
         ax.set_xticks(range(len(part)), [METHODS[m] for m in part["method"]], rotation=30)
         ax.grid(axis="x", visible=False)
         ax.set(ylabel="MiB", title=f"MRPC, {where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
+    figure.suptitle("above a bar: the sum in MiB, and on a GPU its utilization", fontsize=8)
     legend(figure)
     return figure
 
@@ -369,7 +283,7 @@ def rank_alpha(runs: pd.DataFrame) -> Figure | None:
                 color="white" if grid.iloc[y, x] < middle else "black",
             )
             if alpha == 2 * r:
-                ax.add_patch(mpl.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
+                ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
         ax.set_xticks(range(len(grid.columns)), [f"{alpha:g}" for alpha in grid.columns])
         ax.set_yticks(range(len(grid.index)), [f"{rank:g}" for rank in grid.index])
         ax.grid(visible=False)
@@ -379,7 +293,8 @@ def rank_alpha(runs: pd.DataFrame) -> Figure | None:
 
 
 def front(runs: pd.DataFrame) -> Figure | None:
-    """Quality against speed and against memory, each point a method: the mean over tasks of the main metric."""
+    """Quality against speed and against memory, each point a method: the mean over tasks of the main metric, and its 95 %
+    t interval over seeds."""
     quality = at_chosen_settings(complete(runs, experiment=TABLE1[1:]))
     cost = complete(runs, experiment="training_cost", task="mrpc")
     groups = [
@@ -390,16 +305,23 @@ def front(runs: pd.DataFrame) -> Figure | None:
     if not groups:
         return None
     figure, axes = panels(2 * len(groups), width=3.2, in_a_row=2)
+    drawn: dict[str, Any] = {}
     for pair, (backbone, part, costs) in zip(zip(axes[::2], axes[1::2], strict=True), groups, strict=True):
         for method, of in by_method(part[part["method"].isin(costs["method"])]):
-            mean = of.groupby("task")["score"].median().mean()
+            seeds = of.pivot_table(index="seed", columns="task", values="score").reindex(columns=part["task"].unique())
+            mean = seeds.dropna().mean(axis="columns")  # of the seeds that all tasks have
+            if mean.empty:
+                continue
             for ax, column in zip(pair, ("samples_per_second", "peak_bytes"), strict=True):
-                ax.plot(ratio(costs, method, column), mean, **line_style(method) | {"linestyle": "", "markersize": 8})
-        title = f"{BACKBONES[backbone]}; quality: mean of {', '.join(TASKS[t] for t in in_order(part['task']))}"
+                drawn[METHODS[method]] = draw_point(ax, ratio(costs, method, column), summarize(list(mean)), method)
+        title = (
+            f"{BACKBONES[backbone]}; quality: mean of {', '.join(TASKS[t] for t in in_order(part['task']))}\n"
+            "and its 95 % t interval over seeds; open: fewer than three"
+        )
         pair[0].set(xlabel="samples/s, full FT = 1", ylabel="main metric x 100", title="speed")
         pair[1].set(xlabel="peak memory, full FT = 1", title="memory")
         figure.suptitle(title, fontsize=8)
-    legend(figure)
+    figure.legend(drawn.values(), drawn, loc="outside right upper", fontsize=7)
     return figure
 
 
@@ -444,7 +366,7 @@ def ranks(runs: pd.DataFrame, records: list[dict[str, Any]]) -> Figure | None:
     if of.empty:
         return None
     groups = list(labelled(of).groupby(["experiment", "backbone", "task"], sort=False))
-    figure, axes = panels(len(groups), width=4.6)
+    figure, axes = panels(len(groups), width=4.6, height=3.2)
     for ax, ((experiment, backbone, task), group) in zip(axes, groups, strict=True):
         for place, (label, part) in enumerate(group.groupby("label", sort=False)):
             found = [by_hash[run] for run in part["hash"]]
@@ -464,7 +386,7 @@ def ranks(runs: pd.DataFrame, records: list[dict[str, Any]]) -> Figure | None:
         ax.set(xlabel="rank", ylabel=f"{METRICS[main_metric(task)]} x 100", ylim=(0, None))
         head = f"{TASKS[task]}, {BACKBONES[backbone]}: means and ranges over (seeds)"
         ax.set_title(f"{head}\nat each run's best epoch on the validation set", fontsize=9)
-        ax.legend(fontsize=6, frameon=False)
+        ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
 
 
@@ -551,30 +473,3 @@ def all_figures(runs: pd.DataFrame, similarity: list[dict[str, Any]]) -> dict[st
         "serving": throughput(serving.read()),
     }
     return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def tell_truncated(figure: Figure) -> None:
-    """Labels linear y axes that do not start at 0, so that no difference looks too large."""
-    for ax in figure.axes:
-        begin, is_colour_bar = ax.get_ylim()[0], ax.get_label() == "<colorbar>"
-        shown = ax.get_visible() and ax.yaxis.get_visible() and not is_colour_bar
-        if shown and ax.get_yscale() == "linear" and begin > 0:
-            ax.annotate(
-                f" axis from {begin:.3g}", (0, 0), xycoords="axes fraction", fontsize=6, color="0.4", va="bottom"
-            )
-
-
-def write_figures(figures: Callable[[], dict[str, Figure]], folder: Path) -> list[Path]:
-    """Draws figures in our style as `folder/NAME.png` and `.pdf`, without dates: equal figures are equal files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    with mpl.rc_context(STYLE):
-        for name, figure in figures().items():
-            tell_truncated(figure)
-            for ending, metadata in (
-                ("png", {"Software": None}),
-                ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
-            ):
-                paths.append(folder / f"{name}.{ending}")
-                figure.savefig(paths[-1], metadata=metadata)
-    return paths

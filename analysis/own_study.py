@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.figures import importances, line_style, look, panels
+from analysis.costs import own_costs
+from analysis.drawing import draw_point, look, panels
+from analysis.figures import importances
 from analysis.records import BACKBONES, METHODS, TASKS, chosen_scores, complete, in_order, labelled, metric_of
 from analysis.render import Table
 from analysis.statistics import Summary, summarize
@@ -26,38 +28,12 @@ MOST = 6  # settings in one panel
 PANELS = 4  # in a row
 MARKERS = "osD^v<>Pp*h"
 DASHES = ("-", "--", "-.", ":")
-COST_NOTES = [
-    "Medians over seeds of one setting; one without a complete run has no line. Samples/s: training steps alone, without "
-    "warm-up and evaluations. Peak: allocated on a GPU; on a CPU resident, with the interpreter and its libraries. `x full "
-    "FT`: over full fine-tuning's on the same machine, where it has one setting. Speeds are comparable only if nothing else "
-    "ran on the machine.",
-]
 
 
 def tables(runs: pd.DataFrame) -> list[Table]:
     """Statistics of each experiment, and speed and memory of each setting."""
-    return [*statistics(runs), costs(runs)]
-
-
-def costs(runs: pd.DataFrame) -> Table:
-    """Speed and memory of each setting on each task and machine."""
-    lines = []
-    keys = ["model", "hardware", "precision", "task"]
-    named = pd.concat([as_one(of) for _, of in runs.groupby(["model", "task"], sort=False)])
-    for (model, hardware, precision, task), group in named.groupby(keys, sort=False, dropna=False):
-        full = complete(group, method="full")
-        base = full if full["variant"].nunique() == 1 else full.iloc[:0]
-        for label, part in group.groupby("label", sort=False):
-            line = [model, f"{hardware}, {precision}", TASKS[task], label]
-            line.append(f"{part['parameters'].iloc[0]:,}")
-            for column, unit, form in (("samples_per_second", 1, ".1f"), ("peak_bytes", 2**20, ",.0f")):
-                value, reference = part[column].median(), base[column].median()
-                line.append("" if np.isnan(value) else format(value / unit, form))
-                line.append("" if np.isnan(reference) or np.isnan(value) else f"{value / reference:.2f}")
-            lines.append(line)
-    columns = ["backbone", "machine", "task", "runs", "trained", "samples/s", "speed x Full FT"]
-    columns += ["peak MiB", "peak x Full FT"]
-    return Table("costs", "Speed and memory", pd.DataFrame(lines, columns=columns), COST_NOTES, 4)
+    named = [as_one(of) for _, of in runs.groupby(["model", "task"], sort=False)]
+    return [*statistics(runs), own_costs(pd.concat(named))]
 
 
 def figures(runs: pd.DataFrame) -> dict[str, Figure]:
@@ -164,14 +140,6 @@ def fold(label: str, inches: float, points: int) -> str:
 
 def score(runs: pd.DataFrame) -> Summary:
     return summarize(list(chosen_scores(runs).values()))
-
-
-def draw_point(ax: Axes, x: float, s: Summary, method: str, marker: str) -> Any:
-    """A mean, and its 95 % t interval where there are three seeds; returns what a legend shows."""
-    style = line_style(method) | {"linestyle": "", "markersize": 6, "marker": marker, "label": None}
-    if s.low is None or s.high is None:
-        return ax.plot([x], [s.mean], **style | {"fillstyle": "none"})[0]
-    return ax.errorbar([x], [s.mean], yerr=[[s.mean - s.low], [s.high - s.mean]], capsize=2, **style)
 
 
 def trade_offs(runs: pd.DataFrame, head: str) -> Figure:

@@ -20,7 +20,7 @@ import pandas as pd
 import plotly
 
 from analysis.claims import CLAIMS
-from analysis.figures import LOOKS, look
+from analysis.drawing import LOOKS, look
 from analysis.records import METHODS, TASKS, chosen_scores, collapsed, complete, holds_out, in_order, on_glue
 from analysis.render import Table
 from analysis.statistics import difference, holm, summarize

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from analysis import latency, planner, serving, speed, study
+from analysis.costs import COST_ALONE, quantization_cost, training_cost
 from analysis.published import PUBLISHED
 from analysis.records import (
     METHODS,
@@ -164,53 +165,6 @@ def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
     if part.empty or not holds_out(part):
         return None
     return part["learning_rate"].iloc[0], summarize(list(chosen_scores(part).values())).median
-
-
-COST_ALONE = ("training_cost", "quantization_cost")
-PARTS = ("weights", "gradients", "optimizer_state", "activations")
-
-
-def training_cost(frame: pd.DataFrame) -> Table:
-    """Speed and memory of `training_cost`, relative to full fine-tuning on the same machine."""
-    return cost(frame, "training_cost", "full", "Speed and memory of training")
-
-
-def quantization_cost(frame: pd.DataFrame) -> Table:
-    """Speed and memory of `quantization_cost`, relative to LoRA on the same layers."""
-    return cost(frame, "quantization_cost", "lora", "What 4 bits cost in time and save in memory")
-
-
-def cost(frame: pd.DataFrame, experiment: str, reference: str, title: str) -> Table:
-    """Medians over the runs of each setting. A task without a run of the method `reference` is left out."""
-    lines = []
-    runs, keys = labelled(complete(frame, experiment=experiment)), ["model", "hardware", "precision", "task"]
-    measured = ["samples_per_second", "peak_bytes", *PARTS]
-    for (model, hardware, precision, task), group in runs.groupby(keys, sort=False):
-        base = group.loc[group["method"] == reference, measured].median()
-        if base.isna().all():
-            continue
-        for label, own in group.groupby("label", sort=False):
-            found = own[measured].median()
-            lines.append(
-                [
-                    *(model, f"{hardware}, {precision}", TASKS[task], label, str(len(own))),
-                    f"{own['parameters'].iloc[0]:,}",
-                    f"{found['samples_per_second']:.1f}",
-                    f"{found['samples_per_second'] / base['samples_per_second']:.2f}",
-                    f"{found['peak_bytes'] / 2**20:,.0f}",
-                    f"{found['peak_bytes'] / base['peak_bytes']:.2f}",
-                    *(f"{found[part] / 2**20:,.1f}" for part in PARTS),
-                ]
-            )
-    columns = ["backbone", "machine", "task", "method", "runs", "trained", "samples/s", f"speed x {METHODS[reference]}"]
-    columns += ["peak MiB", f"peak x {METHODS[reference]}"]
-    columns += ["weights MiB", "gradients MiB", "optimizer MiB", "activations MiB"]
-    notes = [
-        "A process a run, nothing else on the machine, evaluation and warm-up left out. Peak: allocated on a GPU, resident "
-        "on a CPU, where the interpreter and its libraries are in it. Activations: bytes held for the backward pass of the "
-        "largest batch.",
-    ]
-    return Table(experiment, title, pd.DataFrame(lines, columns=columns), notes, 4)
 
 
 def all_tables(frame: pd.DataFrame) -> list[Table]:

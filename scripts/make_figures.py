@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from analysis import own_study
-from analysis.figures import all_figures, write_figures
+from analysis.drawing import write_figures
+from analysis.figures import all_figures
 from analysis.records import ROOT, load, read_runs
 from analysis.subspace import read_similarity, write_similarity
 from core.checks import one_of

@@ -13,7 +13,7 @@ import scripts.make_figures
 import scripts.make_tables
 import scripts.results
 from analysis import own_study
-from analysis.figures import write_figures
+from analysis.drawing import write_figures
 from analysis.records import RECORDS, collect, frame, read_runs
 from analysis.subspace import write_similarity
 from core.errors import UserError
@@ -39,7 +39,7 @@ def test_a_sweep_over_two_settings_is_a_line_for_each_of_their_pairs(tmp_path):
     sweep(tmp_path)
     statistics, costs = own_study.tables(read_runs([tmp_path]))
     pairs = [f"LoRA, dropout {d}, weight_decay {w}" for d, w in product(("0", "0.5"), ("0", "0.1"))]
-    assert sorted(statistics.cells["runs"]) == sorted(costs.cells["runs"]) == pairs
+    assert sorted(statistics.cells["runs"]) == sorted(costs.cells["method"]) == pairs
     assert set(statistics.cells["seeds"]) == {"2"}
     medians = dict(zip(statistics.cells["runs"], statistics.cells["median"], strict=True))
     assert medians[pairs[0]] == "10.0"  # the best of 0.1 and 0
@@ -49,8 +49,8 @@ def test_a_sweep_over_two_settings_is_a_line_for_each_of_their_pairs(tmp_path):
 def test_runs_without_a_common_seed_are_a_line_for_each_setting():
     same = frame([record("seed=0"), record("seed=1")])
     apart = frame([record("seed=0"), record("seed=1", "trainer.weight_decay=0.3")])
-    assert len(own_study.costs(same).cells) == 1
-    assert len(own_study.costs(apart).cells) == 2
+    assert len(own_study.tables(same)[-1].cells) == 1
+    assert len(own_study.tables(apart)[-1].cells) == 2
 
 
 def test_what_methods_do_not_share_is_in_labels_and_in_results_columns(tmp_path):
@@ -88,8 +88,8 @@ def test_runs_on_two_sources_of_data_share_no_comparison_no_line_and_no_figure(t
         )
     runs = read_runs([tmp_path])
     statistics, costs = own_study.tables(runs)
-    for table in (statistics, costs):
-        assert sorted(zip(table.cells["backbone"], table.cells["runs"], strict=True)) == [
+    for table, column in ((statistics, "runs"), (costs, "method")):
+        assert sorted(zip(table.cells["backbone"], table.cells[column], strict=True)) == [
             ("RoBERTa-base, data=generated", "LoRA"),
             ("RoBERTa-base, data=local", "DoRA"),
             ("RoBERTa-base, data=local", "LoRA"),
@@ -189,7 +189,10 @@ def test_speeds_of_two_machines_are_never_one_number(tmp_path):
         None,
         None,
     )
-    assert [line[1] for line in own_study.costs(runs).cells.to_numpy()] == ["X, 1 thread, fp32", "Y, 1 thread, fp32"]
+    assert [line[1] for line in own_study.tables(runs)[-1].cells.to_numpy()] == [
+        "X, 1 thread, fp32",
+        "Y, 1 thread, fp32",
+    ]
     [figure] = [f for name, f in own_study.figures(runs).items() if name.startswith("trade_offs")]
     assert "speed and memory on X, 1 thread, fp32" in figure.get_suptitle()
 
@@ -231,7 +234,7 @@ def test_a_run_without_a_speed_leaves_blanks_and_valid_json(tmp_path, monkeypatc
     none = {"samples_per_second": None, "tokens_per_second": None, "step_ms_median": None}
     leave(tmp_path, experiment="mine", speed=none)
     runs = read_runs([tmp_path])
-    assert list(own_study.costs(runs).cells["samples/s"]) == [""]
+    assert list(own_study.tables(runs)[-1].cells["samples/s"]) == [""]
     assert [text.get_text() for text in own_study.figures(runs)["trade_offs_roberta-base_cola"].axes[1].texts] == [
         "not measured"
     ]
