@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import methods  # noqa: F401  (registers them)
@@ -37,29 +37,23 @@ def by_file() -> dict[str, list[type[Method]]]:
     return files
 
 
-def roberta(device: str) -> nn.Module:
-    """RoBERTa-base's shapes, without its weights."""
+def roberta() -> nn.Module:
+    """RoBERTa-base's shapes."""
     config = AutoConfig.for_model(
         "roberta", vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, num_labels=2
     )
-    with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
-    return model.to_empty(device=device)
+    return AutoModelForSequenceClassification.from_config(config)
 
 
 def trained(method: type[Method]) -> int:
-    """Of RoBERTa-base, without the head."""
+    """Of RoBERTa-base, without the head. No tensor has values, and nothing is computed."""
     own = method(name=method.name)
-    if isinstance(own, QLoRA):  # its adapters are LoRA's, and bitsandbytes would keep a table of the meta device
-        LoRA.apply(own, model := roberta("meta"))
-        return parameter_counts(model, {})["trained_without_head"]
-    try:
-        own.apply(model := roberta("meta"))
-    except (RuntimeError, NotImplementedError):  # some compute with the weights: any will do
-        model = roberta("cpu")
-        for parameter in model.parameters():
-            parameter.data.fill_(0.02)
-        own.apply(model)
+    with FakeTensorMode():
+        model = roberta()
+        if isinstance(own, QLoRA):  # its adapters are LoRA's, and bitsandbytes reads values
+            LoRA.apply(own, model)
+        else:
+            own.apply(model)
     return parameter_counts(model, {})["trained_without_head"]
 
 
