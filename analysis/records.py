@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
 RATES = ["learning_rates", "minilm_3_epochs", "minilm"]  # experiments that try several rates for each method
 # folders of the scripts' measurements, of other forms
-MEASURED = ("benchmark", "decomposition", "latency", "ranks", "serving", "similarity")
+MEASURED = ("benchmark", "decomposition", "endpoint", "latency", "ranks", "serving", "similarity")
 ORDER = (  # of methods in tables; others come last
     *("head", "full", "lora", "dora", "lora_fa", "lora_fa_corrected", "vera", "qlora", "bitfit", "top_layers"),
     *("houlsby", "lin", "pfeiffer", "adapterdrop"),

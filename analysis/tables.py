@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis import latency, planner, serving, speed, study
+from analysis import endpoint, latency, planner, serving, speed, study
 from analysis.costs import COST_ALONE, quantization_cost, training_cost
 from analysis.published import PUBLISHED
 from analysis.records import (
@@ -179,6 +179,7 @@ def all_tables(frame: pd.DataFrame) -> list[Table]:
         speed.table(),
         latency.table(),
         serving.table(),
+        endpoint.table(),
         *statistics(frame),
     ]
 

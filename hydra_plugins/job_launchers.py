@@ -130,7 +130,8 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
                 seen = over.setdefault(job, time.monotonic())
                 if job.paths.result_pickle.exists() or time.monotonic() > seen + SHARED_DISK:
                     self.report(job, left.pop(job), f"[{len(jobs) - len(left)}/{len(jobs)}]")
-            time.sleep(max(1, len(left) / 20))  # seconds: each check of a job reads the disk
+            if left:
+                time.sleep(max(1, len(left) / 20))  # seconds: each check of a job reads the disk
 
     def report(self, job: submitit.Job, cell: Cell, number: str) -> None:
         """Prints in one line how a run ended."""

@@ -83,6 +83,7 @@ def main(words: list[str]) -> None:
     require_free(host, port)
     from aiohttp import web  # seconds to import, with all that follows: a mistake should not wait for it
 
+    from experiments.record import git_state, hardware, versions
     from experiments.restore import finished, pretrained
     from models.backbone import samples
     from serving.adapters import from_folder
@@ -98,7 +99,10 @@ def main(words: list[str]) -> None:
     server = Server(backbone.model, budget * 10**6, samples(backbone.tokenizer, tasks[first], backbone.max_length))
     for name, folder in named.items():
         server.store.add(name, from_folder(folder, backbone.provenance))
-    endpoint = Endpoint(server, backbone.tokenizer, tasks, lengths, batch)
+    provenance = {"git": git_state(), "versions": versions(), "backbone": {"sha256": backbone.provenance["sha256"]}}
+    provenance["hardware"] = hardware() | {"device": server.store.device.type, "precision": "fp32"}
+    about = {"backbone": backbone.name, "batch": batch, "provenance": provenance}
+    endpoint = Endpoint(server, backbone.tokenizer, tasks, lengths, batch, about)
     address = f"http://{host}:{port}/classify"
     started = f"{len(named)} adapter{'s' * (len(named) > 1)} of {backbone.name}: {address} (Ctrl-C ends it)"
     with listening(host, port):  # another server may have taken the port since

@@ -3,20 +3,28 @@
 Asks scripts/serve.py's server for its adapters, and sends requests of one sentence or pair of our grammar to adapters at
 random: first one at a time, then `at_once` at a time, by turns. Prints requests a second of both ways, their ratio with its
 95 % t interval over rounds, and how many answers differ between the ways by more than rounding.
+
+Writes a record to `records/endpoint/`, and the table `endpoint` to `into=runs/measured` (with `into=paper_tables`,
+`make_tables.py` writes it, too).
 """
 
 import asyncio
 import random
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from analysis.statistics import interval, summarize
+from analysis.endpoint import FOLDER, differing, rate, ratio, table
+from analysis.statistics import interval
 from core.errors import UserError
+from core.io import write_json
+from experiments.config import file_name
 from scripts.cli import command, parse, whole
 from tasks.generated import generate
 
-OPTIONS = {"requests": "256", "at_once": "64", "rounds": "5"}
+NUMBERS = {"requests": "256", "at_once": "64", "rounds": "5"}
+OPTIONS = {**NUMBERS, "into": "runs/measured"}
 ROUNDING = 1e-3  # of a probability or a score
 
 Answer = dict[str, Any]
@@ -78,27 +86,44 @@ def differ(one: Answer, other: Answer) -> bool:
     return any(abs(a - b) > ROUNDING for a, b in pairs)
 
 
-async def load(address: str, count: int, at_once: int, rounds: int) -> None:
+async def load(address: str, count: int, at_once: int, rounds: int) -> dict[str, Any]:
+    """The measurement's record."""
     import aiohttp
 
     connector = aiohttp.TCPConnector(limit=at_once)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(600)) as session:
         adapters = await said_to(session.get(f"{address}/adapters"), address)
+        about = await said_to(session.get(f"{address}/about"), address)
         await send(session, address, bodies(adapters, at_once, seed=-1), at_once)  # a warm-up
-        speeds, wrong = [], 0
+        turns = []
         for turn in range(rounds):
             asked = bodies(adapters, count, turn)
             alone, expected = await send(session, address, asked, 1)
             together, answers = await send(session, address, asked, at_once)
-            wrong += sum(map(differ, expected, answers))
-            speeds.append((count / alone, count / together))
-    ratio = summarize([together / alone for alone, together in speeds])
-    alone, together = (summarize(list(part)).median for part in zip(*speeds, strict=True))
-    print(
-        f"{len(adapters)} adapter{'s' * (len(adapters) > 1)}: {alone:.0f} requests/s one at a time, "
-        f"{together:.0f} with {at_once} at once, "
-        f"x {ratio.mean:.1f} ({interval(ratio) or 'no interval'}, n = {ratio.n}); {wrong} of {count * rounds} answers differ"
+            differ_in = sum(map(differ, expected, answers))
+            turns.append({"seconds_alone": alone, "seconds_together": together, "differ": differ_in})
+    settings = {"adapters": len(adapters), "requests": count, "at_once": at_once}
+    return {"endpoint": 1, **about, **settings, "rounds": turns}
+
+
+def verdict(record: dict[str, Any]) -> str:
+    """The result in words."""
+    times = ratio(record)
+    return (
+        f"{record['adapters']} adapter{'s' * (record['adapters'] > 1)}: {rate(record, 'alone'):.0f} requests/s one at a "
+        f"time, {rate(record, 'together'):.0f} with {record['at_once']} at once, "
+        f"x {times.mean:.1f} ({interval(times) or 'no interval'}, n = {times.n}); {differing(record)} answers differ"
     )
+
+
+def keep(record: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes the record, and the table of all that lie beside it."""
+    records = folder / "records" / FOLDER.name
+    records.mkdir(parents=True, exist_ok=True)
+    device = record["provenance"]["hardware"]["device"]
+    path = records / f"{file_name(record['backbone'])}-{record['adapters']}-at_once{record['at_once']}-{device}.json"
+    write_json(path, record)
+    return [path, *table(records).write(folder)]
 
 
 @command
@@ -106,8 +131,10 @@ def main(words: list[str]) -> None:
     options, rest = parse(words, OPTIONS)
     if len(rest) != 1:
         raise UserError("name the server, as in scripts/serve_load.py http://127.0.0.1:8000")
-    numbers = (whole(key, options[key] or "") for key in OPTIONS)
-    asyncio.run(load(base(rest[0]), *numbers))
+    numbers = (whole(key, options[key] or "") for key in NUMBERS)
+    record = asyncio.run(load(base(rest[0]), *numbers))
+    print(verdict(record))
+    print(*keep(record, Path(options["into"] or "")), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
                     -> {"answers": [{"label": "...", "probabilities": {...}} or {"score": 2.5}, ...]}
                        and, if texts are longer than `task.max_length`, "cut": [0, 2], their places: their ends are not read
     GET  /adapters  -> {"NAME": {"task": "...", "labels": [...], "columns": [...]}, ...}
+    GET  /about     -> {"backbone": "...", "provenance": {...}}: what answers, for a record of a measurement
 
 A worker takes what waits in the queue, up to `batch` texts of any adapters, and answers them in one pass (S-LoRA's point).
 A request that cannot be answered gets a status of 400 or above and one sentence, `{"error": "..."}`.
@@ -50,6 +51,7 @@ class Endpoint:
     Attributes:
         tasks: each adapter's task, by the adapter's name.
         lengths: the most tokens of a text for each adapter: its run's `task.max_length`.
+        about: what GET /about answers.
         passes, answered: forward passes, and texts answered in them.
     """
 
@@ -60,9 +62,10 @@ class Endpoint:
         tasks: dict[str, Task],
         lengths: dict[str, int],
         batch: int,
+        about: dict[str, Any] | None = None,
     ):
         self.server, self.tokenizer, self.tasks = server, tokenizer, tasks
-        self.lengths, self.batch = lengths, batch
+        self.lengths, self.batch, self.about = lengths, batch, about or {}
         self.queue: asyncio.Queue[Request] = asyncio.Queue(MOST_WAITING)
         self.thread = ThreadPoolExecutor(1)  # the model answers one batch at a time; the loop stays free
         self.passes = self.answered = 0
@@ -70,6 +73,7 @@ class Endpoint:
     def app(self) -> web.Application:
         app = web.Application(middlewares=[in_one_sentence])
         app.add_routes([web.post("/classify", self.classify), web.get("/adapters", self.adapters)])
+        app.add_routes([web.get("/about", self.tell_about)])
         app.cleanup_ctx.append(self._run_worker)
         return app
 
@@ -158,6 +162,9 @@ class Endpoint:
         }
         return web.json_response(about)
 
+    async def tell_about(self, _: web.Request) -> web.Response:
+        return web.json_response(self.about)
+
 
 @web.middleware
 async def in_one_sentence(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -178,7 +185,7 @@ async def in_one_sentence(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def ways(app: web.Application) -> str:
-    """What can be asked, as `there are: POST /classify, GET /adapters`."""
+    """What can be asked, as `there are: POST /classify, GET /adapters, GET /about`."""
     routes = [route for route in app.router.routes() if route.method != "HEAD"]
     return "there are: " + ", ".join(f"{route.method} {route.resource.canonical}" for route in routes if route.resource)
 

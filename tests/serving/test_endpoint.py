@@ -15,13 +15,14 @@ from aiohttp.test_utils import TestClient, TestServer
 from support.files import TEXTS
 from support.tiny import tiny_model
 
+from analysis.endpoint import table
 from benchmarks.serving import OUTPUTS as DRAWN
 from benchmarks.serving import RANKS, draw_adapter
 from core.errors import UserError
 from models import batches
 from models.random_init import train_tokenizer
 from scripts.serve import folders, listening, require_free
-from scripts.serve_load import base, differ, load
+from scripts.serve_load import base, differ, keep, load, verdict
 from serving.endpoint import MOST_TEXTS, Endpoint, encode
 from serving.mixed import Server
 from tasks.glue import GLUE, Task
@@ -122,7 +123,7 @@ def test_a_bad_request_is_refused_in_one_sentence_and_others_are_answered(body, 
 )
 def test_an_unknown_path_or_verb_names_what_can_be_asked(path, body, status, endpoint):
     verb = "GET" if body is None else "POST"
-    error = f"there is no {verb} {path}; there are: POST /classify, GET /adapters"
+    error = f"there is no {verb} {path}; there are: POST /classify, GET /adapters, GET /about"
     assert call(endpoint, body, path=path) == [(status, {"error": error})]
 
 
@@ -176,28 +177,43 @@ def test_adapters_beyond_the_budget_together_are_served_in_parts(endpoint):
 
 
 @pytest.mark.parametrize("is_wrong", [False, True])
-def test_a_load_is_measured_both_ways_and_wrong_answers_are_counted(is_wrong, endpoint, monkeypatch, capsys):
+def test_a_load_is_measured_both_ways_and_wrong_answers_are_counted(is_wrong, endpoint, monkeypatch):
     logits = endpoint.logits
     if is_wrong:
         monkeypatch.setattr(endpoint, "logits", lambda batch: [row + torch.rand_like(row) for row in logits(batch)])
 
     async def run():
         async with TestServer(endpoint.app()) as server:
-            await load(str(server.make_url("")).rstrip("/"), 12, 6, 3)
+            return await load(str(server.make_url("")).rstrip("/"), 12, 6, 3)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
-    said = capsys.readouterr().out
+    said = verdict(asyncio.run(asyncio.wait_for(run(), 60)))
     assert re.match(r"3 adapters: \d+ requests/s one at a time, \d+ with 6 at once, x ", said)
-    assert said.endswith("; 0 of 36 answers differ\n") != is_wrong
+    assert said.endswith("; 0 of 36 answers differ") != is_wrong
 
 
-def test_a_load_of_one_round_has_no_interval(endpoint, capsys):
+def test_a_load_of_one_round_has_no_interval(endpoint):
     async def run():
         async with TestServer(endpoint.app()) as server:
-            await load(base(f"{server.host}:{server.port}/classify/"), 4, 2, 1)
+            return await load(base(f"{server.host}:{server.port}/classify/"), 4, 2, 1)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
-    assert re.search(r", x \d+\.\d \(no interval, n = 1\); 0 of 4", capsys.readouterr().out)
+    said = verdict(asyncio.run(asyncio.wait_for(run(), 60)))
+    assert re.search(r", x \d+\.\d \(no interval, n = 1\); 0 of 4", said)
+
+
+def test_a_loads_record_says_what_answered_and_becomes_a_line_of_the_table(endpoint, tmp_path):
+    machine = {"device": "cpu", "cpu": "X", "threads": 2, "precision": "fp32"}
+    endpoint.about = {"backbone": "minilm", "provenance": {"hardware": machine}}
+
+    async def run():
+        async with TestServer(endpoint.app()) as server:
+            return await load(base(f"{server.host}:{server.port}"), 4, 2, 3)
+
+    record = asyncio.run(asyncio.wait_for(run(), 60))
+    keep(record, tmp_path)
+    [file] = (tmp_path / "records/endpoint").iterdir()
+    assert json.loads(file.read_text()) == record
+    [line] = table(file.parent).cells.to_numpy().tolist()
+    assert (line[:4], line[-2:]) == (["MiniLM", "X, 2 threads, fp32", "3", "2"], ["3", "0 of 12"])
 
 
 def test_an_address_needs_no_scheme():
