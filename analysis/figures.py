@@ -203,7 +203,7 @@ def quality_by_parameters(runs: pd.DataFrame) -> Figure | None:
                     ax.plot([count] * len(scores), scores, **style)
                 else:  # the head alone, which a log axis cannot show: its median
                     ax.axhline(np.median(scores), color=style["color"], linestyle=":", label=style["label"])
-        ax.set(xscale="log", xlabel="trained parameters", title=TASKS[task], ylabel=METRICS[main_metric(task)])
+        ax.set(xscale="log", xlabel="trained, without the head", title=TASKS[task], ylabel=METRICS[main_metric(task)])
     legend(figure)
     figure.suptitle(
         "each point is one seed; " + ", ".join(BACKBONES[b] for b in sorted(set(runs["backbone"]))), fontsize=8
@@ -316,7 +316,8 @@ def front(runs: pd.DataFrame) -> Figure | None:
                 drawn[METHODS[method]] = draw_point(ax, ratio(costs, method, column), summarize(list(mean)), method)
         title = (
             f"{BACKBONES[backbone]}; quality: mean of {', '.join(TASKS[t] for t in in_order(part['task']))}\n"
-            "and its 95 % t interval over seeds; open: fewer than three"
+            "and its 95 % t interval over the seeds that all have; open: fewer than three\n"
+            f"speed and peak: MRPC alone, {costs['hardware'].iloc[0]}, {costs['precision'].iloc[0]}"
         )
         pair[0].set(xlabel="samples/s, full FT = 1", ylabel="main metric x 100", title="speed")
         pair[1].set(xlabel="peak memory, full FT = 1", title="memory")
@@ -349,7 +350,7 @@ def importances(runs: pd.DataFrame) -> Figure | None:
         ax.grid(axis="x", visible=False)
         name = part["label"].iloc[0] if "label" in part else METHODS[part["method"].iloc[0]]
         words = f"{name} on {TASKS[part['task'].iloc[0]]}, {where(part)}"
-        ax.set(ylabel="importance $I_i$", title=f"{words}\nfilled: kept ({sum(kept)} of {len(kept)})")
+        ax.set(ylabel="importance $I_i$", title=f"{words}\nfilled: most seeds keep it ({sum(kept)} of {len(kept)})")
     return figure
 
 

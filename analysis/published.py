@@ -85,7 +85,9 @@ class Published:
         titles = [TASKS.get(column, column) for column in columns]
         notes = published_notes(reported)
         if any(line[1].startswith("ours") for line in lines):
-            ours = "Ours: median over seeds of the best evaluation on the validation set"
+            ours = (
+                "Ours: median over seeds, of the best evaluation on the validation set where no other choice is named"
+            )
             less = "; difference: ours less published" * any(line[1] == "difference" for line in lines)
             notes.insert(0, f"{ours}{less}. {COLLAPSED}")
         return Table(self.name, self.title, pd.DataFrame(lines, columns=["", "source", "seeds", *titles]), notes, 2)

@@ -209,6 +209,7 @@ COLUMNS = {
     "held_out_score": lambda r, _: 100 * entry[HELD_OUT][r["metric"]] if HELD_OUT in (entry := chosen(r)) else None,
     "is_collapsed": lambda r, _: chosen(r).get("collapsed"),
     "parameters": lambda r, _: r["parameters"]["trained_without_head"],
+    "trained": lambda r, _: r["parameters"]["trained"],
     "total": lambda r, _: r["parameters"]["total"],
     **dict.fromkeys(("samples_per_second", "tokens_per_second", "step_ms_median"), lambda r, k: r["speed"][k]),
     **dict.fromkeys(
@@ -218,6 +219,7 @@ COLUMNS = {
     "use": lambda r, _: r["memory"].get("over_training", []),
     "findings": lambda r, _: r.get("findings", {}),
     "hardware": lambda r, _: describe_hardware(r["provenance"]["hardware"]),
+    "device": lambda r, _: r["provenance"]["hardware"].get("device"),
     "precision": lambda r, _: r["provenance"]["hardware"].get("precision"),
     "hash": lambda r, _: r["config_hash"],
     "settings": lambda r, _: settings(r["config"]),

@@ -9,15 +9,17 @@ from analysis.statistics import interval, summarize
 EXPERIMENT = "minilm"
 NOTES = [
     "Each task's main metric on the validation set, times 100: mean over seeds and, in brackets, its 95 % t interval and the "
-    "number of seeds (no interval from fewer than three). Ten epochs of batches of 16, fp32, on CPUs and, in part, on a GPU. "
-    "A tenth of the training set is withheld: it chooses each seed's epoch, and each method's rate on each task, from steps "
-    "of a factor of 2 to 3, compared on the seeds that all of them have (0 and 1; the other seeds follow at the best rate). "
+    "number of seeds (no interval from fewer than three). Ten epochs of batches of 16, fp32, part of the runs on a GPU and "
+    "part on CPUs. A tenth of the training set is withheld: it chooses each seed's epoch, and each method's rate on each "
+    "task, from steps of a factor of 2 to 4, compared on the seeds that all of them have (0 and 1, on STS-B 0 alone; the "
+    "other seeds follow at the best rate). "
     "*: the chosen rate is the lowest or the highest tried so far; a better one may lie beyond.",
     "The encoder, all-MiniLM-L6-v2, is a sentence encoder: 6 layers, 384 wide, trained contrastively with mean pooling, on "
     "pairs that include SNLI, MultiNLI and Quora's questions. MNLI and QQP are therefore contaminated on it and are not run, "
     "RTE stays at chance even for full fine-tuning, and its first token, which the head reads, is weak.",
-    "Head alone: no weight of the encoder trains; the head itself holds 148,610 numbers, twice as many as LoRA's matrices. "
-    "It learns at the rate shown; the adapters' heads learn at 1e-3, full fine-tuning's at its own rate.",
+    "Head alone: no weight of the encoder trains. The head learns at the rate shown there, at 1e-3 beside adapters, and at "
+    "full fine-tuning's own rate; it holds 148,610 numbers (STS-B: 148,225), twice as many as LoRA's matrices. QLoRA adapts "
+    "every linear layer, the other adapters query and value.",
 ]
 
 

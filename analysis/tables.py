@@ -43,21 +43,31 @@ STATISTICS_NOTES = [
     "differ in the rate alone are compared at the rate that held-out data choose, the others' cells are blank.",
 ]
 
+MIXED = (
+    "In {mixed} of {pairs} pairs one run is of a GPU and the other of a CPU. Such a pair shares its data order and its head, "
+    "not its dropout's draws and rounding: the same seed of one setting may then differ by as much as two seeds."
+)
+
 
 def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
     """The lines of one experiment: one for each setting on each task."""
     rows, compared = [], []
+    mixed = pairs = 0
     for (model, task, _), group in runs.groupby(["model", "task", "metric"], sort=False):
         settings = dict(list(group.groupby("label", sort=False)))
         scores = {label: chosen_scores(complete(part)) for label, part in settings.items()}
         references = {name: reference_label(group, method) for name, method in REFERENCES.items()}
         chosen = labels_at_chosen_rates(complete(group))
+        devices = {label: complete(part).set_index("seed")["device"] for label, part in settings.items()}
         for label, part in settings.items():
             rows.append(score_cells(model, task, label, part, scores[label]))
             for reference in references.values():
                 is_twin = label == references["full FT"]  # LoRA's own line has this comparison
                 other = scores.get(reference, {}) if label in chosen and not is_twin and label != reference else {}
                 compared.append(difference(scores[label], other))
+                for seed in scores[label].keys() & other.keys():
+                    pairs += 1
+                    mixed += devices[label][seed] != devices[str(reference)][seed]
     p_values = holm([None if d is None else d.p for d in compared])
     cells = [difference_cell(d, p) for d, p in zip(compared, p_values, strict=True)]
     width = len(REFERENCES)
@@ -65,7 +75,8 @@ def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
     columns = ["backbone", "task", "runs", "seeds", "collapsed", "failed", "epoch", "median", "mean ± std"]
     columns += ["95 % interval", *(f"less {name}" for name in REFERENCES)]
     title = f"{experiment}: statistics over seeds"
-    return Table(f"{experiment}_statistics", title, pd.DataFrame(lines, columns=columns), STATISTICS_NOTES, 3)
+    notes = [*STATISTICS_NOTES, MIXED.format(mixed=mixed, pairs=pairs)] if mixed else STATISTICS_NOTES
+    return Table(f"{experiment}_statistics", title, pd.DataFrame(lines, columns=columns), notes, 3)
 
 
 def reference_label(group: pd.DataFrame, method: str) -> str | None:
