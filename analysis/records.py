@@ -104,7 +104,7 @@ def collect(folder: Path, into: Path = RECORDS, check: Callable[[pd.DataFrame], 
         UserError: there is no such folder, or `check` raised it.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give a folder of runs, as in runs/parikh_wu_table1")
+        raise UserError(f"there is no folder {folder}; give one of runs, as in runs/NAME, which an experiment makes")
     files = sorted(folder.rglob(RECORD))
     new: dict[Path, dict[str, Any]] = {}
     left_out: Counter[str] = Counter()
@@ -209,7 +209,7 @@ COLUMNS = {
     "held_out_score": lambda r, _: 100 * entry[HELD_OUT][r["metric"]] if HELD_OUT in (entry := chosen(r)) else None,
     "is_collapsed": lambda r, _: chosen(r).get("collapsed"),
     "parameters": lambda r, _: r["parameters"]["trained_without_head"],
-    "trained": lambda r, _: r["parameters"]["trained"],
+    "trained": lambda r, _: r["parameters"].get("trained"),
     "total": lambda r, _: r["parameters"]["total"],
     **dict.fromkeys(("samples_per_second", "tokens_per_second", "step_ms_median"), lambda r, k: r["speed"][k]),
     **dict.fromkeys(

@@ -1,5 +1,6 @@
 """A table of strings as Markdown, CSV and LaTeX."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,5 +88,6 @@ def write_tables(tables: Iterable[Table], folder: Path) -> list[Path]:
 
 
 def latex_text(text: str) -> str:
-    """Escapes what LaTeX reads as commands."""
-    return "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
+    """Escapes what LaTeX reads as commands; what stands between backticks is code."""
+    escaped = "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
+    return re.sub("`([^`]*)`", r"\\texttt{\1}", escaped)

@@ -37,10 +37,11 @@ STATISTICS_NOTES = [
     "epoch is the one that is best there (`held-out`); else it is the best one on the validation set itself (`best`), which "
     "flatters. `collapsed`: how many runs give every example the same answer at that "
     "epoch; they are included. Intervals are Student's t over seeds, 95 %; none from fewer than three seeds.",
-    "`less full FT`, `less LoRA`: mean paired difference over the seeds that both have, its 95 % t interval, and in brackets "
-    "the p value of a paired t test, Holm-corrected over all comparisons of this table. A reference with several settings is "
-    "taken at the one whose score on held-out data is best; without held-out data there is no reference then. Settings that "
-    "differ in the rate alone are compared at the rate that held-out data choose, the others' cells are blank.",
+    "`less full FT`, `less LoRA`: mean paired difference over the seeds that both have, of runs on as many examples, its "
+    "95 % t interval, and in brackets the p value of a paired t test, Holm-corrected over all comparisons of this table. A "
+    "reference with several settings is taken at the one whose score on held-out data is best; without held-out data "
+    "there is no reference then. Settings that differ in the rate alone are compared at the rate that held-out data "
+    "choose, the others' cells are blank.",
 ]
 
 MIXED = (
@@ -53,7 +54,8 @@ def experiment_statistics(experiment: str, runs: pd.DataFrame) -> Table:
     """The lines of one experiment: one for each setting on each task."""
     rows, compared = [], []
     mixed = pairs = 0
-    for (model, task, _), group in runs.groupby(["model", "task", "metric"], sort=False):
+    sizes = [f"{values.get('data.train_size')} {values.get('data.eval_size')}" for values in runs["settings"]]
+    for (model, task, *_), group in runs.assign(sizes=sizes).groupby(["model", "task", "metric", "sizes"], sort=False):
         settings = dict(list(group.groupby("label", sort=False)))
         scores = {label: chosen_scores(complete(part)) for label, part in settings.items()}
         references = {name: reference_label(group, method) for name, method in REFERENCES.items()}

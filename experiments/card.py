@@ -65,9 +65,9 @@ def card(restored: Restored, library: str, place: str) -> str:
 | | |
 |---|---|
 | settings of the method | {settings or "none"} |
-| learning rate, of the head | {trainer.learning_rate:g}, {trainer.head_learning_rate:g} |
+| learning rate, of the head | {trainer.learning_rate:g} / {trainer.head_learning_rate:g} |
 | epochs trained, batch size, seed | {record["history"][-1]["epoch"]:g}, {trainer.batch_size}, {run.seed} |{part}
-| parameters trained, without the head | {trained["trained"]:,}, {trained["trained_without_head"]:,} |
+| parameters trained, without the head | {trained["trained"]:,} / {trained["trained_without_head"]:,} |
 | weights of the backbone | {provenance["backbone"]["source"]}, sha256 {provenance["backbone"]["sha256"]} |
 | data, a hash of | {provenance["data_fingerprint"]} |
 | code's commit | {provenance["git"]["commit"]}{changed} |

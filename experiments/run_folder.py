@@ -152,7 +152,7 @@ class RunFolder:
         here, there = origin(record), origin(earlier)
         if odd := [key for key in ("data", "backbone", "start") if here[key] != there[key]]:
             raise UserError(
-                f"{self.path} holds a run with another {odd[0]}: use another output_dir, or force=true to replace it"
+                f"{self.path} holds a run whose {odd[0]} differs: use another output_dir, or force=true to replace it"
             )
         if earlier["status"] == "failed":
             raise Diverged(f"{self.path} failed before: {earlier['reason']} (retry=true to train it again)")
@@ -279,7 +279,7 @@ class RunFolder:
         tensors, header = self._read_checkpoint()
         if odd := [key for key, value in header["identity"].items() if self.identity.get(key) != value]:
             raise UserError(
-                f"{self.checkpoint} was written with another {' and '.join(odd)}: resume with that, "
+                f"{self.checkpoint} was written by a run whose {' and '.join(odd)} differs: resume with that, "
                 "or start again with force=true"
             )
         return Checkpoint.from_tensors(tensors, header["progress"])

@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
-from core.console import counted, log
+from core.console import counted, log, say
 from core.errors import USER_ERRORS, UserError
 from core.habits import amend, for_each_cell
 from core.mistakes import composing, sentence
@@ -183,7 +183,7 @@ def cell(composer: Composer, job: list[str]) -> RunConfig:
 
 
 def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = True) -> list[list[str]]:
-    """The jobs of a sweep that have something to train; logs which failed before, and each mistake once.
+    """The jobs of a sweep that have something to train. Says how many, which failed before, and each mistake once.
 
     Args:
         config: the sweep's, with Hydra's own part.
@@ -216,6 +216,8 @@ def pending(config: DictConfig, jobs: Sequence[Sequence[str]], is_here: bool = T
         log.error(
             f"{where[0]}: {mistake}" + (f" (and in {counted(len(where) - 1, 'more run')})" if len(where) > 1 else "")
         )
+    refused = sum(map(len, mistakes.values()))
+    say(f"sweep: {counted(len(jobs), 'run')}, {len(left)} of them to train" + f", {refused} refused" * (refused > 0))
     return left
 
 

@@ -58,7 +58,6 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         runs = [list(words) for words in job_overrides]
         waiting = pending(self.config, runs, is_here=self._EXECUTOR != "slurm")
-        say(f"sweep: {counted(len(runs), 'run')}, {len(waiting)} of them to train")
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])  # jobs import from here
         if waiting:
@@ -68,7 +67,7 @@ class Jobs(submitit_launcher.BaseSubmititLauncher):
             say(f"jobs {first.job_id} to {last.job_id}; output: {first.paths.folder.parent}")
             with as_ctrl_c():
                 self.watch(jobs)
-        if self.config.logger.name != "none" and (line := upload_line(Path(self.config.hydra.sweep.dir))):
+        if waiting and self.config.logger.name != "none" and (line := upload_line(Path(self.config.hydra.sweep.dir))):
             say(line)
         return returns(self.config, runs)
 

@@ -62,14 +62,13 @@ class ProcessLauncher(Launcher):
             raise UserError("several processes train each run, so one run at a time: leave out hydra.launcher.parallel")
         jobs = [list(job) for job in job_overrides]
         waiting = pending(self.config, jobs)
-        say(f"sweep: {counted(len(jobs), 'run')}, {len(waiting)} of them to train")
         with as_ctrl_c():
             try:
                 self.train_all(waiting)
             except KeyboardInterrupt:
                 self.stop()
                 raise Interrupted(f"the sweep, with {counted(len(waiting), 'run')} to train when it began") from None
-        if self.config.logger.name != "none" and (line := upload_line(Path(self.config.hydra.sweep.dir))):
+        if waiting and self.config.logger.name != "none" and (line := upload_line(Path(self.config.hydra.sweep.dir))):
             say(line)
         return returns(self.config, jobs)
 

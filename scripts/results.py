@@ -79,15 +79,17 @@ BUDGET = (
     "trainer.batch_size",
     "trainer.precision",
     "data.train_size",
+    "data.eval_size",
     "data.holdout",
 )
 
 
 def budget(runs: pd.DataFrame) -> str:
-    """What all runs share of the training's length and data: `epochs 10, batch_size 16`; what differs has a column."""
-    found = {key: {show(values.get(key)) for values in runs["settings"]} for key in BUDGET}
-    shared = {key: values.pop() for key, values in found.items() if len(values) == 1}
-    return ", ".join(f"{short(key)} {value}" for key, value in shared.items() if value != "null")
+    """The training's length and data, as `epochs 1 or 3, batch_size 16`; without what has a column."""
+    found = {key: sorted({show(values.get(key)) for values in runs["settings"]}, key=natural) for key in BUDGET}
+    columns = settings_that_differ(runs)
+    told = {key: values for key, values in found.items() if key not in columns and values != ["null"]}
+    return ", ".join(f"{short(key)} {' or '.join(values)}" for key, values in told.items())
 
 
 def cell(row: dict[str, Any]) -> str:

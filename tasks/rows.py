@@ -40,6 +40,8 @@ def read_with(reader: Callable[[Path], list[Row]], file: Path) -> list[Row]:
     """
     try:
         return reader(file)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -149,7 +149,7 @@ class Trainer:
             for indices in self.remaining_batches():
                 if self.has_stalled():
                     self.say(
-                        f"no better evaluation in the last {self.config.patience}: the run ends before its last step"
+                        f"no better evaluation for {self.config.patience} in a row: the run ends before its last step"
                     )
                     break
                 self.train_step(indices)

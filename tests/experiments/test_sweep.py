@@ -34,7 +34,7 @@ def test_a_sweep_continues_after_a_mistake_and_reports_it_at_the_end(tmp_path):
     assert len(list(tmp_path.rglob("result.json"))) == 2
     status, out, err = call(tmp_path, *words)
     assert status == 2
-    assert out == "sweep: 3 runs, 0 of them to train\n"
+    assert out == "sweep: 3 runs, 0 of them to train, 1 refused\n"
 
 
 def test_a_sweep_says_which_runs_committed_records_finish(tmp_path):
@@ -50,7 +50,7 @@ def test_a_setting_that_one_method_lacks_is_named_with_its_cell(tmp_path):
     """The others go on to their own mistakes; status.py names the cell too."""
     words = ("method=lora,full", "task=cola", "seed=0,1", "method.rank=8", "trainer.batch_size=0")
     status, out, err = call(tmp_path, *words)
-    assert (status, out) == (2, "sweep: 4 runs, 0 of them to train\n")
+    assert (status, out) == (2, "sweep: 4 runs, 0 of them to train, 4 refused\n")
     first, second = err.splitlines()
     assert re.search(r": .*method=lora .*: trainer.batch_size is 0; .* \(and in 1 more run\)$", first)
     assert re.search(
@@ -63,7 +63,7 @@ def test_a_setting_that_one_method_lacks_is_named_with_its_cell(tmp_path):
 @pytest.mark.parametrize("words", [("data=local", "data.path=/nowhere"), ("init_from=/nowhere",)])
 def test_a_folder_that_is_not_there_is_one_error_before_the_sweep(words, tmp_path):
     status, out, err = call(tmp_path, "method=lora", "task=cola,rte,stsb", "seed=0,1", *words)
-    assert (status, out, err.count("\n")) == (2, "sweep: 6 runs, 0 of them to train\n", 1)
+    assert (status, out, err.count("\n")) == (2, "sweep: 6 runs, 0 of them to train, 6 refused\n", 1)
     key = words[-1].partition("=")[0]
     assert err.endswith(f": {key}: there is no folder /nowhere (and in 5 more runs)\n")
 

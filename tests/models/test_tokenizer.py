@@ -103,7 +103,7 @@ def test_a_run_is_known_by_its_tokenizer(tmp_path):
     save_tokenizer(here, OTHER_TEXTS)
     with pytest.raises(UserError, match=r"was trained with another tokenizer: backbone.tokenizer=DIR"):
         restore(folder)
-    with pytest.raises(UserError, match="holds a run with another backbone"):
+    with pytest.raises(UserError, match="holds a run whose backbone differs"):
         train.train(run)
     from_folder(folder, provenance)
     with pytest.raises(UserError, match="was trained with another tokenizer"):

@@ -291,7 +291,7 @@ def test_a_checkpoint_of_other_data_is_refused_and_the_record_kept(tmp_path, mon
     before = file.read_text()
     assert len(json.loads(before)["history"]) == 1
     monkeypatch.setattr("tasks.loading.fingerprint", lambda splits: "other")
-    with pytest.raises(UserError, match="was written with another data: resume"):
+    with pytest.raises(UserError, match="was written by a run whose data differs: resume"):
         run(tmp_path)
     assert file.read_text() == before
 
@@ -316,7 +316,7 @@ def test_a_started_run_refuses_other_backbone_weights(status, tmp_path, monkeypa
     else:
         run(*words)
     save_encoder(tmp_path / "weights", seed=2)
-    with pytest.raises(UserError, match="another backbone"):
+    with pytest.raises(UserError, match="whose backbone differs"):
         run(*words)
 
 
@@ -353,7 +353,7 @@ def test_patience_ends_a_run_whose_evaluations_get_no_better(tmp_path, monkeypat
     assert [entry["epoch"] for entry in record["history"]] == [1, 2, 3, 4]
     assert record["best"]["epoch"] == 1
     assert (folder / "last.safetensors").exists()
-    assert "no better evaluation in the last 3: the run ends before its last step" in capsys.readouterr().out
+    assert "no better evaluation for 3 in a row: the run ends before its last step" in capsys.readouterr().out
 
 
 def test_patience_keeps_the_schedule_and_its_default_the_runs_name(tmp_path):
