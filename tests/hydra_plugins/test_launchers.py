@@ -83,6 +83,7 @@ def test_a_second_ctrl_c_ends_a_local_sweeps_jobs_that_do_not_train_yet(tmp_path
     with RunFolder.of(run).lock():  # the job waits, and submitit ignores SIGTERM
         process = start(tmp_path, "hydra/launcher=local", "seed=0")
         wait_for(lambda: "; waiting" in logs(tmp_path))
+        wait_for(lambda: "jobs " in Path(process.files[0].name).read_text())  # while it hands over, it ignores Ctrl-C
         jobs = jobs_of(process)
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.3)
