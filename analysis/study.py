@@ -11,8 +11,8 @@ NOTES = [
     "Each task's main metric on the validation set, times 100: mean over seeds and, in brackets, its 95 % t interval and the "
     "number of seeds (no interval from fewer than three). Ten epochs of batches of 16, fp32, part of the runs on a GPU and "
     "part on CPUs. A tenth of the training set is withheld: it chooses each seed's epoch, and each method's rate on each "
-    "task, from steps of a factor of 2 to 4, compared on the seeds that all of them have (0 and 1, on STS-B 0 alone; the "
-    "other seeds follow at the best rate). "
+    "task, from steps of a factor of 2 to 4, compared on the seeds that all of them have (0 and 1; 0 alone "
+    "on STS-B, and for LoRA-FA on MRPC; the other seeds follow at the best rate). "
     "*: the chosen rate is the lowest or the highest tried so far; a better one may lie beyond.",
     "The encoder, all-MiniLM-L6-v2, is a sentence encoder: 6 layers, 384 wide, trained contrastively with mean pooling, on "
     "pairs that include SNLI, MultiNLI and Quora's questions. MNLI and QQP are therefore contaminated on it and are not run, "
