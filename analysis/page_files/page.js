@@ -215,7 +215,7 @@ function tradeoffs(now) {
   const own = shown(now, DATA.settings.filter(onTask(now))).filter((s) => s.scores[now.rule]);
   const costs = (s) => s.cost[now.machine] ?? {};
   const quantities = [
-    ["trained parameters", (s) => s.parameters],
+    ["trained, without the head", (s) => s.parameters],
     ["samples/s", (s) => costs(s).samples_per_second],
     ["training memory, MiB", (s) => (costs(s).weights ? MEMORY.reduce((sum, [part]) => sum + costs(s)[part], 0) / 2 ** 20 : null)],
   ];
