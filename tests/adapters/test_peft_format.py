@@ -309,7 +309,7 @@ def test_a_sweep_notices_that_the_state_at_init_from_has_changed(lora_of_peft, t
         assert not pending(sweep, [job[:-1]])
     state = load_file(first.folder / "best.safetensors")
     save_file({name: tensor + 1 for name, tensor in state.items()}, first.folder / "best.safetensors")
-    with pytest.raises(UserError, match="another start"):
+    with pytest.raises(UserError, match="whose start differs"):
         train.train(second)
 
 
