@@ -116,7 +116,7 @@ def training_speed(runs: pd.DataFrame) -> Figure | None:
 
 def memory_peak(runs: pd.DataFrame) -> Figure | None:
     """Peak memory, against full fine-tuning's. Parikh and Wu, figure 4."""
-    return cost_bars(runs, "peak_bytes", "peak memory, full fine-tuning = 1")
+    return cost_bars(runs, "peak_bytes", "peak memory (CPU: resident), full FT = 1")
 
 
 def cost_bars(runs: pd.DataFrame, column: str, label: str) -> Figure | None:
