@@ -31,6 +31,7 @@ from analysis.verdicts import (
     query_and_value_lead,
     repeats_agree,
     twice_the_rank,
+    with_at_most,
 )
 from core.errors import UserError
 from tasks.glue import GLUE
@@ -381,7 +382,19 @@ def test_random_weights_are_never_one_model_with_pretrained_ones():
     assert sorted(runs["model"]) == ["RoBERTa-base", "RoBERTa-base, random weights"]
 
 
+def test_code_in_a_note_is_code_in_latex():
+    assert latex_text("`a_b`: 5 %") == r"\texttt{a\_b}: 5 \%"
+
+
 # Claims
+
+
+def test_a_share_that_is_missed_decides_nothing_but_a_worse_score_does():
+    runs = frame([record(f"method={name}") for name in ("lora", "lora_drop")])
+    for own, share, expected in ((True, 2.0, True), (True, 0.1, None), (False, 0.1, False), (None, 2.0, None)):
+        verdict = with_at_most(share, "lora_drop", "lora", lambda _, own=own: (own, ""))(runs)
+        assert verdict is not None
+        assert verdict[0] is expected
 
 
 def test_claims_follow_the_records():

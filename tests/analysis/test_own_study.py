@@ -46,6 +46,14 @@ def test_a_sweep_over_two_settings_is_a_line_for_each_of_their_pairs(tmp_path):
     assert medians[pairs[3]] == "60.0"
 
 
+def test_no_difference_is_taken_between_runs_on_other_examples():
+    for key in ("train_size", "eval_size"):
+        runs = frame([record("method=lora"), record("method=dora", f"data.{key}=20")])
+        assert set(own_study.tables(runs)[0].cells["less LoRA"]) == {""}
+        runs = frame([record(f"method={name}", f"data.{key}=20") for name in ("lora", "dora")])
+        assert any(own_study.tables(runs)[0].cells["less LoRA"])
+
+
 def test_runs_without_a_common_seed_are_a_line_for_each_setting():
     same = frame([record("seed=0"), record("seed=1")])
     apart = frame([record("seed=0"), record("seed=1", "trainer.weight_decay=0.3")])

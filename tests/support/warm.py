@@ -155,9 +155,8 @@ def _start(command: list[str], environment: dict[str, str], cwd: Path, paths: li
         os.dup2(pipe.fileno(), 1)
         pipe.close()
     subprocess.Popen = Popen
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # as in a terminal, though tests that nohup began ignore it
+    # as in a terminal; tests that nohup began would pass on that they ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(_exit_status(command, environment))
 
 
