@@ -3,7 +3,6 @@
 `conf/` chooses among them. A key that no dataclass has is an error, in an override and in a YAML file alike.
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -45,7 +44,9 @@ HASH_NEUTRAL_DEFAULTS = {
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that shape a run's result, out of those that `to_dict` or a record has."""
-    config = copy.deepcopy(config)
+    config = {
+        key: dict(part) if isinstance(part, dict) else part for key, part in config.items()
+    }  # to leave the caller's
     for key in NOT_IDENTITY:
         config.pop(key, None)
     for key, default in HASH_NEUTRAL_DEFAULTS.items():

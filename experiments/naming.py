@@ -25,12 +25,13 @@ def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list
     Args:
         settings: of the runs, each flat.
     """
-    values_of: dict[str, dict[tuple[str, ...], set[str]]] = {}
-    for values in settings:
-        place = tuple(str(values.get(key)) for key in within)
-        for key in dict.fromkeys(key for each in settings for key in each):
-            values_of.setdefault(key, {}).setdefault(place, set()).add(str(values.get(key)))
-    kept = [key for key, found in values_of.items() if max(map(len, found.values())) > 1]
+    keys = dict.fromkeys(key for values in settings for key in values)
+    places = [tuple(str(values.get(key)) for key in within) for values in settings]
+
+    def differs(key: str) -> bool:
+        """Whether a place has two values of a setting."""
+        found = {(place, str(values.get(key))) for place, values in zip(places, settings, strict=True)}
+        return len(found) > len(set(places))
 
     def named(key: str) -> bool:
         """Whether in these runs the backbone's name decides the setting."""
@@ -41,7 +42,7 @@ def differing(settings: Sequence[dict[str, Any]], within: Sequence[str]) -> list
 
     one_rate = all(values.get(HEAD_RATE) == values.get(RATE) for values in settings)
     left_out = (*PER_SEED, HEAD_RATE) if one_rate else PER_SEED
-    return [key for key in kept if key not in left_out and not named(key)]
+    return [key for key in keys if key not in left_out and differs(key) and not named(key)]
 
 
 def unequal(settings: Sequence[dict[str, Any]]) -> list[str]:

@@ -59,8 +59,9 @@ class RunFolder:
     @classmethod
     def of(cls, run: RunConfig) -> "RunFolder":
         counts = run.reuse_records and not run.force and run.init_from is None  # other weights may be there now
-        committed = COMMITTED / run.experiment / f"{run.folder.name}.json"
-        return cls(run.folder, run.hash, committed if counts else None)
+        folder = run.folder
+        committed = COMMITTED / run.experiment / f"{folder.name}.json"
+        return cls(folder, run.hash, committed if counts else None)
 
     # Reading
 
