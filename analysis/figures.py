@@ -22,6 +22,7 @@ from analysis.records import (
     TASKS,
     at_chosen_setting,
     at_chosen_settings,
+    at_one_rate,
     chosen_scores,
     complete,
     in_order,
@@ -262,26 +263,22 @@ def leave_out_the_floor(ax: Axes) -> None:
 
 
 def rank_alpha(runs: pd.DataFrame) -> Figure | None:
-    """Heat map of quality by rank and alpha; a box marks alpha = 2 r."""
-    runs = complete(runs, experiment=["rank_alpha", "minilm_rank_alpha"])
+    """Heat map of quality by rank and alpha at one rate; a box marks alpha = 2 r."""
+    runs = at_one_rate(complete(runs, experiment=["rank_alpha", "minilm_rank_alpha"]))
     groups = [part for _, part in runs.groupby(["experiment", "backbone"])]
     if not groups:
         return None
     figure, axes = panels(len(groups), width=4.6, height=3.2)
     for ax, part in zip(axes, groups, strict=True):
         grid = part.pivot_table(index="rank", columns="alpha", values="score", aggfunc="median")
+        seeds = part.pivot_table(index="rank", columns="alpha", values="score", aggfunc="count")
         image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto")
         middle = (grid.min().min() + grid.max().max()) / 2
         for (y, r), (x, alpha) in ((a, b) for a in enumerate(grid.index) for b in enumerate(grid.columns)):
-            ax.text(
-                x,
-                y,
-                f"{grid.iloc[y, x]:.1f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if grid.iloc[y, x] < middle else "black",
-            )
+            if seeds.iloc[y, x] > 0:
+                few = f"\nn = {seeds.iloc[y, x]:.0f}" if seeds.iloc[y, x] < seeds.max().max() else ""
+                color = "white" if grid.iloc[y, x] < middle else "black"
+                ax.text(x, y, f"{grid.iloc[y, x]:.1f}{few}", ha="center", va="center", fontsize=7, color=color)
             if alpha == 2 * r:
                 ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
         ax.set_xticks(range(len(grid.columns)), [f"{alpha:g}" for alpha in grid.columns])

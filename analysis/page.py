@@ -242,14 +242,16 @@ def command(record: dict[str, Any]) -> str:
     words, name = chosen(record), record["experiment"]
     if (ROOT / f"conf/experiment/{name}.yaml").exists() and composed((f"experiment={name}", *words)):
         words = [f"experiment={name}", *words]
-    base = composed(tuple(words))
-    own = [
-        f"{key}={override(value)}"
-        for key, value in flat(record["config"]).items()
-        if differs(key, value, base) and not key.startswith(UNASKED) and (key in base or not base)
-    ]
+    own: dict[str, str] = {}
+    for _ in range(2):  # again with what the first finds: an experiment's rate may follow from its optimizer
+        base = composed((*words, *own.values()))
+        own |= {
+            key: f"{key}={override(value)}"
+            for key, value in flat(record["config"]).items()
+            if differs(key, value, base) and not key.startswith(UNASKED) and (key in base or not base)
+        }
     path = ["data.path=DIR"] if record["data"] == "local" else []
-    return " ".join(["python train.py", *map(shlex.quote, [*words, *path, *own]), "reuse_records=false"])
+    return " ".join(["python train.py", *map(shlex.quote, [*words, *path, *own.values()]), "reuse_records=false"])
 
 
 def override(value: Any) -> str:

@@ -10,7 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import METHODS, TASKS, at_chosen_setting, chosen_scores, complete, in_order, main_metric
+from analysis.records import (
+    METHODS,
+    TASKS,
+    at_chosen_setting,
+    at_one_rate,
+    chosen_scores,
+    complete,
+    in_order,
+    main_metric,
+)
 from analysis.statistics import LEAST, Summary, difference, interval, spread_interval, spread_ratio, summarize
 from analysis.tables import pick_rate
 from training.selection import best, selected
@@ -114,6 +123,11 @@ def with_at_most(share: float, method: str, other: str, test: Test) -> Test:
         return (None if verdict[0] and high > 100 * share else verdict[0]), figures
 
     return both
+
+
+def at_equal_rate(test: Test) -> Test:
+    """The test on the runs at one rate, as `at_one_rate` has it."""
+    return lambda runs: test(at_one_rate(runs))
 
 
 def dora_like_full(runs: pd.DataFrame) -> Verdict | None:
@@ -320,7 +334,7 @@ def twice_the_rank(
 
     def test(runs: pd.DataFrame) -> Verdict | None:
         found = {}
-        for rank, part in runs.groupby("rank"):
+        for rank, part in at_one_rate(runs).groupby("rank"):
             others = [alpha for alpha in sorted(set(part["alpha"])) if alpha != 2 * rank and which(alpha, rank)]
             for task in in_order(part["task"]):
                 twice = scores(part, task, alpha=2 * rank)

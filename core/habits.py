@@ -47,8 +47,8 @@ def quoted(word: str) -> str:
 
 def right_name(name: str, settings: Mapping[str, Any]) -> str | None:
     """`trainer.batch_size` for `batch_size`: the right key for a setting given without its group, or by another name."""
-    if name in OTHER_NAMES:
-        return OTHER_NAMES[name]
+    if (plain := name.rpartition(".")[2]) in OTHER_NAMES:
+        return OTHER_NAMES[plain]
     places = [f"{group}.{name}" for group, part in settings.items() if isinstance(part, Mapping) and name in part]
     return " or ".join(places) or None
 

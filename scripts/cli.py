@@ -51,12 +51,14 @@ def parse(
         rest_are: what the other words are. "paths": those with `=` or `--` must exist; "none": no others are allowed.
 
     Raises:
-        UserError: a required option is missing, or a word is nearly one, or meant as one.
+        UserError: a required option is missing, an option is empty, or a word is nearly one, or meant as one.
     """
     chosen, rest = dict(options), []
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in options:
+            if not value:
+                raise UserError(f"{word} is empty: give a value, or leave it out")
             chosen[key] = value
         elif word.startswith("--") and key[2:].replace("-", "_") in options:
             name = key[2:].replace("-", "_")

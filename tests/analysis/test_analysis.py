@@ -492,6 +492,10 @@ def test_alphas_and_matrices_are_compared_within_their_rank_and_task():
     assert larger(alphas) == (True, "r = 8, less alpha 64 on CoLA: +10.0 (9.8 to 10.2, n = 3)")
     assert smaller(alphas)[0] is True
     assert twice_the_rank(above, lambda a, r: True, least=3)(alphas) is None
+    at_another_rate = seeded(
+        ("task=cola", "method=lora", "method.alpha=64", "trainer.learning_rate=0.03"), (0.9, 0.91, 0.92)
+    )
+    assert larger(frame([*runs("method.alpha", {1: low, 16: high, 64: low}), *at_another_rate]))[0] is True
     matrices = {"query": low, "query|value": high, "query|key": low}
     assert query_and_value_lead(frame(runs("method.target_modules", matrices)))[0] is True
     assert (

@@ -17,7 +17,7 @@ from analysis.drawing import write_figures
 from analysis.records import RECORDS, collect, frame, read_runs
 from analysis.subspace import write_similarity
 from core.errors import UserError
-from scripts.results import settings_that_differ, summaries
+from scripts.results import budget, settings_that_differ, summaries
 
 
 def leave(folder, *overrides: str, **more) -> None:
@@ -73,6 +73,11 @@ def test_what_methods_do_not_share_is_in_labels_and_in_results_columns(tmp_path)
     runs = read_runs([tmp_path])
     rows = [(row["method"], row["train_size"], row["seeds"]) for row in summaries(runs)]
     assert rows == [("lora", None, 1), ("dora", 200, 1), ("dora", None, 1)]
+
+
+def test_the_budget_tells_how_many_examples_were_scored(tmp_path):
+    leave(tmp_path, "method=lora", "data.eval_size=32", experiment="mine")
+    assert "eval_size 32" in budget(read_runs([tmp_path]))
 
 
 def test_every_setting_that_differs_is_named_even_if_two_go_together(tmp_path):

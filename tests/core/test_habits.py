@@ -74,6 +74,7 @@ def test_a_setting_written_as_a_flag_is_pointed_out(words, message):
     ("word", "message"),
     [
         ("lr=1e-3", "unknown setting 'lr'; write trainer.learning_rate"),
+        ("trainer.lr=1e-3", "unknown setting 'trainer.lr'; write trainer.learning_rate"),
         ("batch_size=8", "unknown setting 'batch_size'; write trainer.batch_size"),
         ("rank=8", "unknown setting 'rank'; write method.rank"),
         ("resume=true", "unknown setting 'resume'; write nothing: the same command resumes a run"),

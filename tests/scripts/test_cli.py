@@ -86,6 +86,8 @@ def test_options_are_key_value_and_a_misspelt_one_is_named():
         parse(["fle=x"], options)
     with pytest.raises(UserError, match=r"run=\.\.\. is missing"):
         parse([], options, required=("run",))
+    with pytest.raises(UserError, match="file= is empty: give a value, or leave it out"):
+        parse(["run=a", "file="], options)
 
 
 @pytest.mark.parametrize("script", ["results", "make_tables", "make_figures"])
