@@ -68,6 +68,14 @@ def _in_file(error: Exception) -> str | None:
     )
 
 
+def _file_system(error: Exception) -> str | None:
+    """An error of the operating system, with the file that it is about."""
+    if not (isinstance(error, OSError) and error.filename and error.strerror):
+        return None
+    is_file = isinstance(error, FileExistsError | NotADirectoryError)
+    return f"{error.filename}: {'a file is there, and a folder is needed' if is_file else error.strerror}"
+
+
 def _several_runs(error: Exception) -> str | None:
     """`seed=0,1` without -m."""
     ambiguous = re.match(r"Ambiguous value for argument '(.+?)'", _one_line(_cause(error)))
@@ -119,6 +127,7 @@ RULES: tuple[Callable[[Exception], str | None], ...] = (
     _profile_in_experiment,
     _ours,
     _in_file,
+    _file_system,
     _several_runs,
     _list,
     _unknown_setting,

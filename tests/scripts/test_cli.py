@@ -68,6 +68,14 @@ def test_an_error_becomes_one_sentence_and_a_status(error, status, monkeypatch, 
     assert capsys.readouterr().err == "error: no such thing: take another\n"
 
 
+def test_a_file_where_a_folder_is_needed_is_named(monkeypatch, capsys, tmp_path):
+    (tmp_path / "notes").touch()
+    assert status_of(monkeypatch, lambda words: (tmp_path / "notes").mkdir(exist_ok=True)) == 2
+    assert status_of(monkeypatch, lambda words: (tmp_path / "notes/more").mkdir()) == 2
+    lines = [f"error: {tmp_path}/{name}: a file is there, and a folder is needed\n" for name in ("notes", "notes/more")]
+    assert capsys.readouterr().err == "".join(lines)
+
+
 def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
     def main(words):
         raise ZeroDivisionError
