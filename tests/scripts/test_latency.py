@@ -172,7 +172,7 @@ def test_the_command_writes_a_record_and_a_table(cli, tmp_path):
 MISTAKES = {
     "batches=0": "batches is '0'; give a whole number of at least 1",
     "lengths=8,x": "lengths is 'x'",
-    "repeats=": "repeats is ''",
+    "repeats=": "repeats= is empty",
     "lengths=8,500": "lengths has 500; tiny takes at most 128",
     "method=lora": "method=lora: every method is measured, at its own defaults; leave it out",
     "method.rank=4": "method.rank=4: every method",
