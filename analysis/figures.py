@@ -270,6 +270,7 @@ def rank_alpha(runs: pd.DataFrame) -> Figure | None:
         return None
     figure, axes = panels(len(groups), width=4.6, height=3.2)
     for ax, part in zip(axes, groups, strict=True):
+        rate = part["learning_rate"].iloc[0]
         grid = part.pivot_table(index="rank", columns="alpha", values="score", aggfunc="median")
         seeds = part.pivot_table(index="rank", columns="alpha", values="score", aggfunc="count")
         image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto")
@@ -284,7 +285,7 @@ def rank_alpha(runs: pd.DataFrame) -> Figure | None:
         ax.set_xticks(range(len(grid.columns)), [f"{alpha:g}" for alpha in grid.columns])
         ax.set_yticks(range(len(grid.index)), [f"{rank:g}" for rank in grid.index])
         ax.grid(visible=False)
-        ax.set(xlabel="alpha", ylabel="rank", title=f"Matthews on CoLA, {where(part)}; red: alpha = 2 r")
+        ax.set(xlabel="alpha", ylabel="rank", title=f"Matthews on CoLA, {where(part)}, rate {rate:g}; red: alpha = 2 r")
         figure.colorbar(image, ax=ax)
     return figure
 

@@ -126,8 +126,14 @@ def with_at_most(share: float, method: str, other: str, test: Test) -> Test:
 
 
 def at_equal_rate(test: Test) -> Test:
-    """The test on the runs at one rate, as `at_one_rate` has it."""
-    return lambda runs: test(at_one_rate(runs))
+    """The test on the runs at one rate, as `at_one_rate` has it, with the rate in its figures."""
+
+    def at_one(runs: pd.DataFrame) -> Verdict | None:
+        if (verdict := test(own := at_one_rate(runs))) is None:
+            return None
+        return verdict[0], f"at a rate of {own['learning_rate'].iloc[0]:g}, {verdict[1]}"
+
+    return at_one
 
 
 def dora_like_full(runs: pd.DataFrame) -> Verdict | None:
@@ -334,7 +340,7 @@ def twice_the_rank(
 
     def test(runs: pd.DataFrame) -> Verdict | None:
         found = {}
-        for rank, part in at_one_rate(runs).groupby("rank"):
+        for rank, part in runs.groupby("rank"):
             others = [alpha for alpha in sorted(set(part["alpha"])) if alpha != 2 * rank and which(alpha, rank)]
             for task in in_order(part["task"]):
                 twice = scores(part, task, alpha=2 * rank)

@@ -141,7 +141,11 @@ def test_runs_whose_jobs_wait_in_slurms_queue_are_queued(show, tmp_path, monkeyp
         ),
         (
             ("experiment=optimizers", "seed=0", "trainer.schedule=linear"),
-            ["cola", "lora optimizer=adamw learning_rate=0.0004 .", "lora optimizer=sgd learning_rate=0.1 ."],
+            [
+                "cola",
+                "lora optimizer=adamw learning_rate=0.0004 weight_decay=0.1 .",
+                "lora optimizer=sgd learning_rate=0.1 weight_decay=0 .",
+            ],
         ),
     ],
 )
