@@ -159,7 +159,7 @@ def records_below(paths: Iterable[Path | str]) -> dict[Path, dict[str, Any]]:
         UserError: a path does not exist, or there is no complete run.
     """
     found: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
-    for path in map(Path, paths):
+    for path in (paths := list(map(Path, paths))):
         if not path.exists():
             raise UserError(f"there is no {path}; give folders of runs, as in runs/default")
         if path.is_file() and path.suffix != ".json":
@@ -170,7 +170,8 @@ def records_below(paths: Iterable[Path | str]) -> dict[Path, dict[str, Any]]:
             if record["status"] == "complete" or key not in found:
                 found[key] = file, record
     if all(record["status"] != "complete" for _, record in found.values()):
-        raise UserError("no complete run there; give folders of runs, as in runs/default")
+        places = ", ".join(map(str, paths))
+        raise UserError(f"no complete run in {places}; give folders of runs, as in runs/default")
     return dict(found.values())
 
 

@@ -125,6 +125,16 @@ def with_at_most(share: float, method: str, other: str, test: Test) -> Test:
     return both
 
 
+def where_trained(test: Test) -> Test:
+    """The test without settings that did not train: those whose every run gives every example the same answer."""
+
+    def trained(runs: pd.DataFrame) -> Verdict | None:
+        dead = runs.groupby("variant")["is_collapsed"].transform("all").astype(bool)
+        return test(runs[~dead])
+
+    return trained
+
+
 def at_equal_rate(test: Test) -> Test:
     """The test on the runs at one rate, as `at_one_rate` has it, with the rate in its figures."""
 

@@ -83,7 +83,7 @@ def refuse(word: str, following: str, groups: Groups) -> None:
         raise UserError(f"settings have no dashes: write {setting}={value or following or 'VALUE'}")
     if name.lstrip("+~").startswith("hydra.sweeper.params"):
         raise UserError(f"{word}: a grid on the command line is written as its settings, as in -m seed=0,1")
-    if name.lstrip("+") in groups and value.lower() == "null":
+    if name.lstrip("+") in groups and "=" in word and value.lower() in ("", "null"):
         raise UserError(f"{word} chooses no file: leave it out, or name one of conf/{name.lstrip('+')}/")
     if word.startswith("~") and word[1:] in groups and word[1:] not in ("logger", "experiment", "profile"):
         raise UserError(f"{word}: a run has to have a {word[1:]}; choose one with {word[1:]}=NAME")

@@ -18,6 +18,7 @@ from core.console import log
 from core.errors import Damaged, UserError
 
 CHECKSUM = "sha256"  # the key of a record's or a header's checksum over all else
+os.umask(UMASK := os.umask(0))  # there is no other way to ask for it
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -30,6 +31,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(unfinished)
+        follow_umask(unfinished)
         with unfinished.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(unfinished, path)
@@ -40,6 +42,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     except BaseException:  # Ctrl-C, too, leaves no temporary file
         _discard(unfinished)
         raise
+
+
+def follow_umask(file: Path) -> None:
+    """Gives a file the permissions of a new one: safetensors leaves files that only their owner can read."""
+    file.chmod(0o666 & ~UMASK)
 
 
 def _discard(file: Path) -> None:

@@ -100,6 +100,17 @@ def _list(error: Exception) -> str | None:
     return f"{key}: it takes one value; for several runs give {key}={values} without brackets, and -m"
 
 
+def _kind(error: Exception) -> str | None:
+    """`method.rank=four`."""
+    key = getattr(_cause(error), "full_key", None)
+    why = r"(?:of type 'str' could not be converted to|is not a valid) (Integer|Float|bool)"
+    wrong = re.match(rf"Value '(.*)' {why}", _one_line(_cause(error)))
+    if not (key and wrong):
+        return None
+    wanted = {"Integer": "a whole number", "Float": "a number"}.get(wrong[2], "true or false")
+    return f"{key} is '{wrong[1]}'; give {wanted}"
+
+
 def _unknown_setting(error: Exception) -> str | None:
     cause = _cause(error)
     missing = re.match(r"Key '(.+?)' (is )?not in", _one_line(cause))
@@ -130,6 +141,7 @@ RULES: tuple[Callable[[Exception], str | None], ...] = (
     _file_system,
     _several_runs,
     _list,
+    _kind,
     _unknown_setting,
     _other,
 )

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from adapters.peft_format import write_adapter
 from core.errors import UserError
-from core.io import write_json, write_text
+from core.io import follow_umask, write_json, write_text
 from experiments.card import card
 from experiments.restore import Restored, load_data
 from methods.base import merge
@@ -40,6 +40,8 @@ def export_merged(
     splits = load_data(run, restored.record)
     data = {name: encode(splits[name], restored.tokenizer, run.task.max_length) for name in task.validation}
     merged.save_pretrained(folder)
+    for file in folder.glob("*.safetensors"):
+        follow_umask(file)
     restored.tokenizer.save_pretrained(folder)
     again = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     numbers, first = {}, None

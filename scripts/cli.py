@@ -58,11 +58,13 @@ def parse(
         key, equals, value = word.partition("=")
         if equals and key in options:
             if not value:
-                raise UserError(f"{word} is empty: give a value, or leave it out")
+                raise UserError(f"{word} is empty: give a value" + ", or leave it out" * (key not in required))
             chosen[key] = value
         elif word.startswith("--") and key[2:].replace("-", "_") in options:
             name = key[2:].replace("-", "_")
             raise UserError(f"options have no dashes: write {name}={value or 'VALUE'}")
+        elif rest_are == "none" and required and os.path.lexists(word):
+            raise UserError(f"write {required[0]}={word}")
         elif rest_are == "none" or (
             rest_are == "paths" and (equals or word.startswith("--")) and not os.path.lexists(word)
         ):

@@ -31,8 +31,8 @@ def gigabytes(word: str) -> float:
 
 def planned(words: list[str]) -> dict[str, str]:
     """The table's lines."""
-    own, overrides = parse(words, OPTIONS)
-    memory = gigabytes(own["memory"] or "")
+    own, overrides = parse(words, OPTIONS, required=("memory",))
+    memory = gigabytes(str(own["memory"]))
     run = compose(overrides)
     base_bits = own["base_bits"] or ("4" if isinstance(run.method, QLoRA) else "16")
     adapter_bits = own["adapter_bits"]

@@ -155,7 +155,8 @@ def seconds_left(found: list[Cell]) -> float | None:
 def main(words: list[str]) -> None:
     found = read([word for word in words if word not in ("-m", "--multirun")])
     counts = Counter(cell.state for cell in found)
-    states = ", ".join(f"{counts[word]} {word}" for word in LETTERS if word != "missing" or not folders_of(words))
+    shown = [word for word in LETTERS if word != "missing" or counts[word] or not folders_of(words)]
+    states = ", ".join(f"{counts[word]} {word}" for word in shown)
     lines = [states + f", of {len(found)}" + " that have begun" * bool(folders_of(words)), "", *grid(found)]
     lines += [complaint(cell) for cell in found if cell.state in ("failed", "interrupted", "damaged")]
     if left := seconds_left(found):

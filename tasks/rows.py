@@ -123,6 +123,8 @@ def no_column(where: str, column: str, columns: Iterable[Any], required: Sequenc
     there = [*map(str, columns)]
     close = difflib.get_close_matches(column, [name for name in there if name not in required], n=1)
     hint = f"; if {close[0]} is meant, call it {column}" if close else ""
+    if len(there) == 1 and (odd := next((mark for mark in ";\t|" if mark in there[0]), None)):
+        hint = f"; separate the columns of a .csv by commas, not by {odd!r}"
     return UserError(f"{where} has no column {column}; its columns are: {', '.join(there)}{hint}")
 
 

@@ -24,6 +24,7 @@ from analysis.tables import all_tables, at_chosen_rates, index, learning_rates
 from analysis.verdicts import (
     above,
     at_equal_rate,
+    compare,
     dora_like_full,
     easier_to_get_right,
     higher_rates,
@@ -32,6 +33,7 @@ from analysis.verdicts import (
     query_and_value_lead,
     repeats_agree,
     twice_the_rank,
+    where_trained,
     with_at_most,
 )
 from core.errors import UserError
@@ -477,6 +479,22 @@ def test_spread_claims_follow_the_seeds():
     loose = seeded(("task=cola", "method=lora"), (0.2, 0.6, 0.9, 0.3, 0.7))
     assert easier_to_get_right(frame([*full, *loose]))[0] is None
     assert repeats_agree(frame(loose))[0] is False
+
+
+def test_a_setting_that_did_not_train_is_no_evidence():
+    def runs(schedule, rate, scores, collapsed=False):
+        words = ("task=cola", "method=lora", f"trainer.schedule={schedule}", f"trainer.learning_rate={rate}")
+        made = seeded(words, scores)
+        for run in made:
+            for entry in run["history"]:
+                entry["collapsed"] = collapsed
+        return made
+
+    test = where_trained(compare({"schedule": "cosine"}, {"schedule": "constant"}, ("cosine", "constant"), above))
+    dead = [run for name in ("cosine", "constant") for run in runs(name, 0.3, (0.0, 0.0, 0.0), collapsed=True)]
+    assert test(frame(dead)) is None
+    alive = [*runs("cosine", 0.1, (0.5, 0.51, 0.52)), *runs("constant", 0.1, (0.4, 0.41, 0.421))]
+    assert test(frame([*dead, *alive]))[0] is True
 
 
 def test_alphas_and_matrices_are_compared_within_their_rank_and_task():

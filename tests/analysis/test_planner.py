@@ -224,7 +224,7 @@ def test_the_script_prints_the_bits_of_the_base_model(cli, words, base, adapter)
 
 
 MISTAKES = {
-    "memory=": "memory= is empty: give a value, or leave it out",
+    "memory=": "memory= is empty: give a value",
     "memory=abc": "memory is 'abc'; give GB",
     "memory=-1": "memory is -1.0; it must be above 0",
     "memory=nan": "memory is nan",

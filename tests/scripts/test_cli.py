@@ -96,6 +96,8 @@ def test_options_are_key_value_and_a_misspelt_one_is_named():
         parse([], options, required=("run",))
     with pytest.raises(UserError, match="file= is empty: give a value, or leave it out"):
         parse(["run=a", "file="], options)
+    with pytest.raises(UserError, match=r"run= is empty: give a value$"):
+        parse(["run="], options, required=("run",))
 
 
 @pytest.mark.parametrize("script", ["results", "make_tables", "make_figures"])
@@ -112,6 +114,8 @@ def test_a_folder_may_have_a_name_like_an_option(tmp_path):
     assert parse([f"{tmp_path}/a=b"], {"into": None}, rest_are="paths")[1] == [f"{tmp_path}/a=b"]
     with pytest.raises(UserError, match="unknown option 'other'; there are: into"):
         parse(["other"], {"into": None}, rest_are="none")
+    with pytest.raises(UserError, match=f"write run={tmp_path}/a=b"):
+        parse([f"{tmp_path}/a=b"], {"run": None}, required=("run",), rest_are="none")
     with pytest.raises(UserError, match="options have no dashes: write take_over=true"):
         parse(["--take-over=true"], {"take_over": None})
 

@@ -95,6 +95,13 @@ def test_an_own_task_that_is_not_complete_is_one_sentence(words, message, tmp_pa
         splits(tmp_path, *words)
 
 
+def test_a_csv_with_another_separator_is_told_so(tmp_path):
+    write(tmp_path, ".csv")
+    (tmp_path / "train.csv").write_text("text;label\na;ham\n")
+    with pytest.raises(UserError, match=r"are: text;label; separate the columns of a \.csv by commas, not by ';'$"):
+        splits(tmp_path)
+
+
 def test_a_label_outside_the_task_is_named_with_its_row(tmp_path):
     write(tmp_path, ".csv", [*ROWS, ("what", "egg")])
     with pytest.raises(UserError, match="row 4: the label is 'egg'; it must be one of: ham, spam"):

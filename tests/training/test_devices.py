@@ -21,7 +21,7 @@ from support.trainers import tiny_trainer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.io import read_tensors, write_tensors
+from core.io import UMASK, read_tensors, write_tensors
 from methods.base import Method, load_trained_state, merge, trained_state
 from methods.lora import LoRA
 from methods.lora_fa import LoRAFA
@@ -118,6 +118,7 @@ def test_a_run_and_its_resumption_stay_on_the_models_device(method, forward, arc
         trainer.fit(Tracker(), checkpoints.append)
         trainer.summary()
         write_tensors(file, checkpoints[-1].tensors(), {})
+        assert file.stat().st_mode & 0o777 == 0o666 & ~UMASK  # as other files: colleagues can read it
         saved, _ = read_tensors(file)
         resumed = tiny_trainer(other, method, forward, precision=precision)
         resumed.resume(Checkpoint.from_tensors(saved, checkpoints[-1].progress))
