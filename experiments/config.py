@@ -44,9 +44,7 @@ HASH_NEUTRAL_DEFAULTS = {
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that shape a run's result, out of those that `to_dict` or a record has."""
-    config = {
-        key: dict(part) if isinstance(part, dict) else part for key, part in config.items()
-    }  # to leave the caller's
+    config = {key: dict(part) if isinstance(part, dict) else part for key, part in config.items()}  # the caller's stays
     for key in NOT_IDENTITY:
         config.pop(key, None)
     for key, default in HASH_NEUTRAL_DEFAULTS.items():

@@ -28,7 +28,7 @@ class TrainerConfig:
         head_learning_rate: of the head; null: what suits the backbone or the method (VeRA), or else `learning_rate`.
         weight_decay: of matrices; biases, norms and other vectors are not decayed. With adamw a step shrinks a matrix by rate
             x decay. With sgd decay is part of the gradient, as torch has it, and momentum repeats it: rate x decay /
-            (1 - momentum), which at SGD's rates keeps a head from learning.
+            (1 - momentum), which at SGD's rates can keep it from learning.
         schedule: linear, cosine or constant, after a warm-up over `warmup_ratio` of all steps.
         max_grad_norm: gradients are clipped to it; null: no clipping.
         precision: fp32, bf16 (autocast), or auto: bf16 where the GPU has it.
