@@ -34,6 +34,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     )
 
 
+def reason(error: OSError) -> str:
+    """Why the operating system refused."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file is there, and a folder is needed"
+    return error.strerror or str(error)
+
+
 @contextmanager
 def refused(what: str) -> Iterator[None]:
     """Turns the errors that other libraries raise on a user's settings and files into a UserError of one sentence."""

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.console import log
-from core.errors import Damaged, UserError
+from core.errors import Damaged, UserError, reason
 
 CHECKSUM = "sha256"  # the key of a record's or a header's checksum over all else
 os.umask(UMASK := os.umask(0))  # there is no other way to ask for it
@@ -38,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         _settle(path.parent)
     except (OSError, SafetensorError) as error:
         _discard(unfinished)
-        raise UserError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"{path} cannot be written: {_reason(error)}") from error
     except BaseException:  # Ctrl-C, too, leaves no temporary file
         _discard(unfinished)
         raise
@@ -47,6 +47,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def follow_umask(file: Path) -> None:
     """Gives a file the permissions of a new one: safetensors leaves files that only their owner can read."""
     file.chmod(0o666 & ~UMASK)
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    is_above = isinstance(error, FileExistsError | NotADirectoryError)  # where a folder of the path should be
+    return f"{error.filename}: {reason(error)}" if is_above else reason(error)
 
 
 def _discard(file: Path) -> None:

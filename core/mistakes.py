@@ -11,7 +11,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from core.errors import UserError, unknown
+from core.errors import UserError, reason, unknown
 from core.habits import TEXTS, quoted, right_name
 
 
@@ -72,8 +72,7 @@ def _file_system(error: Exception) -> str | None:
     """An error of the operating system, with the file that it is about."""
     if not (isinstance(error, OSError) and error.filename and error.strerror):
         return None
-    is_file = isinstance(error, FileExistsError | NotADirectoryError)
-    return f"{error.filename}: {'a file is there, and a folder is needed' if is_file else error.strerror}"
+    return f"{error.filename}: {reason(error)}"
 
 
 def _several_runs(error: Exception) -> str | None:
@@ -81,7 +80,10 @@ def _several_runs(error: Exception) -> str | None:
     ambiguous = re.match(r"Ambiguous value for argument '(.+?)'", _one_line(_cause(error)))
     if not ambiguous:
         return None
-    is_text = ambiguous[1].partition("=")[0] in TEXTS
+    name, _, values = ambiguous[1].partition("=")
+    if place := right_name(name, {}):
+        return f"unknown setting '{name}'; write {place}={values}, and add -m to train them all"
+    is_text = name in TEXTS
     return f"{ambiguous[1]} names several runs: add -m to train them all" + (
         f"; as one text it is written {quoted(ambiguous[1])}" if is_text else ""
     )

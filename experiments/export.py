@@ -10,6 +10,7 @@ from accelerate import Accelerator, init_empty_weights
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from adapters import peft_check
 from adapters.peft_format import write_adapter
 from core.errors import UserError
 from core.io import follow_umask, write_json, write_text
@@ -71,9 +72,14 @@ def export_adapter(restored: Restored, folder: Path, place: str) -> None:
         UserError: PEFT does not know the method.
     """
     method, model = restored.run.method, restored.model
-    if not method.peft_names:
+    why = (
+        peft_check.difference(model, method)
+        if method.peft_names
+        else f"method={method.name} has no format of PEFT's here (peft_names)"
+    )
+    if why:
         raise UserError(
-            f"form=adapter: method={method.name} has no format of PEFT's here (peft_names); "
+            f"form=adapter: {why}; "
             "form=merged writes what merges into plain weights, and predict.py takes the run as it is"
         )
     write_adapter(folder, model, method, restored.record)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from core.errors import UserError
+from core.errors import Damaged, UserError
 from experiments.config import RunConfig, from_dict
 from experiments.inputs import apply_method
 from experiments.record import RECORD, read_finished, read_record
@@ -74,7 +74,10 @@ def finished(
     Raises:
         UserError: the folder holds none, or a damaged one.
     """
-    record = read_finished(folder)
+    try:
+        record = read_finished(folder)
+    except Damaged as error:
+        raise Damaged(f"{error}; the command that trained the run sets it aside and trains it again") from error
     if record is None and (below := sorted(folder.glob(f"*/{RECORD}"))):
         raise UserError(f"{folder} is a folder of runs: name one of them, as in {below[0].parent}")
     if record is None and (begun := read_record(folder)) and begun["status"] != "complete":

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.checks import one_of
 from core.errors import UserError
 from scripts.cli import command, parse
 
@@ -29,18 +30,18 @@ FORMS = ("merged", "adapter")
 
 def export(options: dict[str, str | None]) -> None:
     """Writes the export that the options ask for, and pushes it if they say so."""
-    from core.checks import one_of
+    if options["form"] != "folded":  # the earlier name of merged
+        one_of(*FORMS)("form", options["form"])
+    folder = Path(options["into"])
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
     from experiments.export import export_adapter, export_merged, merging_table
     from experiments.record import RECORD
     from experiments.restore import restore
     from training.accelerator import make_accelerator  # seconds to import: a mistake should not wait for it
 
-    if options["form"] != "folded":  # the earlier name of merged
-        one_of(*FORMS)("form", options["form"])
-    run_folder, folder = Path(options["run"].removesuffix(RECORD)), Path(options["into"])
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"into: {folder} is there already, and not empty: name a new folder")
-    restored = restore(run_folder, options["data.path"], options["backbone.source"], options["backbone.tokenizer"])
+    run = Path(options["run"].removesuffix(RECORD))
+    restored = restore(run, options["data.path"], options["backbone.source"], options["backbone.tokenizer"])
     place = options["push"] or str(folder)
     with complete(folder) as unfinished:
         if options["form"] == "adapter":

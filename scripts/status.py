@@ -160,7 +160,7 @@ def main(words: list[str]) -> None:
     lines = [states + f", of {len(found)}" + " that have begun" * bool(folders_of(words)), "", *grid(found)]
     lines += [complaint(cell) for cell in found if cell.state in ("failed", "interrupted", "damaged")]
     if left := seconds_left(found):
-        lines.append(f"about {duration(left)} left, one process at a time")
+        lines.append(f"about {duration(left)} of training left, one process at a time")
     elif left is None:
         lines.append("no estimate until one run is complete")
     print("\n".join(lines))

@@ -54,11 +54,17 @@ def _separated(file: Path, columns: list[str] | None = None, may_lack: bool = Fa
         may_lack: whether rows may have too few fields, which are then None; not the last row, which was then cut.
 
     Raises:
-        ValueError: a row has more or fewer fields than the header, or two columns have the same name.
+        ValueError: a row has more or fewer fields than the header, or a quote that does not end; or two columns have the
+            same name.
     """
     with file.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream, columns, strict=True, **dialect)
-        rows = list(reader)
+        rows: list[Row] = []
+        try:
+            rows.extend(reader)
+        except csv.Error as error:
+            is_open = str(error) == "unexpected end of data"
+            raise ValueError(f"row {len(rows)}: {'a quote is not closed' if is_open else error}") from error
         header = reader.fieldnames or []
     for number, row in enumerate(rows):
         lacks = None in row.values() and not (may_lack and number < len(rows) - 1)

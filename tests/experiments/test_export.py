@@ -182,6 +182,15 @@ def test_a_changed_state_file_is_reported_as_damaged(house, tmp_path):
     file.write_bytes(content)
     with pytest.raises(UserError, match="damaged: its checksum is of another content; force=true trains its run again"):
         restore(tmp_path / "run")
+    record = tmp_path / "run/result.json"
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 7'))
+    with pytest.raises(
+        UserError, match="its checksum is of another content; the command that trained the run sets it aside"
+    ):
+        restore(tmp_path / "run")
+    record.write_text("[1, 2]")
+    with pytest.raises(UserError, match="damaged: it holds no record; the command that trained the run sets it aside"):
+        restore(tmp_path / "run")
 
 
 def test_an_export_is_evaluated_on_the_data_of_its_run(house, tmp_path):
@@ -208,6 +217,8 @@ def test_tables_are_read_in_each_format_and_wrong_ones_are_refused(tmp_path):
     wrong = {
         "a.csv": ("sentence\nabc, def\n", "row 0 has too few fields or too many; they are: sentence"),
         "b.csv": ("id,sentence\n1,a\n2\n", "row 1 has too few fields or too many; they are: id, sentence"),
+        "n.csv": ('sentence\na\n"b\nc\n', "row 1: a quote is not closed"),
+        "o.csv": ('sentence\na\n"b" c\n', "row 1: ',' expected after"),
         "c.csv": ("sentence,sentence\na,b\n", "the same name"),
         "d.csv": ("text\na\n", "has no column sentence"),
         "e.csv": ("sentence\n", "has no rows"),
@@ -230,7 +241,7 @@ def test_an_adapter_is_exported_with_its_tokenizer_and_model_card(house, tmp_pat
     assert names >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"}
     with pytest.raises(UserError, match="name a new folder"):
         export(options)
-    with pytest.raises(UserError, match="method=full has no format of PEFT's here"):
+    with pytest.raises(UserError, match=r"method=full has no format of PEFT's here.*form=merged writes what merges"):
         export(options | {"run": str(trained(house, "full").folder), "into": str(tmp_path / "other")})
 
 

@@ -9,6 +9,7 @@ from support.command_line import ENVIRONMENT, ROOT, TINY
 
 from core.console import log
 from core.errors import Diverged, UserError
+from core.io import write_text
 from scripts.cli import command, parse
 
 SCRIPTS = sorted(file.stem for file in (ROOT / "scripts").glob("*.py") if file.stem != "cli")
@@ -74,6 +75,9 @@ def test_a_file_where_a_folder_is_needed_is_named(monkeypatch, capsys, tmp_path)
     assert status_of(monkeypatch, lambda words: (tmp_path / "notes/more").mkdir()) == 2
     lines = [f"error: {tmp_path}/{name}: a file is there, and a folder is needed\n" for name in ("notes", "notes/more")]
     assert capsys.readouterr().err == "".join(lines)
+    assert status_of(monkeypatch, lambda words: write_text(tmp_path / "notes/table.md", "text")) == 2
+    why = f"{tmp_path}/notes/table.md cannot be written: {tmp_path}/notes: a file is there, and a folder is needed"
+    assert capsys.readouterr().err == f"error: {why}\n"
 
 
 def test_an_unexpected_error_keeps_its_traceback(monkeypatch):

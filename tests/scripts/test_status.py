@@ -164,7 +164,7 @@ def test_the_time_left_is_estimated_from_the_most_similar_runs(show, tmp_path):
     leave(runs["full", "rte", 0], "complete", seconds=2700)
     leave(runs["lora", "cola", 0], "complete", seconds=60)
     # full: 2700 less the 900 behind it; LoRA: three times 60; VeRA: three times 990, the mean of all
-    assert show(*words)[1].splitlines()[-1] == "about 1 h 23 min left, one process at a time"
+    assert show(*words)[1].splitlines()[-1] == "about 1 h 23 min of training left, one process at a time"
     for run in runs.values():
         leave(run, "complete")
     assert "left" not in show(*words)[1]
@@ -175,7 +175,7 @@ def test_the_time_left_grows_with_epochs_and_steps(show, tmp_path):
     short = places(tmp_path, *words[:2], "trainer.epochs=2", "trainer.batch_size=32")
     leave(short["lora", "cola", 0], "complete", seconds=200)  # of 200 steps
     # CoLA: 400 steps and twice 50; RTE, whose size no run has shown: 200, 400 and twice 50
-    assert show(*words)[1].splitlines()[-1] == "about 20 min left, one process at a time"
+    assert show(*words)[1].splitlines()[-1] == "about 20 min of training left, one process at a time"
 
 
 @pytest.mark.parametrize(
