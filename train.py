@@ -22,13 +22,12 @@ from omegaconf import DictConfig
 from core.console import log, say
 from core.errors import USER_ERRORS, Diverged, Interrupted, out_of_memory
 from core.habits import amend
-from core.io import require_writable
 from core.mistakes import composing, require_flags, sentence
 from core.redact import redacted
+from experiments import sweep
 from experiments.config import RunConfig, from_hydra, named_by
 from experiments.record import describe
 from experiments.run_folder import RunFolder
-from experiments.sweep import exit_statuses, require_expected, require_sweep, start_config, warn_of_grid
 from experiments.warm_start import describe_start
 from training.curves import make_tracker
 from training.lines import last_line
@@ -44,7 +43,7 @@ def train(run: RunConfig, start: RunConfig | None = None) -> None:
     if folder.committed_record():
         folder.show_finished(run)
         return
-    require_writable(folder.path)
+    sweep.require_folders(run)
     # seconds to import: a mistake in the settings, a finished run and a sweep's own process do not wait for them
     from experiments.begin import begin
     from experiments.inputs import load_inputs
@@ -118,11 +117,12 @@ def main(cfg: DictConfig) -> int:
     status = 0
     try:
         run = from_hydra(named_by(cfg, HydraConfig.get().runtime.choices["experiment"]))
-        require_expected(run)
-        warn_of_grid(HydraConfig.get())
-        start = start_config(run, HydraConfig.get().overrides.task, HydraConfig.get().job.config_name or "config")
+        sweep.require_expected(run)
+        sweep.warn_of_grid(HydraConfig.get())
+        start = sweep.start_config(run, HydraConfig.get().overrides.task, HydraConfig.get().job.config_name or "config")
         if start and (run.force or RunFolder.of(run).status()[0] != "complete"):
             there = RunFolder.of(start)
+            say(f"start={run.start}: the run on {run.start} is trained first")
             train(replace(start, force=there.status()[0] == "complete" and not there.has_best()))
         train(run, start)
     except (Diverged, OSError, *USER_ERRORS) as error:
@@ -131,18 +131,18 @@ def main(cfg: DictConfig) -> int:
     except Exception as error:
         log.error(out_of_memory(error) or traceback.format_exc())
         status = 1
-    exit_statuses.append(status)
+    sweep.exit_statuses.append(status)
     return status
 
 
 def cli() -> int:
     """Runs the command line's jobs; returns the exit status: 1 for a run that diverged, 2 for a user's mistake."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors; they become one sentence here
-    exit_statuses.clear()
+    sweep.exit_statuses.clear()
     try:
         sys.argv[1:] = amend(sys.argv[1:], Path(__file__).parent / "conf")
         require_flags()
-        require_sweep(sys.argv[1:])
+        sweep.require_sweep(sys.argv[1:])
         with composing():
             main()
     except (OSError, *USER_ERRORS) as error:
@@ -157,7 +157,7 @@ def cli() -> int:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # its threads would abort a process that ends before them
-    return max(exit_statuses, default=0)
+    return max(sweep.exit_statuses, default=0)
 
 
 if __name__ == "__main__":

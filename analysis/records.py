@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from core.console import log
-from core.errors import Damaged, UserError
+from core.errors import Damaged, UserError, no_folder
 from core.io import with_checksum, write_json
 from experiments.config import file_name, identity
 from experiments.naming import HEAD_RATE, PER_SEED, RATE, differing, flat, short, show, unequal
@@ -104,7 +104,7 @@ def collect(folder: Path, into: Path = RECORDS, check: Callable[[pd.DataFrame], 
         UserError: there is no such folder, or `check` raised it.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give one of runs, as in runs/NAME, which an experiment makes")
+        raise UserError(f"{no_folder(folder)}; give one of runs, as in runs/NAME, which an experiment makes")
     files = sorted(folder.rglob(RECORD))
     new: dict[Path, dict[str, Any]] = {}
     left_out: Counter[str] = Counter()

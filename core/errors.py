@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -28,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """`unknown task 'colla'; there are: cola, mnli, ...; did you mean cola?`"""
     known = sorted(known)
-    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1, cutoff=0.65)
     return f"unknown {kind} '{name}'; there are: {', '.join(known) or 'none'}" + (
         f"; did you mean {close[0]}?" if close else ""
     )
@@ -39,6 +40,11 @@ def reason(error: OSError) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError):
         return "a file is there, and a folder is needed"
     return error.strerror or str(error)
+
+
+def no_folder(path: Path) -> str:
+    """`there is no folder runs/x`, or that a file is there."""
+    return f"{path} is a file, and a folder is needed" if path.is_file() else f"there is no folder {path}"
 
 
 @contextmanager

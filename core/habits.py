@@ -22,6 +22,12 @@ OTHER_NAMES = {
     "lora_alpha": "method.alpha",
     "model": "backbone",
     "dataset": "task",
+    "learning_rate": "trainer.learning_rate",
+    "epochs": "trainer.epochs",
+    "num_train_epochs": "trainer.epochs",
+    "batch_size": "trainer.batch_size",
+    "per_device_train_batch_size": "trainer.batch_size",
+    "weight_decay": "trainer.weight_decay",
     "methods": "method",
     "tasks": "task",
     "seeds": "seed",
@@ -88,6 +94,9 @@ def refuse(word: str, following: str, groups: Groups) -> None:
         raise UserError(f"{word}: a grid on the command line is written as its settings, as in -m seed=0,1")
     if name.lstrip("+") in groups and "=" in word and value.lower() in ("", "null"):
         raise UserError(f"{word} chooses no file: leave it out, or name one of conf/{name.lstrip('+')}/")
+    if name.lstrip("+") in groups and value.startswith("[") and "," in value:  # Hydra would take the last one
+        several = name.lstrip("+") + "=" + re.sub(r"[][\s]", "", value)
+        raise UserError(f"{word}: it takes one value; for several runs give {several} without brackets, and -m")
     if word.startswith("~") and word[1:] in groups and word[1:] not in ("logger", "experiment", "profile"):
         raise UserError(f"{word}: a run has to have a {word[1:]}; choose one with {word[1:]}=NAME")
     if name == "note" and re.search(r"(?<!\\),", value) and value[0] not in "'\"[{":

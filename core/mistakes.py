@@ -1,5 +1,6 @@
 """A mistake on a command line or in a YAML file, as one sentence: errors of Hydra and OmegaConf in the user's terms."""
 
+import difflib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,8 +27,11 @@ def _missing_file(error: Exception) -> str | None:
     if str(error).startswith("Cannot find primary config"):
         return f"there is no {error.missing_cfg_file}.yaml in conf/, --config-path or --config-dir"
     group, slash, name = (error.missing_cfg_file or "").rpartition("/")
-    own = f"; a new one is a file conf/experiment/{name}.yaml" if group == "experiment" else ""
-    return unknown(group, name, error.options or []) + own if slash else None
+    if not slash:
+        return None
+    what = unknown(group, name, error.options or [])
+    own = f"a new one is a file conf/experiment/{name}.yaml"
+    return what if group != "experiment" else f"{what} Or {own}" if what.endswith("?") else f"{what}; {own}"
 
 
 def _odd_word(error: Exception) -> str | None:
@@ -105,8 +109,12 @@ def _list(error: Exception) -> str | None:
 def _kind(error: Exception) -> str | None:
     """`method.rank=four`."""
     key = getattr(_cause(error), "full_key", None)
-    why = r"(?:of type 'str' could not be converted to|is not a valid) (Integer|Float|bool)"
-    wrong = re.match(rf"Value '(.*)' {why}", _one_line(_cause(error)))
+    text = _one_line(_cause(error))
+    if key and re.match(r"field '.*' is not Optional", text):
+        return f"{key} cannot be null: give a value, or leave it out"
+    wrong = re.match(
+        r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (Integer|Float|bool)", text
+    )
     if not (key and wrong):
         return None
     wanted = {"Integer": "a whole number", "Float": "a number"}.get(wrong[2], "true or false")
@@ -176,6 +184,10 @@ def require_flags() -> None:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
+        flag = re.search(r"unrecognized arguments: (?:.*\s)?(--?(\w[\w-]*))(?:[ =]([^-\s]\S*))?", message)
+        if flag and not difflib.get_close_matches(flag[1], parser._option_string_actions):
+            name = flag[2].replace("-", "_")
+            raise UserError(f"settings have no dashes: write {right_name(name, {}) or name}={flag[3] or 'VALUE'}")
         raise UserError(f"{message}; flags stand before all overrides, --hydra-help lists them")
 
     parser.error = refuse  # type: ignore[method-assign]  # argparse has no other way to keep it from exiting

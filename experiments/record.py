@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from core.errors import Damaged
+from core.errors import Damaged, reason
 from core.io import CHECKSUM, require_file, with_checksum, write_json
 from experiments.config import RunConfig, to_dict
 
@@ -129,8 +129,10 @@ def parse(file: Path) -> dict[str, Any]:
     try:
         require_file(file)
         record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{file} is damaged: {error}") from error
+    except OSError as error:
+        raise Damaged(f"{file} is damaged: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{file} is damaged: it is not JSON") from error
     if not isinstance(record, dict) or not {"status", "config_hash"} <= record.keys():
         raise Damaged(f"{file} is damaged: it holds no record")
     if CHECKSUM not in record and record.get("schema") in range(LAST_WITHOUT_CHECKSUM + 1):

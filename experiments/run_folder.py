@@ -76,8 +76,8 @@ class RunFolder:
     def status(self) -> tuple[str, dict[str, Any] | None]:
         """The run's state in a word, and its record, if it has one that can be read.
 
-        complete (here, or by a committed record), failed, running, interrupted (also when killed, if it left a checkpoint),
-        damaged (the record) or missing.
+        complete (here, or by a committed record), failed, running, interrupted (also when killed after it had begun), damaged
+        (the record) or missing.
         """
         word, record = self._status_here()
         if word != "complete" and (committed := self.committed_record()):
@@ -95,7 +95,8 @@ class RunFolder:
             return "running", record
         if record and record["status"] == "failed":
             return "failed", record
-        return ("interrupted" if record or self.checkpoint.exists() else "missing"), record
+        has_begun = record or self.checkpoint.exists() or (self.path / CONFIG).exists()
+        return ("interrupted" if has_begun else "missing"), record
 
     def committed_record(self) -> dict[str, Any] | None:
         """The run's record under `paper_tables/records/`, which another machine may have left: the run is finished."""

@@ -23,8 +23,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
 from core.console import counted, log, say
-from core.errors import USER_ERRORS, UserError
+from core.errors import USER_ERRORS, UserError, no_folder
 from core.habits import amend, for_each_cell
+from core.io import require_writable
 from core.mistakes import composing, sentence
 from experiments.composer import Composer, run_config
 from experiments.config import RunConfig
@@ -246,12 +247,16 @@ def score(record: dict[str, Any]) -> float | None:
 
 
 def require_folders(run: RunConfig) -> None:
-    """Raises a UserError if a folder that a run reads is not there, or has no such task. The run checks its contents."""
+    """Raises a UserError if the run's folder cannot be written, or one that it reads is not there, or has no such task.
+
+    What is in them the run checks itself.
+    """
+    require_writable(run.folder)
     run.data.require_folder()
     if run.data.name == "local":
         require_splits(run.task.row, run.data.path or "")
     if run.init_from and not Path(run.init_from).is_dir() and (run.force or not RunFolder.of(run).start()):
-        raise UserError(f"init_from: there is no folder {run.init_from}")
+        raise UserError(f"init_from: {no_folder(Path(run.init_from))}")
 
 
 @cache

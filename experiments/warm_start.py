@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from adapters import peft_format
-from core.errors import UserError
+from core.errors import UserError, no_folder
 from experiments.config import RunConfig, to_dict
 from experiments.record import RECORD, read_finished
 from experiments.run_folder import BEST, RunFolder
@@ -94,7 +94,7 @@ def _check(there: dict[str, Any], run: RunConfig, backbone: dict[str, Any]) -> N
 def _weights(folder: Path) -> Path:
     """The file that the state is read from."""
     if not folder.is_dir():
-        raise UserError(f"init_from: there is no folder {folder}")
+        raise UserError(f"init_from: {no_folder(folder)}")
     if not (folder / RECORD).exists():
         peft_format.require_adapter(folder)
         return folder / peft_format.WEIGHTS

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from core.console import log
-from core.errors import UserError, refused
+from core.errors import UserError, no_folder, refused
 from core.hub import checksum, missing, snapshot
 from core.seeding import seeded
 from methods.base import head_prefixes
@@ -189,7 +189,7 @@ def find(config: BackboneConfig) -> Path:
             )
         return folder
     if source.startswith((".", "/", "~")):
-        raise UserError(f"backbone.source: there is no folder {folder}")
+        raise UserError(f"backbone.source: {no_folder(folder)}")
     return snapshot(source, config.revision, "model", FILES, required)
 
 

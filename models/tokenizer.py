@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from core.errors import UserError, refused
+from core.errors import UserError, no_folder, refused
 from core.hub import missing, snapshot
 from models.settings import BackboneConfig
 
@@ -47,9 +47,7 @@ def find_tokenizer(config: BackboneConfig) -> Path:
     if folder.is_dir():
         return folder
     if name.startswith((".", "/", "~")):
-        raise UserError(
-            f"backbone.tokenizer: there is no folder {folder}; name one with a tokenizer, or one of the hub's"
-        )
+        raise UserError(f"backbone.tokenizer: {no_folder(folder)}; name one with a tokenizer, or one of the hub's")
     revision = config.revision if name == config.source else None  # the one that scripts/download.py fetches
     return snapshot(name, revision, "model", FILES, REQUIRED)
 

@@ -22,7 +22,7 @@ from analysis.speed import FOLDER, LONGEST, OURS, THEIRS, bytes_held, ratio, tab
 from benchmarks.speed import measure
 from core.io import write_json
 from experiments.config import file_name
-from experiments.sweep import cells
+from experiments.sweep import cells, require_folders
 from scripts.cli import command, parse, whole
 
 OWN = {"rounds": "6", "steps": "4", "into": "runs/measured"}
@@ -46,6 +46,8 @@ def main(words: list[str]) -> None:
     rounds, steps = (whole(key, own[key]) for key in ("rounds", "steps"))
     records = Path(own["into"]) / "records" / FOLDER.name
     runs = cells(["experiment=benchmark", *overrides])
+    for run in runs:
+        require_folders(run)
     records.mkdir(parents=True, exist_ok=True)
     for number, run in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {run.method.name} on {run.task.name}", flush=True)

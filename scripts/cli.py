@@ -6,9 +6,10 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from core.console import log
-from core.errors import USER_ERRORS, Diverged, UserError, unknown
+from core.errors import USER_ERRORS, Diverged, UserError, no_folder, unknown
 from core.mistakes import sentence
 
 SLIP = 0.75  # at least so similar is a misspelt option: fle is (file), init_from is not (into)
@@ -69,14 +70,28 @@ def parse(
             rest_are == "paths" and (equals or word.startswith("--")) and not os.path.lexists(word)
         ):
             raise UserError(unknown("option", key.lstrip("-"), options))
+        elif rest_are == "paths" and not word:
+            raise UserError("a path is empty: leave it out")
         elif equals and difflib.get_close_matches(key, options, n=1, cutoff=SLIP):
             raise UserError(unknown("option", key, options))
         else:
             rest.append(word)
     if missing := [key for key in required if not chosen[key]]:
         meant = next((word for word in rest if os.path.lexists(word)), None)
-        raise UserError(f"{missing[0]}=... is missing" if meant is None else f"write {missing[0]}={meant}")
+        why = f"{missing[0]}=... is missing; --help shows how" if meant is None else f"write {missing[0]}={meant}"
+        raise UserError(why)
     return chosen, rest
+
+
+def new_folder(key: str, value: str) -> Path:
+    """A folder to write to, which may be there.
+
+    Raises:
+        UserError: a file is there.
+    """
+    if Path(value).is_file():
+        raise UserError(f"{key}: {no_folder(Path(value))}")
+    return Path(value)
 
 
 def whole(key: str, value: str) -> int:

@@ -18,13 +18,15 @@ from analysis.records import ROOT, load, read_runs
 from analysis.subspace import read_similarity, write_similarity
 from core.checks import one_of
 from core.errors import UserError
-from scripts.cli import command, parse
+from scripts.cli import command, new_folder, parse
 
 
 @command
 def main(words: list[str]) -> None:
     options, folders = parse(words, {"into": None, "take_over": "false"}, rest_are="paths")
     one_of("true", "false")("take_over", options["take_over"])
+    if options["into"]:
+        new_folder("into", options["into"])
     paths = [Path(folder) for folder in folders]
     if options["take_over"] == "true":
         if len(paths) != 1:

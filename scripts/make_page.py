@@ -15,9 +15,9 @@ from analysis.page import Records, page_data, write_page
 from analysis.records import RECORDS, ended, frame, on_glue, read_all
 from analysis.tables import all_tables
 from core.console import counted, log
-from core.errors import UserError
+from core.errors import UserError, no_folder
 from experiments.record import RECORD
-from scripts.cli import command, parse
+from scripts.cli import command, new_folder, parse
 
 
 def keyed(files: Iterable[tuple[Path, dict[str, Any]]]) -> Records:
@@ -27,10 +27,11 @@ def keyed(files: Iterable[tuple[Path, dict[str, Any]]]) -> Records:
 @command
 def main(words: list[str]) -> None:
     options, folders = parse(words, {"into": "page"}, rest_are="paths")
+    into = new_folder("into", options["into"] or "")
     found, experiments = keyed(read_all(RECORDS)), []
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise UserError(f"there is no folder {folder}; give a folder of runs, as in runs/default")
+            raise UserError(f"{no_folder(folder)}; give a folder of runs, as in runs/default")
         own = keyed(ended(sorted(folder.rglob(RECORD)))) or keyed(read_all(folder))
         found |= own
         experiments += [experiment for experiment, _ in own]
@@ -38,7 +39,7 @@ def main(words: list[str]) -> None:
     log.info(f"the page of {counted(len(runs), 'run')}: half a minute, more on a busy machine")
     shown = [table for table in all_tables(on_glue(runs)) if not table.name.endswith("_statistics")]
     first = next(iter(experiments), study.EXPERIMENT)
-    print(write_page(page_data(runs, found, shown, first), Path(options["into"])))
+    print(write_page(page_data(runs, found, shown, first), into))
 
 
 if __name__ == "__main__":

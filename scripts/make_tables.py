@@ -21,7 +21,7 @@ from analysis.render import write_tables
 from analysis.tables import all_tables, index
 from core.checks import one_of
 from core.errors import UserError
-from scripts.cli import command, parse
+from scripts.cli import command, new_folder, parse
 
 
 def check(runs: pd.DataFrame) -> None:
@@ -34,6 +34,8 @@ def check(runs: pd.DataFrame) -> None:
 def main(words: list[str]) -> None:
     options, folders = parse(words, {"into": None, "take_over": "false"}, rest_are="paths")
     one_of("true", "false")("take_over", options["take_over"])
+    if options["into"]:
+        new_folder("into", options["into"])
     paths = [Path(folder) for folder in folders]
     if paths and options["take_over"] == "false":
         for path in write_tables(own_study.tables(read_runs(paths)), Path(options["into"] or paths[0] / "tables")):

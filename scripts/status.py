@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from core.console import duration
-from core.errors import UserError
+from core.errors import UserError, no_folder
 from experiments.config import RunConfig, from_dict, identity, to_dict
 from experiments.naming import differing, flat, natural, short, show, unequal
 from experiments.run_folder import CONFIG, RunFolder
@@ -88,7 +88,7 @@ def begun(folder: Path) -> list[tuple[RunConfig, RunFolder]]:
         UserError: there is no such folder, or its settings are another version's.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give overrides, as in experiment=NAME, or a folder of runs")
+        raise UserError(f"{no_folder(folder)}; give overrides, as in experiment=NAME, or a folder of runs")
     files = sorted(folder.rglob(CONFIG))
     runs = [from_dict(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
     return [(run, RunFolder(file.parent, run.hash)) for run, file in zip(runs, files, strict=True)]
@@ -119,8 +119,8 @@ def grid(found: list[Cell]) -> list[str]:
 
 def complaint(cell: Cell) -> str:
     """One line: which run failed or was interrupted, why, and how to train it."""
-    unknown = "its record is not as it was written" if cell.state == "damaged" else "killed; its checkpoint is kept"
-    reason = " ".join(str((cell.record or {}).get("reason") or unknown).split())
+    unknown = "its record is not as it was written" if cell.state == "damaged" else "killed"
+    reason = " ".join(str((cell.record or {}).get("reason") or unknown).split()).removeprefix("Interrupted: ")
     hints = {"failed": "retry=true trains it again", "damaged": "the same command trains it again"}
     hint = hints.get(cell.state, "the same command resumes it")
     return f"{cell.state}: {cell.row} on {cell.run.task.name}, seed {cell.run.seed}: {reason} ({hint})"
@@ -143,8 +143,8 @@ def seconds_left(found: list[Cell]) -> float | None:
         same_task = [cell for cell in same_method if cell.run.task.name == run.task.name]
         pace = statistics.mean(cell.record["seconds"] / seen[id(cell)] for cell in same_task or same_method or done)
         train_size = run.data.train_size
-        size = sizes.get((run.task.name, train_size)) or train_size or statistics.mean(sizes.values())
-        return pace * run.trainer.total_steps(round(size)) * run.trainer.batch_size
+        size = round(sizes.get((run.task.name, train_size)) or train_size or statistics.mean(sizes.values()))
+        return pace * run.trainer.total_steps(size) * min(run.trainer.batch_size, size)
 
     open_cells = [cell for cell in found if cell.state not in ("complete", "failed")]
     spent = [(cell.record or {}).get("seconds", 0.0) for cell in open_cells]

@@ -53,9 +53,9 @@ def main(words: list[str]) -> None:
     one_of("online", "offline")("mode", mode)
     if not paths:
         raise UserError("give folders of runs, as in runs/default, or records (.json)")
+    found = records_below(map(Path, paths))
     if mode == "online" and not has_key():
         raise UserError("there is no W&B key: run `wandb login` first, or write files for later with mode=offline")
-    found = records_below(map(Path, paths))
     own = {place.parent for place in found if place.name == RECORD and list(place.parent.glob("wandb/*run-*"))}
     kept = {place: record for place, record in found.items() if place.parent not in own}
     with tempfile.TemporaryDirectory() as scratch, ended_service():

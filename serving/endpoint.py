@@ -179,6 +179,8 @@ async def in_one_sentence(request: web.Request, handler: Handler) -> web.StreamR
             error.text or error.reason if known else f"there is no {request.method} {request.path}; {ways(request.app)}"
         )
         return web.json_response({"error": text}, status=error.status)
+    except ConnectionError:  # the client has gone: nobody reads an answer
+        return web.Response(status=499)
     except Exception:
         log.error(traceback.format_exc())
         return web.json_response({"error": "the server could not answer this request"}, status=500)

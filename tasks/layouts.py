@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.console import counted, log
-from core.errors import UserError, refused
+from core.errors import UserError, no_folder, refused
 from core.hub import SHARD, absent_shards, checksum
 from tasks.glue import GLUE, Task
 from tasks.rows import READERS, Row, as_dataset, as_table, no_column, read_rows, read_with, tab_separated
@@ -44,7 +44,7 @@ def layout_of(folder: Path, task: Task, splits: Sequence[str]) -> Layout:
         UserError: there is no such folder, it is in no layout, or it lacks a split.
     """
     if not folder.is_dir():
-        raise UserError(f"data.path: there is no folder {folder}")
+        raise UserError(f"data.path: {no_folder(folder)}")
     best = max(LAYOUTS, key=lambda layout: len(_found(layout, folder, task, splits)))  # of two, the earlier one
     if lacking := [split for split in splits if not best.find(folder, task, split)]:
         raise UserError(f"data.path: {folder} has no {_lack(best, folder, task, splits, lacking)}")

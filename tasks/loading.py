@@ -149,7 +149,10 @@ def _tables(task: Task, config: DataConfig, names: tuple[str, ...]) -> dict[str,
 
 
 def _folder(task: Task, config: DataConfig, names: tuple[str, ...]) -> Path:
-    return hub_folder(task, config, names) if config.name == "hub" else Path(config.path or "").expanduser()
+    if config.name == "hub":
+        return hub_folder(task, config, names)
+    config.require_folder()
+    return Path(config.path or "").expanduser()
 
 
 def _drawn(rows: int, size: int | None, seed: int) -> list[int] | None:

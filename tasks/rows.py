@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.errors import UserError
+from core.errors import UserError, reason
 from tasks.glue import GLUE, Task
 
 Row = dict[str, Any]
@@ -42,7 +42,9 @@ def read_with(reader: Callable[[Path], list[Row]], file: Path) -> list[Row]:
         return reader(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    except (ValueError, OSError, RecursionError, csv.Error, pa.ArrowException) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {reason(error)}") from error
+    except (ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 
@@ -63,8 +65,9 @@ def _separated(file: Path, columns: list[str] | None = None, may_lack: bool = Fa
         try:
             rows.extend(reader)
         except csv.Error as error:
-            is_open = str(error) == "unexpected end of data"
-            raise ValueError(f"row {len(rows)}: {'a quote is not closed' if is_open else error}") from error
+            is_about_quotes = re.search("unexpected end of data|expected after", str(error))
+            why = "a quote is not closed, or not doubled within a text" if is_about_quotes else error
+            raise ValueError(f"row {len(rows)}: {why}") from error
         header = reader.fieldnames or []
     for number, row in enumerate(rows):
         lacks = None in row.values() and not (may_lack and number < len(rows) - 1)
@@ -77,9 +80,15 @@ def _separated(file: Path, columns: list[str] | None = None, may_lack: bool = Fa
 
 def _json_lines(file: Path) -> list[Row]:
     lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split within some texts
-    rows = [json.loads(line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("not every line is an object")
+    rows: list[Row] = []
+    for line in filter(str.strip, lines):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"row {len(rows)} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"row {len(rows)} is not an object")
+        rows.append(row)
     return rows
 
 
@@ -189,7 +198,9 @@ def _label(task: Task, where: str, row: Row) -> int | float:
         return float(value) if task.is_regression else _label_id(task.labels, value)
     except (TypeError, ValueError, OverflowError) as error:
         expected = "a number" if task.is_regression else f"one of: {', '.join(task.labels)}"
-        raise UserError(f"{where}: the label is {value!r}; it must be {expected}") from error
+        raise UserError(
+            f"{where}: the label is {'missing' if value is None else repr(value)}; it must be {expected}"
+        ) from error
 
 
 def _label_id(names: tuple[str, ...], value: Any) -> int:

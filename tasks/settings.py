@@ -8,7 +8,7 @@ from typing import Annotated
 from omegaconf import MISSING
 
 from core.checks import COUNT, FRACTION, check, generator_seed, number, one_of
-from core.errors import UserError, unknown
+from core.errors import UserError, no_folder, unknown
 from tasks.glue import GLUE, METRICS, Task
 
 SCORES = ("pearson", "spearmanr")  # metrics of a regression
@@ -93,10 +93,10 @@ class DataConfig:
                 raise UserError(f"data.{key} is {size}; generated data have at most {GENERATED_MOST} examples a split")
         if self.name == "hub" and self.path:
             raise UserError(f"data.path is {self.path}, and data=hub reads no folder: add data=local")
-        if self.name == "local" and not self.path:
-            raise UserError("data=local needs data.path=DIR, a folder with GLUE in it, or with your train.csv")
 
     def require_folder(self) -> None:
-        """Raises a UserError if the folder of data=local is not there."""
+        """Raises a UserError if the folder of data=local is not named, or not there."""
+        if self.name == "local" and not self.path:
+            raise UserError("data=local needs data.path=DIR, a folder with GLUE in it, or with your train.csv")
         if self.name == "local" and not (folder := Path(self.path or "").expanduser()).is_dir():
-            raise UserError(f"data.path: there is no folder {folder}")
+            raise UserError(f"data.path: {no_folder(folder)}")

@@ -8,13 +8,16 @@ from training.settings import TrainerConfig
 EVERY = 60.0  # seconds without a line, after which a log file gets one
 
 
-def first_line(name: str, trained: int, machine: str, settings: TrainerConfig, steps: int, epoch_steps: int) -> str:
+def first_line(
+    name: str, trained: int, machine: str, settings: TrainerConfig, steps: int, epoch_steps: int, examples: int
+) -> str:
     """`lora on cola: 73,728 parameters train, without the head; cpu, fp32; learning rate 0.001; ...`."""
     rate, head_rate = settings.rates
     own = f" (the head's {head_rate:g})" if head_rate != rate else ""
+    each = counted(min(settings.batch_size, examples), "example")
     return (
         f"{name}: {trained:,} parameters train, without the head; {machine}; learning rate {rate:g}{own}; "
-        f"{counted(steps, 'step')} of {counted(settings.batch_size, 'example')}, {epoch_steps:,} an epoch"
+        f"{counted(steps, 'step')} of {each}, {counted(epoch_steps, 'step')} an epoch"
     )
 
 
@@ -27,7 +30,9 @@ def last_line(record: dict[str, Any]) -> str:
     """`best matthews_correlation 0.2767 at epoch 3; 45 samples/s; peak 1.1 GB; 12 min`."""
     metric, best, selected = record["metric"], record["best"], record["selected"]
     parts = [f"best {metric} {best[metric]:.4f} at epoch {best['epoch']:.3g}"]
-    if selected:
+    if selected and selected["epoch"] == best["epoch"]:
+        parts[0] += ", the best on held-out data too"
+    elif selected:
         parts.append(f"{selected[metric]:.4f} at epoch {selected['epoch']:.3g}, the best on held-out data")
     if speed := record["speed"]["samples_per_second"]:
         parts.append(f"{speed:.0f} samples/s")

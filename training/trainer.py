@@ -174,7 +174,8 @@ class Trainer:
         trained = sum(p.numel() for p in self.trained if p not in head)
         precision = self.accelerator.mixed_precision.replace("no", "fp32")
         name, machine = f"{self.method.name} on {self.task.name}", f"{self.accelerator.device.type}, {precision}"
-        return lines.first_line(name, trained, machine, self.config, self.total_steps, self.epoch_steps)
+        steps = self.total_steps, self.epoch_steps
+        return lines.first_line(name, trained, machine, self.config, *steps, len(self.train.lengths))
 
     @property
     def seconds_left(self) -> float:

@@ -344,7 +344,7 @@ function claims() {
     claim.backbone, { text: claim.verdict, kind: claim.verdict }, claim.figures,
   ]);
   return [
-    element("p", {}, [...counts].map(([verdict, count]) => `${count} ${verdict}`).join(", ") + "."),
+    element("p", {}, [...counts].map(([verdict, count]) => `${verdict}: ${count}`).join(", ") + "."),
     element("p", {}, "What the papers claim, the rule by which a claim holds, and the verdict of these records. Undecided: the interval reaches both sides of the margin. A verdict speaks for the backbone and the budget that were run."),
     table("claims", ["claim", "source", "it holds if", "tested by", "backbone", "verdict", "figures"], rows),
   ];

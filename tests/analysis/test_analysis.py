@@ -380,6 +380,18 @@ def test_costs_are_relative_to_full_fine_tuning_on_the_same_machine():
     assert table.cells["machine"].iloc[-1].startswith("Y")
 
 
+def test_costs_of_three_seeds_are_paired_ratios_with_an_interval():
+    runs = []
+    for seed, (full, lora) in enumerate([(10, 15), (20, 32), (10, 17)]):
+        for method, speed in (("full", full), ("lora", lora)):
+            run = record(f"method={method}", f"seed={seed}", experiment="training_cost")
+            run["speed"]["samples_per_second"] = float(speed)
+            runs.append(run)
+    d = summarize([1.5, 1.6, 1.7])
+    speeds = list(training_cost(frame(runs)).cells["speed x Full FT"])
+    assert speeds == ["1.00", f"1.60 ({d.low:.2f} to {d.high:.2f})"]
+
+
 def test_random_weights_are_never_one_model_with_pretrained_ones():
     runs = frame([record("backbone=roberta-base"), record("backbone=roberta-base", "backbone.random_init=true")])
     assert sorted(runs["model"]) == ["RoBERTa-base", "RoBERTa-base, random weights"]

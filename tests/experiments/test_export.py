@@ -217,14 +217,14 @@ def test_tables_are_read_in_each_format_and_wrong_ones_are_refused(tmp_path):
     wrong = {
         "a.csv": ("sentence\nabc, def\n", "row 0 has too few fields or too many; they are: sentence"),
         "b.csv": ("id,sentence\n1,a\n2\n", "row 1 has too few fields or too many; they are: id, sentence"),
-        "n.csv": ('sentence\na\n"b\nc\n', "row 1: a quote is not closed"),
-        "o.csv": ('sentence\na\n"b" c\n', "row 1: ',' expected after"),
+        "n.csv": ('sentence\na\n"b\nc\n', "row 1: a quote is not closed, or not doubled within a text"),
+        "o.csv": ('sentence\na\n"b" c\n', "row 1: a quote is not closed, or not doubled within a text"),
         "c.csv": ("sentence,sentence\na,b\n", "the same name"),
         "d.csv": ("text\na\n", "has no column sentence"),
         "e.csv": ("sentence\n", "has no rows"),
         "f.jsonl": ('{"sentence": 1}\n', "sentence is not a text"),
-        "g.jsonl": ("[1]\n", "not every line is an object"),
-        "h.jsonl": ("{\n", "cannot be read"),
+        "g.jsonl": ("[1]\n", "row 0 is not an object"),
+        "h.jsonl": ('{"sentence": "a"}\n{\n', "cannot be read: row 1 is not JSON"),
         "i.parquet": ("no parquet", "cannot be read"),
     }
     for name, (text, message) in wrong.items():
@@ -340,14 +340,14 @@ def test_a_sentence_with_an_equals_sign_is_kept_and_a_misspelt_option_refused():
 
 
 MISTAKES = {
-    ("nothing",): "run=... is missing",
+    ("nothing",): "run=... is missing; --help shows how",
     ("run=/nowhere", "a"): "holds no finished run",
     ("run={runs}",): "is a folder of runs: name one of them, as in",
     ("run={run}",): "rte takes sentence1 and sentence2; 0 sentences given",
     ("run={run}", "one"): "1 sentence given",
     ("run={run}", "one", "two", "file=x.tsv"): "leave one out",
     ("run={run}", "file=x.doc"): "is not one of",
-    ("run={run}", "file=/nowhere.tsv"): "cannot be read",
+    ("run={run}", "file=/nowhere.tsv"): "/nowhere.tsv cannot be read: No such file or directory",
     ("run={run}", "fle=x.tsv"): "unknown option 'fle'",
     ("run={run}", "submission=x", "data.path=/nowhere"): "there is no folder /nowhere",
 }

@@ -100,6 +100,8 @@ def test_options_are_key_value_and_a_misspelt_one_is_named():
         parse([], options, required=("run",))
     with pytest.raises(UserError, match="file= is empty: give a value, or leave it out"):
         parse(["run=a", "file="], options)
+    with pytest.raises(UserError, match=r"a path is empty: leave it out"):
+        parse([""], {"into": None}, rest_are="paths")
     with pytest.raises(UserError, match=r"run= is empty: give a value$"):
         parse(["run="], options, required=("run",))
 

@@ -79,8 +79,8 @@ def test_every_state_of_a_run_is_counted_and_explained(show, tmp_path):
     assert lines[7:11] == [
         "failed: full on cola, seed 1: the loss is nan at step 6 (retry=true trains it again)",
         "damaged: full on rte, seed 1: its record is not as it was written (the same command trains it again)",
-        "interrupted: full on rte, seed 0: Interrupted: stopped at step 3 of 9 (the same command resumes it)",
-        "interrupted: lora on rte, seed 1: killed; its checkpoint is kept (the same command resumes it)",
+        "interrupted: full on rte, seed 0: stopped at step 3 of 9 (the same command resumes it)",
+        "interrupted: lora on rte, seed 1: killed (the same command resumes it)",
     ]
     assert show(*words)[1].startswith(
         "1 complete, 0 running, 0 queued, 2 interrupted, 1 failed, 1 damaged, 3 missing, of 8\n"
@@ -95,6 +95,31 @@ def test_a_folder_of_runs_says_nothing_about_missing_ones(tmp_path, monkeypatch,
     assert status.main() == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "1 complete, 0 running, 0 queued, 0 interrupted, 0 failed, 0 damaged, of 1 that have begun"
+
+
+def test_a_run_that_was_killed_before_its_first_evaluation_is_interrupted(tmp_path, monkeypatch, capsys):
+    [run] = places(tmp_path, "seed=0").values()
+    run.folder.mkdir(parents=True)
+    (run.folder / CONFIG).write_text(yaml.safe_dump(to_dict(run)))
+    monkeypatch.setattr(sys, "argv", ["status.py", str(tmp_path)])
+    assert status.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0 complete, 0 running, 0 queued, 1 interrupted, 0 failed, 0 damaged, of 1 that have begun"
+    assert "interrupted: lora on cola, seed 0: killed (the same command resumes it)" in lines
+
+
+def test_the_state_of_a_grid_on_local_data_needs_no_folder(show):
+    done, out, err = show("data=local", "backbone=minilm", "seed=0,1")
+    assert (done, err) == (0, "")
+    assert out.startswith("0 complete, 0 running, 0 queued, 0 interrupted, 0 failed, 0 damaged, 2 missing, of 2\n")
+
+
+def test_a_batch_larger_than_the_training_set_does_not_take_longer(show, tmp_path):
+    words = ("trainer.batch_size=8,1000000000", "data.train_size=3200")
+    small, large = cells([*TINY, f"output_dir={tmp_path}", *words])
+    leave(small, "complete", seconds=600)
+    assert show(*words)[1].splitlines()[-1] == "about 10 min of training left, one process at a time"
+    assert not large.folder.exists()
 
 
 def test_runs_whose_jobs_wait_in_slurms_queue_are_queued(show, tmp_path, monkeypatch):
@@ -184,7 +209,6 @@ def test_the_time_left_grows_with_epochs_and_steps(show, tmp_path):
         ("experiment=colla", "unknown experiment 'colla'; there are: "),
         ("method.rank=8,0", "method.rank is 0; it must be at least 1"),
         ("trainer.epoch=3", "did you mean epochs?"),
-        ("data=local", "data=local needs data.path=DIR"),
     ],
 )
 def test_mistakes_are_one_sentence(word, message, show):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from support.files import TEXTS
 from support.tiny import tiny_model
 
@@ -23,7 +23,7 @@ from models import batches
 from models.random_init import train_tokenizer
 from scripts.serve import folders, listening, require_free
 from scripts.serve_load import base, differ, keep, load, verdict
-from serving.endpoint import MOST_TEXTS, Endpoint, encode
+from serving.endpoint import MOST_TEXTS, Endpoint, encode, in_one_sentence
 from serving.mixed import Server
 from tasks.glue import GLUE, Task
 from tasks.loading import Split
@@ -44,6 +44,14 @@ def endpoint():
         name = next(name for name, task in TASKS.items() if task.outputs == outputs)
         server.store.add(name, adapter)
     return Endpoint(server, tokenizer, TASKS, LENGTHS, batch=8)
+
+
+def test_a_client_that_goes_away_is_not_an_error(capsys):
+    async def gone(request):
+        raise ConnectionResetError("Connection lost")
+
+    assert asyncio.run(in_one_sentence(make_mocked_request("POST", "/classify"), gone)).status == 499
+    assert capsys.readouterr().err == ""
 
 
 def call(endpoint, *bodies, path="/classify") -> list[tuple[int, dict]]:

@@ -524,7 +524,13 @@ DAMAGE = [  # task, way, file, the line to write as its fifth, message
     ("rte", ".csv", "train.csv", f"A,B,{2**70},1", "row 3: the label is .*; it must be one of: entailment"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "label": 1}', "row 4 has no column sentence2; its columns"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B"}', "row 4 has no column label; its columns"),
-    ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B", "label": null}', "row 4: the label is None"),
+    (
+        "rte",
+        ".jsonl",
+        "train.jsonl",
+        '{"sentence1": "A", "sentence2": "B", "label": null}',
+        "row 4: the label is missing",
+    ),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": null}', "row 4: sentence2 is not a text"),
     ("rte", ".jsonl", "train.jsonl", '{"sentence1": "A", "sentence2": "B", "label": Infinity}', "row 4: the label is"),
 ]
