@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis.records import METHODS, TASKS, complete, labelled
 from analysis.render import Table
-from analysis.statistics import summarize
+from analysis.statistics import Summary, quotient
 
 COST_ALONE = ("training_cost", "quantization_cost")
 PARTS = ("weights", "gradients", "optimizer_state", "activations")
@@ -70,12 +70,21 @@ def table(runs: pd.DataFrame, name: str, reference: str, title: str, note: str) 
     return Table(name, title, pd.DataFrame(lines, columns=columns), notes, 4)
 
 
+def by_seed(runs: pd.DataFrame, column: str) -> dict[int, float]:
+    """A measurement of the runs of one setting, for each seed."""
+    return runs.groupby("seed")[column].median().to_dict()
+
+
+def over_full(runs: pd.DataFrame, method: str, column: str) -> Summary | None:
+    """A method's measurements over full fine-tuning's, paired by seed; `runs` are of one task and machine."""
+    own, full = (by_seed(complete(runs, method=name), column) for name in (method, "full"))
+    return quotient(own, full)
+
+
 def ratio(own: pd.DataFrame, base: pd.DataFrame, column: str) -> str:
     """The mean over seeds of the ratio of two settings' runs, `1.67 (1.39 to 1.95)`; empty without a common seed."""
-    ratios = (own.groupby("seed")[column].median() / base.groupby("seed")[column].median()).dropna()
-    if ratios.empty:
+    if (found := quotient(by_seed(own, column), by_seed(base, column))) is None:
         return ""
-    found = summarize(ratios.tolist())
     return f"{found.mean:.2f}" + (f" ({found.low:.2f} to {found.high:.2f})" if found.p is not None else "")
 
 

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from analysis import decomposition, serving
+from analysis.costs import over_full
 from analysis.drawing import bar_style, draw_point, legend, line_style, look, panels, where
 from analysis.published import suffix
 from analysis.records import (
@@ -121,6 +122,7 @@ def memory_peak(runs: pd.DataFrame) -> Figure | None:
 
 
 def cost_bars(runs: pd.DataFrame, column: str, label: str) -> Figure | None:
+    """A bar for each method: the mean of the ratios to full fine-tuning's run of the same seed, and their t interval."""
     groups = [
         part for _, part in complete(runs, experiment="training_cost").groupby(["backbone", "hardware", "precision"])
     ]
@@ -132,20 +134,22 @@ def cost_bars(runs: pd.DataFrame, column: str, label: str) -> Figure | None:
         part = part[part["task"].isin(part.loc[part["method"] == "full", "task"])]
         tasks, methods = list(in_order(part["task"])), list(dict.fromkeys(part["method"]))
         for place, method in enumerate(methods):
-            ratios = [ratio(part[part["task"] == task], method, column) for task in tasks]
-            x = np.arange(len(tasks)) + (place - (len(methods) - 1) / 2) * 0.8 / len(methods)
-            ax.bar(x, ratios, 0.8 / len(methods), **bar_style(method))
+            for x, task in enumerate(tasks):
+                if (s := over_full(part[part["task"] == task], method, column)) is None:
+                    continue
+                x_bar = x + (place - (len(methods) - 1) / 2) * 0.8 / len(methods)
+                bar = ax.bar(x_bar, s.mean, 0.8 / len(methods), **bar_style(method))
+                if x:
+                    bar.set_label("_")  # one entry a method in the legend
+                if s.p is not None:
+                    low, high = s.ends
+                    ax.errorbar(x_bar, s.mean, [[s.mean - low], [high - s.mean]], color="0.3", capsize=2, linewidth=0.9)
         ax.axhline(1, color="black", linewidth=0.8)
         ax.set_xticks(range(len(tasks)), [TASKS[task] for task in tasks])
         ax.grid(axis="x", visible=False)
         ax.set(ylabel=label, title=f"{where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
     legend(figure)
     return figure
-
-
-def ratio(runs: pd.DataFrame, method: str, column: str) -> float:
-    """Medians over seeds; NaN for a method without runs."""
-    return runs.loc[runs["method"] == method, column].median() / runs.loc[runs["method"] == "full", column].median()
 
 
 def memory_parts(runs: pd.DataFrame) -> Figure | None:
@@ -157,11 +161,12 @@ def memory_parts(runs: pd.DataFrame) -> Figure | None:
     figure, axes = panels(len(groups), width=4.2)
     parts = {"weights": "#bbbbbb", "gradients": "#E69F00", "optimizer_state": "#0072B2", "activations": "#009E73"}
     for ax, part in zip(axes, groups, strict=True):
-        bottom = np.zeros(len(part))
+        methods = [of for _, of in by_method(part)]
+        bottom = np.zeros(len(methods))
         for (name, colour), hatch in zip(parts.items(), ("", "//", "xx", ".."), strict=True):
-            size = part[name].to_numpy() / 2**20
+            size = np.array([of[name].median() for of in methods]) / 2**20
             ax.bar(
-                range(len(part)),
+                range(len(methods)),
                 size,
                 bottom=bottom,
                 color=colour,
@@ -171,16 +176,18 @@ def memory_parts(runs: pd.DataFrame) -> Figure | None:
             )
             bottom += size
         busy = [
-            np.median([u["gpu_utilization"] for u in use if u["gpu_utilization"] is not None] or [np.nan])
-            for use in part["use"]
+            np.median(
+                [u["gpu_utilization"] for use in of["use"] for u in use if u["gpu_utilization"] is not None] or [np.nan]
+            )
+            for of in methods
         ]
         for x, (top, percent) in enumerate(zip(bottom, busy, strict=True)):
             words = f"{top:,.0f}" + (f"\nGPU {percent:.0f} %" if np.isfinite(percent) else "")
             ax.annotate(words, (x, top), ha="center", va="bottom", fontsize=6)
-        ax.set_xticks(range(len(part)), [METHODS[m] for m in part["method"]], rotation=30)
+        ax.set_xticks(range(len(methods)), [METHODS[of["method"].iloc[0]] for of in methods], rotation=30)
         ax.grid(axis="x", visible=False)
         ax.set(ylabel="MiB", title=f"MRPC, {where(part)}\n{part['hardware'].iloc[0]}, {part['precision'].iloc[0]}")
-    figure.suptitle("above a bar: the sum in MiB, and on a GPU its utilization", fontsize=8)
+    figure.suptitle("medians over seeds; above a bar: the sum in MiB, and on a GPU its utilization", fontsize=8)
     legend(figure)
     return figure
 
@@ -311,7 +318,8 @@ def front(runs: pd.DataFrame) -> Figure | None:
             if mean.empty:
                 continue
             for ax, column in zip(pair, ("samples_per_second", "peak_bytes"), strict=True):
-                drawn[METHODS[method]] = draw_point(ax, ratio(costs, method, column), summarize(list(mean)), method)
+                if x := over_full(costs, method, column):
+                    drawn[METHODS[method]] = draw_point(ax, x.mean, summarize(list(mean)), method)
         title = (
             f"{BACKBONES[backbone]}; quality: mean of {', '.join(TASKS[t] for t in in_order(part['task']))}\n"
             "and its 95 % t interval over the seeds that all have; open: fewer than three\n"

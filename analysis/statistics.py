@@ -67,6 +67,13 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summar
     return summarize([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
 
 
+def quotient(one: Mapping[int, float], other: Mapping[int, float]) -> Summary | None:
+    """The ratio of two measurements, paired by seed; None without a seed that both have a measurement of."""
+    ratios = [one[seed] / other[seed] for seed in sorted(one.keys() & other.keys())]
+    measured = [each for each in ratios if not np.isnan(each)]
+    return summarize(measured) if measured else None
+
+
 def spread_interval(s: Summary) -> tuple[float, float] | None:
     """95 % interval of the standard deviation, by the chi-squared distribution; None for fewer than three seeds."""
     if s.n < LEAST or s.std is None:

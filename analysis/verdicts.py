@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.costs import by_seed, over_full
 from analysis.records import (
     METHODS,
     TASKS,
@@ -20,7 +21,7 @@ from analysis.records import (
     in_order,
     main_metric,
 )
-from analysis.statistics import LEAST, Summary, difference, interval, spread_interval, spread_ratio, summarize
+from analysis.statistics import LEAST, Summary, difference, interval, quotient, spread_interval, spread_ratio, summarize
 from analysis.tables import pick_rate
 from training.selection import best, selected
 
@@ -210,11 +211,9 @@ def cost(column: str, methods: list[str], low: float = -math.inf, high: float = 
             runs = gpu_runs(runs)
         found = {}
         for (task, machine, precision), part in runs.groupby(["task", "hardware", "precision"]):
-            values = {name: complete(part, method=name).set_index("seed")[column] for name in ("full", *methods)}
             for method in methods:
-                ratios = (values[method] / values["full"]).dropna()
-                if len(ratios):
-                    found[f"{METHODS[method]} on {TASKS[task]} ({machine}, {precision})"] = summarize(ratios.tolist())
+                if s := over_full(part, method, column):
+                    found[f"{METHODS[method]} on {TASKS[task]} ({machine}, {precision})"] = s
         if not found:
             return None
         figures = "; ".join(f"{name}: {ratio(each)}" for name, each in found.items())
@@ -329,11 +328,11 @@ def one_epoch_is_best(runs: pd.DataFrame) -> Verdict | None:
 def quantization_cost(runs: pd.DataFrame) -> Verdict | None:
     found = {}
     for (task, machine), part in gpu_runs(runs).groupby(["task", "hardware"]):
-        lora, nf4 = (complete(part, **where).set_index("seed") for where in ({"method": "lora"}, NF4))
-        memory = (nf4["peak_bytes"] / lora["peak_bytes"]).dropna()
-        time = (lora["samples_per_second"] / nf4["samples_per_second"]).dropna()
-        if len(memory):
-            found[f"{TASKS[task]} ({machine})"] = summarize(memory.tolist()), summarize(time.tolist())
+        lora, nf4 = (complete(part, **where) for where in ({"method": "lora"}, NF4))
+        memory = quotient(by_seed(nf4, "peak_bytes"), by_seed(lora, "peak_bytes"))
+        time = quotient(by_seed(lora, "samples_per_second"), by_seed(nf4, "samples_per_second"))
+        if memory and time:
+            found[f"{TASKS[task]} ({machine})"] = memory, time
     if not found:
         return None
     figures = "; ".join(
