@@ -1,12 +1,11 @@
 """Downloads backbones and GLUE tasks at their pinned revisions, for machines without a network.
 
-    python scripts/download.py                                  roberta-base and all nine tasks
-    python scripts/download.py --backbones roberta-large --tasks cola mrpc
+    python scripts/download.py                                            roberta-base and all nine tasks
+    python scripts/download.py backbones=roberta-large tasks=cola,mrpc    names, separated by commas
 
 Both go into the Hugging Face cache (HF_HOME moves it); `train.py` then needs no network.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from core.errors import UserError, unknown
 from models.backbone import find
 from models.settings import BackboneConfig
-from scripts.cli import command
+from scripts.cli import command, parse
 from tasks.glue import GLUE
 from tasks.loading import hub_folder
 from tasks.settings import DataConfig
@@ -34,15 +33,13 @@ def backbone(name: str) -> BackboneConfig:
 
 @command
 def main(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbones", nargs="*", default=["roberta-base"], metavar="NAME", help=", ".join(BACKBONES))
-    parser.add_argument("--tasks", nargs="*", default=list(GLUE), metavar="NAME", help=", ".join(GLUE))
-    wanted = parser.parse_args(words)
-    if strange := [name for name in wanted.tasks if name not in GLUE]:
+    defaults = {"backbones": "roberta-base", "tasks": ",".join(GLUE)}
+    backbones, tasks = (value.split(",") for value in parse(words, defaults, rest_are="none")[0].values())
+    if strange := [name for name in tasks if name not in GLUE]:
         raise UserError(unknown("task", strange[0], GLUE))
-    for config in [backbone(name) for name in wanted.backbones]:
+    for config in [backbone(name) for name in backbones]:
         print(f"{config.name}: {find(config)}", flush=True)
-    for name in wanted.tasks:
+    for name in tasks:
         print(f"{name}: {hub_folder(GLUE[name], DataConfig(name='hub'))}", flush=True)
 
 

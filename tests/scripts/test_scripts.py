@@ -106,20 +106,21 @@ def test_a_folder_without_results_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("word", "message"),
     [
-        (("--tasks", "colla"), "unknown task 'colla'; .*did you mean cola"),
+        ("tasks=cola,colla", "unknown task 'colla'; .*did you mean cola"),
+        ("--tasks=cola", "options have no dashes: write tasks=cola"),
         (
-            ("--backbones", "tiny"),
+            "backbones=tiny",
             "unknown backbone 'tiny'; there are: deberta-v2-xxlarge, minilm, roberta-base, roberta-large",
         ),
-        (("--backbones", "roberta-base"), "'FacebookAI/roberta-base' is not in the cache"),
+        ("backbones=roberta-base", "'FacebookAI/roberta-base' is not in the cache"),
     ],
 )
-def test_download_names_what_it_cannot_get(words, message):
+def test_download_names_what_it_cannot_get(word, message):
     import re
 
-    status, _, err = run_script("download.py", *words)
+    status, _, err = run_script("download.py", word)
     assert status == 2
     assert re.fullmatch(rf"error: .*{message}.*\n", err), err
 
