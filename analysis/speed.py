@@ -98,7 +98,7 @@ def line(record: dict[str, Any], full: dict[str, Any] | None) -> list[str]:
         f"{rate(record, OURS, 'tokens'):,.0f}",
         f"{ms.median():.0f} ({ms.quantile(0.1):.0f}-{ms.quantile(0.9):.0f})",
     ]
-    cells += [f"{ratio(record, OURS, side):.2f}" for side in THEIRS.values()]
+    cells += [f"{ratio(record, OURS, side):.2f}" if side in sides else "" for side in THEIRS.values()]
     each = ratios(record, RANDOM, LONGEST)
     cells.append(f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})")
     cells.append("" if full is None else f"{rate(record, OURS, 'samples') / rate(full, OURS, 'samples'):.2f}")

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -55,14 +56,13 @@ class Side:
         return self.hear()
 
 
-def measure(run: RunConfig, rounds: int, steps: int) -> dict[str, Any]:
-    """The record of one cell."""
-    from benchmarks.sides import SIDES
+def measure(run: RunConfig, rounds: int, steps: int, names: Sequence[str]) -> dict[str, Any]:
+    """The record of one cell; `names`: of the sides."""
 
     trainer = replace(run.trainer, epochs=1, max_steps=None, eval_every=None, micro_batch_size=None)
     data = replace(run.data, train_size=rounds * steps * run.trainer.batch_size, holdout=0.0)
     run = replace(run, trainer=trainer, data=data)
-    sides = [Side(run, name) for name in SIDES]
+    sides = [Side(run, name) for name in names]
     try:
         about = [side.hear() for side in sides]
         require_equal({side.name: answer.pop("first_loss") for side, answer in zip(sides, about, strict=True)})
