@@ -3,9 +3,9 @@
 import math
 
 Measured = list[tuple[str, bool | None, str]]  # backbone, whether the claim holds, and the numbers
-DEV_SETS = {  # examples, and a typical score by the task's main metric
-    "rte": (277, 0.6),
-    "mrpc": (408, 0.85),
+DEV_SETS = {  # examples, and about MiniLM's score by the task's main metric
+    "rte": (277, 0.52),
+    "mrpc": (408, 0.79),
     "cola": (1043, 0.3),
     "stsb": (1500, 0.86),
 }
@@ -52,7 +52,7 @@ def llama_parameters() -> Measured:
 
 
 def dev_set_error(task: str) -> float:
-    """Standard error, in points, of a typical score on the task's validation set."""
+    """Standard error, in points, of MiniLM's score on the task's validation set."""
     examples, score = DEV_SETS[task]
     if task == "stsb":
         error = pearson_error(score, examples)

@@ -23,7 +23,6 @@ from analysis.records import (
     TASKS,
     at_chosen_setting,
     at_chosen_settings,
-    at_one_rate,
     chosen_scores,
     complete,
     in_order,
@@ -31,7 +30,7 @@ from analysis.records import (
     main_metric,
     measurements,
 )
-from analysis.statistics import summarize
+from analysis.statistics import interval, summarize
 from analysis.tables import pick_rate
 from tasks.glue import METRICS
 from training.selection import best
@@ -270,30 +269,32 @@ def leave_out_the_floor(ax: Axes) -> None:
 
 
 def rank_alpha(runs: pd.DataFrame) -> Figure | None:
-    """Heat map of quality by rank and alpha at one rate; a box marks alpha = 2 r."""
-    runs = at_one_rate(complete(runs, experiment=["rank_alpha", "minilm_rank_alpha"]))
-    groups = [part for _, part in runs.groupby(["experiment", "backbone"])]
+    """Heat map of quality by rank and alpha, a panel for each rate; a box marks alpha = 2 r."""
+    runs = complete(runs, experiment=["rank_alpha", "minilm_rank_alpha"])
+    groups = [part for _, part in runs.groupby(["experiment", "backbone", "learning_rate"])]
     if not groups:
         return None
-    figure, axes = panels(len(groups), width=4.6, height=3.2)
+    figure, axes = panels(len(groups), width=4.6, height=3.2, in_a_row=2)
     for ax, part in zip(axes, groups, strict=True):
-        rate = part["learning_rate"].iloc[0]
-        grid = part.pivot_table(index="rank", columns="alpha", values="score", aggfunc="median")
-        seeds = part.pivot_table(index="rank", columns="alpha", values="score", aggfunc="count")
+        found = {cell: summarize(list(chosen_scores(own).values())) for cell, own in part.groupby(["rank", "alpha"])}
+        grid = pd.Series({cell: s.mean for cell, s in found.items()}).unstack()
         image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto")
         middle = (grid.min().min() + grid.max().max()) / 2
         for (y, r), (x, alpha) in ((a, b) for a in enumerate(grid.index) for b in enumerate(grid.columns)):
-            if seeds.iloc[y, x] > 0:
-                few = f"\nn = {seeds.iloc[y, x]:.0f}" if seeds.iloc[y, x] < seeds.max().max() else ""
-                color = "white" if grid.iloc[y, x] < middle else "black"
-                ax.text(x, y, f"{grid.iloc[y, x]:.1f}{few}", ha="center", va="center", fontsize=7, color=color)
+            if s := found.get((r, alpha)):
+                spread = f"\n{interval(s)}" if s.low is not None else ""
+                color = "white" if s.mean < middle else "black"
+                text = f"{s.mean:.1f}{spread}\nn = {s.n}"
+                ax.text(x, y, text, ha="center", va="center", fontsize=7, color=color)
             if alpha == 2 * r:
                 ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
         ax.set_xticks(range(len(grid.columns)), [f"{alpha:g}" for alpha in grid.columns])
         ax.set_yticks(range(len(grid.index)), [f"{rank:g}" for rank in grid.index])
         ax.grid(visible=False)
-        ax.set(xlabel="alpha", ylabel="rank", title=f"Matthews on CoLA, {where(part)}, rate {rate:g}; red: alpha = 2 r")
+        first = part.iloc[0]
+        ax.set(xlabel="alpha", ylabel="rank", title=f"{BACKBONES[first['backbone']]}, rate {first['learning_rate']:g}")
         figure.colorbar(image, ax=ax)
+    figure.suptitle("Matthews on CoLA: mean and 95 % t interval; blank: not run; red: alpha = 2 r", fontsize=8)
     return figure
 
 

@@ -323,15 +323,6 @@ def at_chosen_setting(runs: pd.DataFrame) -> pd.DataFrame:
     return max((part for part in parts if shared or len(part) == most), key=held_out)
 
 
-def at_one_rate(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of each experiment at the learning rate that most of its runs have.
-
-    Where only some settings were tried at a second rate, their better rate would be compared with the others' only one.
-    """
-    usual = runs.groupby("experiment")["learning_rate"].transform(lambda rates: rates.mode().iloc[0])
-    return runs[runs["learning_rate"] == usual]
-
-
 def at_chosen_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Each method's runs at its chosen setting, by experiment, backbone and task, as `at_chosen_setting` has it."""
     keys = ["experiment", "backbone", "task", "method"]

@@ -15,8 +15,8 @@ from analysis.records import (
     METHODS,
     TASKS,
     at_chosen_setting,
-    at_one_rate,
     chosen_scores,
+    collapsed,
     complete,
     in_order,
     main_metric,
@@ -77,18 +77,33 @@ def shown(d: Summary) -> str:
     return f"{d.mean:+.1f} (" + (f"{interval(d)}, " if d.low is not None else "no interval, ") + f"n = {d.n})"
 
 
+def paired(runs: pd.DataFrame, task: str, one: dict[str, Any], other: dict[str, Any]) -> tuple[Summary, str] | None:
+    """The difference of two selections' scores, and how it is shown; ‡N: N of the runs have collapsed."""
+    parts = [at_chosen_setting(complete(runs, task=task, **where)) for where in (one, other)]
+    if (d := difference(*map(chosen_scores, parts))) is None:
+        return None
+    dead = sum(map(collapsed, parts))
+    return d, shown(d) + f" ‡{dead}" * (dead > 0)
+
+
+def judged(
+    found: dict[str, tuple[Summary, str]], rule: Callable[[Summary], bool | None], what: str = ""
+) -> Verdict | None:
+    """The verdict of a rule that has to hold for each difference; None without any."""
+    if not found:
+        return None
+    figures = "; ".join(f"{name}: {text}" for name, (_, text) in found.items())
+    return all_of(rule(d) for d, _ in found.values()), what + figures
+
+
 def compare(
     one: dict[str, Any], other: dict[str, Any], names: tuple[str, str], rule: Callable[[Summary], bool | None]
 ) -> Test:
     """Compares two selections of runs, paired by seed; the rule has to hold on every task that has both."""
 
     def test(runs: pd.DataFrame) -> Verdict | None:
-        pairs = {task: (scores(runs, task, **one), scores(runs, task, **other)) for task in in_order(runs["task"])}
-        found = {task: d for task, (a, b) in pairs.items() if (d := difference(a, b))}
-        if not found:
-            return None
-        figures = "; ".join(f"{TASKS[task]}: {shown(d)}" for task, d in found.items())
-        return all_of(map(rule, found.values())), f"{names[0]} less {names[1]}: {figures}"
+        found = {TASKS[task]: pair for task in in_order(runs["task"]) if (pair := paired(runs, task, one, other))}
+        return judged(found, rule, f"{names[0]} less {names[1]}: ")
 
     return test
 
@@ -100,14 +115,13 @@ def compare_methods(
 
     def test(runs: pd.DataFrame) -> Verdict | None:
         tasks = [task for task in in_order(runs["task"]) if only in (None, task)]
-        pairs = {
-            (name, t): (scores(runs, t, method=name), scores(runs, t, method=other)) for t in tasks for name in methods
+        found = {
+            f"{METHODS[name]} on {TASKS[task]}": pair
+            for task in tasks
+            for name in methods
+            if (pair := paired(runs, task, {"method": name}, {"method": other}))
         }
-        found = {pair: d for pair, (a, b) in pairs.items() if (d := difference(a, b))}
-        if not found:
-            return None
-        figures = "; ".join(f"{METHODS[name]} on {TASKS[task]}: {shown(d)}" for (name, task), d in found.items())
-        return all_of(map(rule, found.values())), f"less {METHODS[other]}: {figures}"
+        return judged(found, rule, f"less {METHODS[other]}: ")
 
     return test
 
@@ -137,12 +151,16 @@ def where_trained(test: Test) -> Test:
 
 
 def at_equal_rate(test: Test) -> Test:
-    """The test on the runs at one rate, as `at_one_rate` has it, with the rate in its figures."""
+    """The test on the runs at one rate, with the rate in its figures: at that of most runs, or if it lacks some, at another.
+
+    Where only some settings were tried at a second rate, their better rate would be compared with the others' only one.
+    """
 
     def at_one(runs: pd.DataFrame) -> Verdict | None:
-        if (verdict := test(own := at_one_rate(runs))) is None:
-            return None
-        return verdict[0], f"at a rate of {own['learning_rate'].iloc[0]:g}, {verdict[1]}"
+        for rate in runs["learning_rate"].value_counts().index:
+            if verdict := test(runs[runs["learning_rate"] == rate]):
+                return verdict[0], f"at a rate of {rate:g}, {verdict[1]}"
+        return None
 
     return at_one
 
@@ -156,22 +174,22 @@ def dora_like_full(runs: pd.DataFrame) -> Verdict | None:
     return all_of((level(dora_gap), below(lora_gap))), f"less full FT: DoRA {shown(dora_gap)}; LoRA {shown(lora_gap)}"
 
 
-def one_rate_is_why(runs: pd.DataFrame) -> Verdict | None:
-    """LoRA is behind at 4e-5, and is not at the rates that held-out data choose."""
+def tuning_helps(runs: pd.DataFrame) -> Verdict | None:
+    """At 4e-5 LoRA is behind full fine-tuning, and at the rate that held-out data choose above itself at 4e-5."""
     if any(runs[runs["method"] == name]["learning_rate"].nunique() < 3 for name in ("full", "lora")):
         return None
     at = runs[(runs["learning_rate"] - 4e-5).abs() < 1e-9]
-    same, own = (
-        difference(scores(part, "cola", method="lora"), scores(part, "cola", method="full")) for part in (at, runs)
-    )
-    if same is None or own is None:
+    lora, full = (scores(at, "cola", method=name) for name in ("lora", "full"))
+    own, best_full = (scores(runs, "cola", method=name) for name in ("lora", "full"))
+    behind, gain, left = difference(lora, full), difference(own, lora), difference(own, best_full)
+    if behind is None or gain is None or left is None:
         return None
-    lora = at_chosen_setting(complete(runs, method="lora", task="cola")).iloc[0]
+    rates = at_chosen_setting(complete(runs, method="lora", task="cola")).iloc[0]
     figures = (
-        f"LoRA less full FT: at 4e-5 {shown(same)}; at the rates that held-out data choose {shown(own)}, "
-        f"LoRA's {lora['learning_rate']:g} (its head's {lora['head_learning_rate']:g} at every rate)"
+        f"LoRA less full FT at 4e-5: {shown(behind)}; LoRA at {rates['learning_rate']:g} less LoRA at 4e-5: {shown(gain)} "
+        f"(its head's rate {rates['head_learning_rate']:g} in both); LoRA less full FT, each at its own rate: {shown(left)}"
     )
-    return all_of((within(same, high=-PAR), level_or_above(own))), figures
+    return all_of((below(behind), above(gain))), figures
 
 
 def higher_rates(runs: pd.DataFrame) -> Verdict | None:
@@ -200,14 +218,15 @@ def searched_rates(runs: pd.DataFrame, task: str) -> tuple[dict[str, float], int
     return rates, min(seeds, default=0)
 
 
-def cost(column: str, methods: list[str], low: float = -math.inf, high: float = math.inf) -> Test:
+def cost(column: str, methods: list[str], low: float = -math.inf, high: float = math.inf, gpu: bool = False) -> Test:
     """Ratios to full fine-tuning, paired over seeds, on every task and machine that has all the methods.
 
-    Memory is judged on GPUs alone.
+    Args:
+        gpu: only on GPUs. A CPU's resident memory holds the interpreter, too, and says nothing of a GPU's.
     """
 
     def test(runs: pd.DataFrame) -> Verdict | None:
-        if column == "peak_bytes":  # a CPU's resident memory holds the interpreter and says nothing of a GPU's
+        if gpu:
             runs = gpu_runs(runs)
         found = {}
         for (task, machine, precision), part in runs.groupby(["task", "hardware", "precision"]):
@@ -352,14 +371,10 @@ def twice_the_rank(
         for rank, part in runs.groupby("rank"):
             others = [alpha for alpha in sorted(set(part["alpha"])) if alpha != 2 * rank and which(alpha, rank)]
             for task in in_order(part["task"]):
-                twice = scores(part, task, alpha=2 * rank)
                 for alpha in others if len(others) >= least else ():
-                    if d := difference(twice, scores(part, task, alpha=alpha)):
-                        found[f"r = {rank:g}, less alpha {alpha:g} on {TASKS[task]}"] = d
-        if not found:
-            return None
-        figures = "; ".join(f"{name}: {shown(d)}" for name, d in found.items())
-        return all_of(map(rule, found.values())), figures
+                    if pair := paired(part, task, {"alpha": 2 * rank}, {"alpha": alpha}):
+                        found[f"r = {rank:g}, less alpha {alpha:g} on {TASKS[task]}"] = pair
+        return judged(found, rule)
 
     return test
 
@@ -368,14 +383,10 @@ def query_and_value_lead(runs: pd.DataFrame) -> Verdict | None:
     """No other choice of matrices at the same budget is more than the margin above query and value."""
     found = {}
     for task in in_order(runs["task"]):
-        ours = scores(runs, task, target_modules="query|value")
         for other in sorted(set(runs["target_modules"]) - {"query|value"}):
-            if d := difference(ours, scores(runs, task, target_modules=other)):
-                found[f"{other.replace('|', ' ')} on {TASKS[task]}"] = d
-    if not found:
-        return None
-    figures = "; ".join(f"{name}: {shown(d)}" for name, d in found.items())
-    return all_of(map(level_or_above, found.values())), f"query and value less {figures}"
+            if pair := paired(runs, task, {"target_modules": "query|value"}, {"target_modules": other}):
+                found[f"{other.replace('|', ' ')} on {TASKS[task]}"] = pair
+    return judged(found, level_or_above, "query and value less ")
 
 
 def sgd_memory(runs: pd.DataFrame) -> Verdict | None:

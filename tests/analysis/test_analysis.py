@@ -505,6 +505,8 @@ def test_a_setting_that_did_not_train_is_no_evidence():
     test = where_trained(compare({"schedule": "cosine"}, {"schedule": "constant"}, ("cosine", "constant"), above))
     dead = [run for name in ("cosine", "constant") for run in runs(name, 0.3, (0.0, 0.0, 0.0), collapsed=True)]
     assert test(frame(dead)) is None
+    told = compare({"schedule": "cosine"}, {"schedule": "constant"}, ("cosine", "constant"), above)(frame(dead))
+    assert told == (False, "cosine less constant: CoLA: +0.0 (0.0 to 0.0, n = 3) ‡6")
     alive = [*runs("cosine", 0.1, (0.5, 0.51, 0.52)), *runs("constant", 0.1, (0.4, 0.41, 0.421))]
     assert test(frame([*dead, *alive]))[0] is True
 
@@ -529,6 +531,16 @@ def test_alphas_and_matrices_are_compared_within_their_rank_and_task():
         ("task=cola", "method=lora", "method.alpha=64", "trainer.learning_rate=0.03"), (0.9, 0.91, 0.92)
     )
     assert larger(frame([*runs("method.alpha", {1: low, 16: high, 64: low}), *at_another_rate]))[0] is True
+    both_at_another_rate = [
+        run
+        for alpha, each in ((16, low), (64, high))
+        for run in seeded(("task=cola", "method=lora", f"method.alpha={alpha}", "trainer.learning_rate=0.03"), each)
+    ]
+    lacking = [*runs("method.alpha", {1: low, 16: high, 8: low}), *both_at_another_rate]
+    assert larger(frame(lacking)) == (
+        False,
+        "at a rate of 0.03, r = 8, less alpha 64 on CoLA: -10.0 (-10.2 to -9.8, n = 3)",
+    )
     matrices = {"query": low, "query|value": high, "query|key": low}
     assert query_and_value_lead(frame(runs("method.target_modules", matrices)))[0] is True
     assert (
