@@ -239,7 +239,7 @@ def learning_rates(runs: pd.DataFrame) -> Figure | None:
                 rates, medians, **line_style(method) | {"label": family, "fillstyle": "full" if is_first else "none"}
             )
             ax.vlines(rates, [min(s) for _, s in found], [max(s) for _, s in found], color=look(method)[0], alpha=0.4)
-            if (pick := pick_rate(of)) and len(rates) > 1:
+            if pick := pick_rate(of):
                 star = dict(zip(rates, medians, strict=True))[pick[0]]
                 ax.plot(pick[0], star, "*", color=look(method)[0], markersize=13, alpha=0.5)
         leave_out_the_floor(ax)

@@ -158,7 +158,8 @@ def learning_rates(frame: pd.DataFrame) -> Table:
         "several; at the epoch that held-out data choose, or at the best one where nothing is held out. ‡N: N of the "
         "runs give every example the same answer there; they are included.",
         "`chosen on held-out data`: the rate that is best on a tenth of the training set that was not trained on, compared "
-        "on the seeds that all of a method's rates have; `and its score`: the validation set's verdict on that choice.",
+        "on the seeds that all of a method's rates have (blank: one rate was tried); `and its score`: the validation set's "
+        "verdict on that choice.",
     ]
     return Table("learning_rates", "Learning rate by method", pd.DataFrame(lines, columns=columns), notes, 2)
 
@@ -173,9 +174,9 @@ def rate_cell(runs: pd.DataFrame) -> str:
 
 
 def pick_rate(runs: pd.DataFrame) -> tuple[float, float] | None:
-    """The rate that held-out data choose for a method on a task, and the median validation score at the epochs chosen."""
+    """The rate that held-out data choose of several for a method on a task, and the median score at the epochs chosen."""
     part = at_chosen_setting(runs)
-    if part.empty or not holds_out(part):
+    if part.empty or runs["learning_rate"].nunique() < 2 or not holds_out(part):
         return None
     return part["learning_rate"].iloc[0], summarize(list(chosen_scores(part).values())).median
 
