@@ -11,7 +11,7 @@ import pandas as pd
 from core.console import log
 from core.errors import Damaged, UserError, no_folder
 from core.io import with_checksum, write_json
-from experiments.config import file_name, identity
+from experiments.config import HASH_NEUTRAL_DEFAULTS, file_name, identity
 from experiments.naming import HEAD_RATE, PER_SEED, RATE, differing, flat, short, show, unequal
 from experiments.record import RECORD, parse, without_paths
 from methods.base import REGISTERED
@@ -22,6 +22,7 @@ from training.selection import best, selected
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "paper_tables" / "records"
 RATES = ["learning_rates", "minilm_3_epochs", "minilm"]  # experiments that try several rates for each method
+NEUTRAL = {key: value for key, value in HASH_NEUTRAL_DEFAULTS.items() if not key.startswith("method.")}
 # folders of the scripts' measurements, of other forms
 MEASURED = ("benchmark", "decomposition", "endpoint", "latency", "ranks", "serving", "similarity")
 ORDER = (  # of methods in tables; others come last
@@ -230,7 +231,8 @@ COLUMNS = {
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """All settings that shape the result, flat, except those that differ between the seeds of one setting."""
-    return {key: value for key, value in flat(identity(config)).items() if key not in PER_SEED}
+    own = NEUTRAL | flat(identity(config))  # the identity is without the defaults of newer settings
+    return {key: value for key, value in own.items() if key not in PER_SEED}
 
 
 def chosen(record: dict[str, Any]) -> dict[str, Any]:

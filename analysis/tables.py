@@ -119,7 +119,9 @@ def score_cells(model: str, task: str, label: str, part: pd.DataFrame, scores: d
     flat = collapsed(done)
     failed = int((part["status"] == "failed").sum())
     held = holds_out(done)
-    line = [model, TASKS[task], label, str(len(done)), str(flat), str(failed)]
+    size = part["settings"].iloc[0].get("data.eval_size")
+    name = TASKS[task] + (f", {size} examples" if size else "")
+    line = [model, name, label, str(len(done)), str(flat), str(failed)]
     if not scores:
         return [*line, "", "", "", ""]
     s = summarize(list(scores.values()))

@@ -46,9 +46,10 @@ def card(restored: Restored, library: str, place: str) -> str:
     scores = ", ".join(f"{metric} {best[metric]:.4f}" for metric in metrics)
     settings = ", ".join(f"{k} {v}" for k, v in record["config"]["method"].items() if k != "name").replace("|", "\\|")
     usage = usage_of_adapter(restored, place) if library == "peft" else usage_of_merged(restored, place)
-    part = (
-        f"\n| training examples | {run.data.train_size:,}, a part of the training set |" if run.data.train_size else ""
-    )
+    size, kept = run.data.train_size, f"without the {100 * run.data.holdout:g} % held out" * (run.data.holdout > 0)
+    drawn = ", ".join(filter(None, [f"{size:,}, a part of the training set" if size else "", kept]))
+    part = f"\n| training examples | {drawn} |" if drawn else ""
+    judged = f"{run.data.eval_size:,} examples of the validation set" if run.data.eval_size else "the validation set"
     changed = ", with changes that are not committed" if provenance["git"]["dirty"] else ""
     on_glue = run.task.name in GLUE and run.data.name != "generated"
     task = f"GLUE's {run.task.name}" if on_glue else run.task.name
@@ -60,7 +61,7 @@ def card(restored: Restored, library: str, place: str) -> str:
 
 {run.backbone.name}, trained by {run.method.name} on {task} ({source}).
 
-**{scores}** on the validation set, at the best of {len(record["history"])} evaluations there (epoch {best["epoch"]:g}).
+**{scores}** on {judged}, at the best of {len(record["history"])} evaluations there (epoch {best["epoch"]:g}).
 
 | | |
 |---|---|

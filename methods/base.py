@@ -164,8 +164,18 @@ REGISTERED: dict[str, type[Method]] = {}
 
 
 def register(method: type[Method]) -> type[Method]:
-    """Makes a method's dataclass the schema `/schema/method/NAME` that `conf/method/NAME.yaml` fills."""
-    name = vars(method)["name"]  # the field's default
+    """Makes a method's dataclass the schema `/schema/method/NAME` that `conf/method/NAME.yaml` fills.
+
+    Raises:
+        UserError: it has no name of its own, or another file's.
+    """
+    file = f"{method.__module__.replace('.', '/')}.py"
+    if (name := vars(method).get("name")) is None:  # the field's default
+        raise UserError(f'{file}: {method.__name__} needs a name of its own: name: str = "..."')
+    if (other := REGISTERED.get(name, method).__module__) != method.__module__:
+        raise UserError(
+            f"{file} and {other.replace('.', '/')}.py both name their method '{name}': give one another name"
+        )
     method.label = vars(method).get("label", name)  # not the label of the method that it derives from
     REGISTERED[name] = method
     ConfigStore.instance().store(group="schema/method", name=name, node=method, package="method")

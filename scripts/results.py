@@ -74,6 +74,8 @@ def number(value: float) -> float | None:
 
 
 BUDGET = (
+    "start",
+    "init_from",
     "trainer.epochs",
     "trainer.max_steps",
     "trainer.batch_size",

@@ -71,7 +71,8 @@ class Endpoint:
         self.passes = self.answered = 0
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[in_one_sentence])
+        undecoded = {"auto_decompress": False}  # a few bytes can unpack to gigabytes
+        app = web.Application(middlewares=[in_one_sentence], handler_args=undecoded)
         app.add_routes([web.post("/classify", self.classify), web.get("/adapters", self.adapters)])
         app.add_routes([web.get("/about", self.tell_about)])
         app.cleanup_ctx.append(self._run_worker)
@@ -117,6 +118,8 @@ class Endpoint:
         return logits
 
     async def classify(self, http: web.Request) -> web.Response:
+        if packed := http.headers.get("Content-Encoding"):
+            raise web.HTTPUnsupportedMediaType(text=f"the body is packed with {packed}: send it as it is")
         name, texts = self.read(await http.read())
         if self.queue.qsize() + len(texts) > MOST_WAITING:
             raise web.HTTPServiceUnavailable(text="too many texts are waiting: try again later")

@@ -200,8 +200,8 @@ def _check_row(task: Task, where: str, text: tuple[object, ...], label: object, 
     if absent := [column for column, part in zip(task.columns, text, strict=True) if not isinstance(part, str)]:
         raise UserError(f"{where}: {absent[0]} is not a text")
     if not _is_label(task, label):
-        scores = f"a number from {task.lowest:g} to {task.highest:g}"
-        expected = scores if task.is_regression else f"one of 0 to {task.outputs - 1}"
+        bounds = f" from {task.lowest:g} to {task.highest:g}" if math.isfinite(task.highest) else ""
+        expected = f"a finite number{bounds}" if task.is_regression else f"one of 0 to {task.outputs - 1}"
         raise UserError(f"{where}: the label is {label}; it must be {expected}")
     if not isinstance(idx, int):
         raise UserError(f"{where}: idx is {idx!r}; it must be a whole number")

@@ -54,6 +54,19 @@ def test_a_client_that_goes_away_is_not_an_error(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("packing", ["gzip", "br"])
+def test_packed_bodies_are_refused_in_one_sentence(endpoint, packing, capsys):
+    async def run():
+        headers = {"Content-Encoding": packing}
+        async with TestClient(TestServer(endpoint.app())) as client:
+            response = await client.post("/classify", data=b"abc", headers=headers)
+            return response.status, await response.json()
+
+    refused = (415, {"error": f"the body is packed with {packing}: send it as it is"})
+    assert asyncio.run(run()) == refused
+    assert capsys.readouterr().err == ""
+
+
 def call(endpoint, *bodies, path="/classify") -> list[tuple[int, dict]]:
     """Status and JSON of requests that are sent at the same time."""
 

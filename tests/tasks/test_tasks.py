@@ -103,7 +103,7 @@ def test_nan_scores_are_refused(tmp_path):
         pq.write_table(
             pa.table(table | {"label": [math.nan, *table["label"][1:]]}), tmp_path / f"stsb/{split}-0.parquet"
         )
-    with pytest.raises(UserError, match="row 0: the label is nan; it must be a number from 0 to 5"):
+    with pytest.raises(UserError, match="row 0: the label is nan; it must be a finite number from 0 to 5"):
         load("stsb", "data=local", f"data.path={tmp_path}")
 
 
