@@ -75,6 +75,8 @@ def given(task: "Task", sentences: list[str], file: str | None) -> "Split":
         if sentences:
             raise UserError(f"file={file} and sentences are both given: leave one out")
         return read_examples(task, Path(file))
+    if "-" in sentences:
+        raise UserError("standard input is not read: give sentences, or file=FILE")
     size = len(task.columns)
     if not sentences or len(sentences) % size:
         raise UserError(f"{task.name} takes {' and '.join(task.columns)}; {counted(len(sentences), 'sentence')} given")

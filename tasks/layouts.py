@@ -216,8 +216,13 @@ def _read_saved(task: Task, split: str, files: list[Path]) -> datasets.Dataset:
 
 
 def _find_file(folder: Path, task: Task, split: str) -> list[Path]:
-    files = [place / f"{split}{suffix}" for place in (folder / task.name, folder) for suffix in READERS]
-    return [file for file in files if file.is_file()][:1]
+    for place in (folder / task.name, folder):
+        files = [file for suffix in READERS if (file := place / f"{split}{suffix}").is_file()]
+        if len(files) > 1:
+            raise UserError(f"{place} has {files[0].name} and {files[1].name}: keep one of them")
+        if files:
+            return files
+    return []
 
 
 def _read_file(task: Task, split: str, files: list[Path]) -> datasets.Dataset:

@@ -125,6 +125,11 @@ def test_the_model_card_shows_the_numbers_of_the_record(house, tmp_path):
     assert f"accuracy {record['best']['accuracy']:.4f}" in text
     assert record["config_hash"] in text
     assert str(house) not in text.replace(record["provenance"]["backbone"]["source"], "")
+    assert "training examples" not in text
+    part = replace(restored.run.data, train_size=40, eval_size=20, holdout=0.1)
+    cut = export_card(replace(restored, run=replace(restored.run, data=part)), "transformers", "here")
+    assert "| training examples | 40, a part of the training set, without the 10 % held out |" in cut
+    assert "on 20 examples of the validation set" in cut
 
 
 def test_a_backbone_that_moved_is_known_by_its_checksum(tmp_path, answer):
@@ -345,6 +350,7 @@ MISTAKES = {
     ("run={runs}",): "is a folder of runs: name one of them, as in",
     ("run={run}",): "rte takes sentence1 and sentence2; 0 sentences given",
     ("run={run}", "one"): "1 sentence given",
+    ("run={run}", "-"): "standard input is not read: give sentences, or file=FILE",
     ("run={run}", "one", "two", "file=x.tsv"): "leave one out",
     ("run={run}", "file=x.doc"): "is not one of",
     ("run={run}", "file=/nowhere.tsv"): "/nowhere.tsv cannot be read: No such file or directory",

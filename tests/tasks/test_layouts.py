@@ -459,6 +459,13 @@ def test_a_folder_in_no_layout_is_refused_with_the_known_layouts(tmp_path):
     assert "\n" not in message
 
 
+def test_two_files_of_a_split_are_refused(tmp_path):
+    for suffix in (".csv", ".tsv"):
+        own(suffix)(tmp_path, "cola")
+    with pytest.raises(UserError, match=r"has train.csv and train.tsv: keep one of them$"):
+        load(tmp_path, "cola")
+
+
 @pytest.mark.parametrize("way", ["download", "saved"])
 def test_a_folder_of_other_tasks_says_which(way, tmp_path):
     for task in ("rte", "stsb"):
