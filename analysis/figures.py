@@ -275,15 +275,18 @@ def rank_alpha(runs: pd.DataFrame) -> Figure | None:
     if not groups:
         return None
     figure, axes = panels(len(groups), width=4.6, height=3.2, in_a_row=2)
-    for ax, part in zip(axes, groups, strict=True):
-        found = {cell: summarize(list(chosen_scores(own).values())) for cell, own in part.groupby(["rank", "alpha"])}
+    cells = [
+        {cell: summarize(list(chosen_scores(own).values())) for cell, own in part.groupby(["rank", "alpha"])}
+        for part in groups
+    ]
+    top = max(s.mean for found in cells for s in found.values())  # one scale from 0: equal colours are equal scores
+    for ax, part, found in zip(axes, groups, cells, strict=True):
         grid = pd.Series({cell: s.mean for cell, s in found.items()}).unstack()
-        image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto")
-        middle = (grid.min().min() + grid.max().max()) / 2
+        image = ax.imshow(grid, cmap="cividis", origin="lower", aspect="auto", vmin=0, vmax=top)
         for (y, r), (x, alpha) in ((a, b) for a in enumerate(grid.index) for b in enumerate(grid.columns)):
             if s := found.get((r, alpha)):
                 spread = f"\n{interval(s)}" if s.low is not None else ""
-                color = "white" if s.mean < middle else "black"
+                color = "white" if s.mean < top / 2 else "black"
                 text = f"{s.mean:.1f}{spread}\nn = {s.n}"
                 ax.text(x, y, text, ha="center", va="center", fontsize=7, color=color)
             if alpha == 2 * r:
