@@ -119,7 +119,8 @@ def draw_curve(ax: Axes, runs: pd.DataFrame, metric: str, shade: float, place: i
         "color": colour,
         "marker": MARKERS[place % len(MARKERS)],
         "linestyle": DASHES[place % len(DASHES)],
-        "markersize": 3.5,
+        "markersize": 4,
+        "fillstyle": "none",  # equal points stay in sight
     }
     ax.plot(epochs, np.median(scores, axis=0), **own, label=label)
     if len(scores) > 1:
