@@ -160,7 +160,8 @@ CLAIMS = (
         "LoRA is easier to get right than full fine-tuning",
         ANEESH,
         TUNED,
-        "its standard deviation over seeds is below full fine-tuning's on every task run (95 % interval of the ratio, by F)",
+        "its standard deviation over seeds, as a proxy and at the rates chosen, is below full fine-tuning's on every task "
+        "run (95 % interval of the ratio, by F)",
         easier_to_get_right,
     ),
     Claim(
@@ -359,7 +360,7 @@ CLAIMS = (
         ),
     ),
     Claim(
-        "more than one pass over the data can make results worse",
+        "more than one pass over the data can make results worse (asked here: does it mostly?)",
         INSIGHTS,
         TUNED,
         "within a schedule of several epochs the first is the chosen one in most runs that did not collapse, at every "
@@ -555,8 +556,8 @@ tasks. ‡N: N of the runs give every example the same answer. A verdict is abou
 no others. What `scripts/` measure in one session (latency, serving) has intervals over its turns, and says how many.
 
 The conditions are ours. They were written when some of the records were already there, and eight changed later, with the
-figures in: memory's two thresholds, the two of 4 bits' cost and LoRA-drop's share of numbers moved; rank and alpha are now
-compared at one rate, SGD where it trains, and LoRA's speed on GPUs alone.
+figures in: memory's two thresholds, the two of 4 bits' cost and LoRA-drop's share of numbers moved; the five about rank and
+alpha are now compared at one rate, SGD where it trains, and LoRA's speed on GPUs alone.
 
 The margin of {PAR:g} point is small beside the standard error, in points, that a validation set's size alone leaves
 on MiniLM's scores: {dev_sets}.

@@ -21,8 +21,9 @@ NOTES = [
     "and padded to max_length. Same model, method, dropout, batch size and optimizer; loading, warm-up and evaluation are "
     "outside.",
     "`x ...`: our default's samples/s over theirs, over all turns. `random / random`: our step over the very batches of "
-    "`x random`, the median of ratios taken turn by turn (and the lowest and highest): what is left when batches of similar "
-    "length, which any trainer can have, are taken away. `x full FT`: samples/s over our full fine-tuning's, another cell "
+    "`x random`, the median of ratios taken turn by turn (and the lowest and highest): our step "
+    "alone, without batches of similar length, which any trainer can have. `x full FT`: samples/s over our full "
+    "fine-tuning's, another cell "
     "of the same session.",
     "`step ms`: median of our default's steps (10th and 90th percentile). `held`: bytes kept for the backward pass of the "
     "same four random batches, ours over those of `x random`. `peak`: our default's over theirs of `x random`; on a CPU "

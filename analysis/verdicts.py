@@ -77,13 +77,21 @@ def shown(d: Summary) -> str:
     return f"{d.mean:+.1f} (" + (f"{interval(d)}, " if d.low is not None else "no interval, ") + f"n = {d.n})"
 
 
-def paired(runs: pd.DataFrame, task: str, one: dict[str, Any], other: dict[str, Any]) -> tuple[Summary, str] | None:
-    """The difference of two selections' scores, and how it is shown; ‡N: N of the runs have collapsed."""
-    parts = [at_chosen_setting(complete(runs, task=task, **where)) for where in (one, other)]
+def paired(one: pd.DataFrame, other: pd.DataFrame) -> tuple[Summary, str] | None:
+    """The difference of two selections of runs on a task, each at the setting that held-out data choose, and how it is shown.
+
+    ‡N: N of the runs have collapsed.
+    """
+    parts = [at_chosen_setting(complete(runs)) for runs in (one, other)]
     if (d := difference(*map(chosen_scores, parts))) is None:
         return None
     dead = sum(map(collapsed, parts))
     return d, shown(d) + f" ‡{dead}" * (dead > 0)
+
+
+def paired_by(runs: pd.DataFrame, task: str, one: dict[str, Any], other: dict[str, Any]) -> tuple[Summary, str] | None:
+    """The difference of the runs that have one's values and those that have the other's, as `paired` has it."""
+    return paired(complete(runs, task=task, **one), complete(runs, task=task, **other))
 
 
 def judged(
@@ -102,7 +110,7 @@ def compare(
     """Compares two selections of runs, paired by seed; the rule has to hold on every task that has both."""
 
     def test(runs: pd.DataFrame) -> Verdict | None:
-        found = {TASKS[task]: pair for task in in_order(runs["task"]) if (pair := paired(runs, task, one, other))}
+        found = {TASKS[task]: pair for task in in_order(runs["task"]) if (pair := paired_by(runs, task, one, other))}
         return judged(found, rule, f"{names[0]} less {names[1]}: ")
 
     return test
@@ -119,7 +127,7 @@ def compare_methods(
             f"{METHODS[name]} on {TASKS[task]}": pair
             for task in tasks
             for name in methods
-            if (pair := paired(runs, task, {"method": name}, {"method": other}))
+            if (pair := paired_by(runs, task, {"method": name}, {"method": other}))
         }
         return judged(found, rule, f"less {METHODS[other]}: ")
 
@@ -178,18 +186,17 @@ def tuning_helps(runs: pd.DataFrame) -> Verdict | None:
     """At 4e-5 LoRA is behind full fine-tuning, and at the rate that held-out data choose above itself at 4e-5."""
     if any(runs[runs["method"] == name]["learning_rate"].nunique() < 3 for name in ("full", "lora")):
         return None
-    at = runs[(runs["learning_rate"] - 4e-5).abs() < 1e-9]
-    lora, full = (scores(at, "cola", method=name) for name in ("lora", "full"))
-    own, best_full = (scores(runs, "cola", method=name) for name in ("lora", "full"))
-    behind, gain, left = difference(lora, full), difference(own, lora), difference(own, best_full)
+    lora, full = (complete(runs, method=name, task="cola") for name in ("lora", "full"))
+    lora_at, full_at = (own[(own["learning_rate"] - 4e-5).abs() < 1e-9] for own in (lora, full))
+    behind, gain, left = paired(lora_at, full_at), paired(lora, lora_at), paired(lora, full)
     if behind is None or gain is None or left is None:
         return None
-    rates = at_chosen_setting(complete(runs, method="lora", task="cola")).iloc[0]
+    rates = at_chosen_setting(lora).iloc[0]
     figures = (
-        f"LoRA less full FT at 4e-5: {shown(behind)}; LoRA at {rates['learning_rate']:g} less LoRA at 4e-5: {shown(gain)} "
-        f"(its head's rate {rates['head_learning_rate']:g} in both); LoRA less full FT, each at its own rate: {shown(left)}"
+        f"LoRA less full FT at 4e-5: {behind[1]}; LoRA at {rates['learning_rate']:g} less LoRA at 4e-5: {gain[1]} "
+        f"(its head's rate {rates['head_learning_rate']:g} in both); LoRA less full FT, each at its own rate: {left[1]}"
     )
-    return all_of((below(behind), above(gain))), figures
+    return all_of((below(behind[0]), above(gain[0]))), figures
 
 
 def higher_rates(runs: pd.DataFrame) -> Verdict | None:
@@ -340,7 +347,7 @@ def one_epoch_is_best(runs: pd.DataFrame) -> Verdict | None:
         low, high = share.ends
         spread = f"{max(0.0, low):.1f} to {min(100.0, high):.1f}"
     of = f"{sum(map(sum, first.values()))} of {sum(map(len, first.values()))} runs"
-    figures = f"the first epoch is chosen in {of}, {share.mean:.0f} % of a seed's ({spread}, n = {share.n})"
+    figures = f"the first epoch is chosen in {of}, {share.mean:.1f} % of a seed's on average ({spread}, n = {share.n})"
     return within(share, low=50), figures
 
 
@@ -372,7 +379,7 @@ def twice_the_rank(
             others = [alpha for alpha in sorted(set(part["alpha"])) if alpha != 2 * rank and which(alpha, rank)]
             for task in in_order(part["task"]):
                 for alpha in others if len(others) >= least else ():
-                    if pair := paired(part, task, {"alpha": 2 * rank}, {"alpha": alpha}):
+                    if pair := paired_by(part, task, {"alpha": 2 * rank}, {"alpha": alpha}):
                         found[f"r = {rank:g}, less alpha {alpha:g} on {TASKS[task]}"] = pair
         return judged(found, rule)
 
@@ -384,7 +391,7 @@ def query_and_value_lead(runs: pd.DataFrame) -> Verdict | None:
     found = {}
     for task in in_order(runs["task"]):
         for other in sorted(set(runs["target_modules"]) - {"query|value"}):
-            if pair := paired(runs, task, {"target_modules": "query|value"}, {"target_modules": other}):
+            if pair := paired_by(runs, task, {"target_modules": "query|value"}, {"target_modules": other}):
                 found[f"{other.replace('|', ' ')} on {TASKS[task]}"] = pair
     return judged(found, level_or_above, "query and value less ")
 
