@@ -21,7 +21,7 @@ def checkpoint() -> Measured:
     """GPT-3 (175 billion parameters, 96 layers, d = 12,288) beside r = 4 on query and value, both in 16 bits."""
     whole, adapter = 175e9 * 2, lora_parameters(96, 2, 12_288, 4) * 2
     holds = abs(whole / adapter / 10_000 - 1) <= 0.1
-    return [("GPT-3", holds, f"{whole / 1e9:.0f} GB over {adapter / 1e6:.1f} MB is {whole / adapter:,.0f}")]
+    return [("GPT-3", holds, f"{whole / 1e9:.0f} GB over {adapter / 1e6:.2f} MB is {whole / adapter:,.0f}")]
 
 
 def moment_bytes(rank: int) -> int:

@@ -209,7 +209,9 @@ def higher_rates(runs: pd.DataFrame) -> Verdict | None:
     listed = {
         task: ", ".join(f"{METHODS[name]} {rate:g}" for name, rate in rates.items()) for task, rates in found.items()
     }
-    figures = "; ".join(f"{TASKS[task]}: {text}" for task, text in listed.items()) + f" (n = {seeds})"
+    figures = (
+        "; ".join(f"{TASKS[task]}: {text}" for task, text in listed.items()) + f" (each chosen on n = {seeds} or more)"
+    )
     pairs = [(rate, rates["full"]) for rates in found.values() for name, rate in rates.items() if name != "full"]
     return (all(rate >= 10 * full for rate, full in pairs) if seeds >= LEAST else None), figures
 

@@ -663,8 +663,10 @@ def test_rates_are_judged_task_by_task():
         ]
 
     good = [*rates("full", "cola", 1e-5), *rates("lora", "cola", 1e-3), *rates("head", "cola", 1e-5)]
-    assert higher_rates(frame(good)) == (True, "CoLA: Full FT 1e-05, LoRA 0.001 (n = 3)")
+    assert higher_rates(frame(good)) == (True, "CoLA: Full FT 1e-05, LoRA 0.001 (each chosen on n = 3 or more)")
     bad = [*good, *rates("full", "mrpc", 1e-4), *rates("lora", "mrpc", 1e-4)]
     holds, figures = higher_rates(frame(bad))
     assert holds is False
-    assert figures == "MRPC: Full FT 0.0001, LoRA 0.0001; CoLA: Full FT 1e-05, LoRA 0.001 (n = 3)"
+    assert (
+        figures == "MRPC: Full FT 0.0001, LoRA 0.0001; CoLA: Full FT 1e-05, LoRA 0.001 (each chosen on n = 3 or more)"
+    )

@@ -20,7 +20,7 @@ from methods.base import parameter_counts
 
 
 def test_the_papers_sizes_follow_from_their_settings():
-    assert checkpoint() == [("GPT-3", True, "350 GB over 37.7 MB is 9,272")]
+    assert checkpoint() == [("GPT-3", True, "350 GB over 37.75 MB is 9,272")]
     assert moments() == [("Llama 7B", True, "4,194,304 numbers x 2 x 2 bytes = 16.78 MB")]
     assert moments_grow()[0][2].endswith("r = 256: 536.9 MB")
     assert llama_parameters()[0][1] is True
