@@ -568,8 +568,8 @@ small share" (without the head), "10,000 times" (within a tenth), one pass (the 
 bound), DyLoRA (its better mode), the comparisons of rank and alpha (at one rate), SGD (where it trains) and Hilgart's
 table (a row that he calls not comparable).
 
-The margin of {PAR:g} point is smaller than the standard error, in points, that a validation set's size alone leaves
-on MiniLM's scores of classification: {dev_sets}. Some claims have a figure: [ten times the
+Beside the margin of {PAR:g} point: what a validation set's size alone leaves as the standard error of MiniLM's scores, in
+points, is {dev_sets}. Some claims have a figure: [ten times the
 rate](figures/learning_rates.png), [speed and memory](figures/front.png), [rank and alpha](figures/rank_alpha.png),
 [magnitude and direction](figures/decomposition.png), [serving](figures/serving.png).
 

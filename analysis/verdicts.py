@@ -349,7 +349,9 @@ def one_epoch_is_best(runs: pd.DataFrame) -> Verdict | None:
         low, high = share.ends
         spread = f"{max(0.0, low):.1f} to {min(100.0, high):.1f}"
     of = f"{sum(map(sum, first.values()))} of {sum(map(len, first.values()))} runs"
-    figures = f"the first epoch is chosen in {of}, {share.mean:.1f} % of a seed's on average ({spread}, n = {share.n})"
+    figures = (
+        f"the first epoch is chosen in {of}, {share.mean:.1f} % of a seed's runs on average ({spread}, n = {share.n})"
+    )
     return within(share, low=50), figures
 
 

@@ -448,7 +448,9 @@ def test_the_one_epoch_claim_is_judged_by_seeds_and_not_by_runs():
     runs = [run(seed, first if seed < 2 else last, rate) for seed in range(3) for rate in ("1e-3", "2e-3")]
     holds, figures = one_epoch_is_best(frame(runs))
     assert holds is None  # of six runs four begin best, but of three seeds two
-    assert figures == "the first epoch is chosen in 4 of 6 runs, 66.7 % of a seed's on average (0.0 to 100.0, n = 3)"
+    assert (
+        figures == "the first epoch is chosen in 4 of 6 runs, 66.7 % of a seed's runs on average (0.0 to 100.0, n = 3)"
+    )
     assert one_epoch_is_best(frame([run(seed, first, "1e-3") for seed in range(3)]))[0] is True
     assert one_epoch_is_best(frame([run(seed, last, "1e-3") for seed in range(2)]))[0] is None
 

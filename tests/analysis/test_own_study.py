@@ -75,9 +75,15 @@ def test_what_methods_do_not_share_is_in_labels_and_in_results_columns(tmp_path)
     assert rows == [("lora", None, 1), ("dora", 200, 1), ("dora", None, 1)]
 
 
-def test_the_budget_tells_how_many_examples_were_scored(tmp_path):
-    leave(tmp_path, "method=lora", "data.eval_size=32", experiment="mine")
-    assert "eval_size 32" in budget(read_runs([tmp_path]))
+def test_budget_and_statistics_tell_what_was_scored_and_where_runs_began(tmp_path):
+    leave(tmp_path, "method=lora", "task=cola", "data.eval_size=32", "init_from=saved", experiment="mine")
+    runs = read_runs([tmp_path])
+    told = budget(runs)
+    assert told.startswith("init_from saved, ")
+    assert "eval_size 32" in told
+    assert "start" not in told
+    statistics, _ = own_study.tables(runs)
+    assert list(statistics.cells["task"]) == ["CoLA, 32 examples"]
 
 
 def test_every_setting_that_differs_is_named_even_if_two_go_together(tmp_path):
